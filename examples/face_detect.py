@@ -1,0 +1,363 @@
+#!/usr/bin/env python3
+"""Find faces in photos, and tell whose they are: everything trained here, from nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import tinynn
+from faces import detection, identification, page, photos, report
+from tinynn.errors import ArgumentError, DataError, TinynnError
+from tinynn.vision import draw_boxes, read_photo, write_photo
+
+PROGRAM = "face_detect.py"
+QUICK_EPOCHS = 12
+
+EXAMPLES = """\
+examples:
+  %(prog)s                        the whole story on packaged photos, at most 5 minutes
+  %(prog)s --quick                the same with little training, under 60 s
+  %(prog)s train --seed 1         the face detector only
+  %(prog)s detect party.jpg       boxes on a photo, with the weights of the last training
+  %(prog)s identify               whose face is it? 40 people, 5 pictures of each to learn from
+  %(prog)s identify --data people/ --epochs 40
+  %(prog)s identify --model original --arrays ann=ann.npy bob=bob.npy
+
+`face_detect.py COMMAND --help` shows the options of a command.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    try:
+        options = _parser().parse_args(arguments)
+        options.run(options)
+    except KeyboardInterrupt:
+        return _end("interrupted", 130)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _end(f"error: {where}{error.strerror or error}", 2)
+    except TinynnError as error:
+        return _end(f"error: {error}", 2)
+    return 0
+
+
+def _end(message: str, code: int) -> int:
+    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+# -- the commands ----------------------------------------------------------------------------------
+
+
+class Run:
+    """One run: its report as it grows, its folder, its clock."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        tinynn.zeros(1, device=options.device)  # a device that is not there is said first
+        self.options = options
+        self.out = _writable(options.out)
+        self.report: dict[str, Any] = {
+            "seed": options.seed,
+            "device": options.device,
+            "quick": options.quick,
+            "seconds": {},
+            "versions": _versions(),
+        }
+        self.shown: dict[str, list[page.Picture]] = {}
+
+    @contextmanager
+    def stage(self, name: str, title: str) -> Iterator[None]:
+        """Announce a stage and measure it."""
+        print(title, flush=True)
+        start = time.perf_counter()
+        yield
+        self.report["seconds"][name] = round(time.perf_counter() - start, 2)
+
+    def show(self, section: str, name: str, png: bytes, caption: str) -> None:
+        """Keep a picture as a file and for the page."""
+        report.write(self.out / name, png)
+        self.shown.setdefault(section, []).append(page.Picture(png, caption))
+
+    def finish(self) -> None:
+        """Write ``report.json`` and ``report.html``."""
+        seconds = self.report["seconds"]
+        seconds["total"] = round(sum(seconds.values()), 2)
+        report.write_json(self.out / "report.json", self.report)
+        html = page.page(self.report, *(self.shown.get(name, []) for name in page.SECTIONS))
+        report.write(self.out / "report.html", html.encode())
+        print(f"done in {seconds['total']:.0f} s: see {self.out / 'report.html'}")
+
+
+def run_all(options: argparse.Namespace) -> None:
+    """The whole story: detection, then identification."""
+    portraits = _portraits(options)
+    run = Run(options)
+    _detection(run)
+    _identification(run, portraits)
+    run.finish()
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """Detection only."""
+    if options.data is not None:
+        raise ArgumentError("--data goes with identify: the detector learns from packaged photos")
+    run = Run(options)
+    _detection(run)
+    run.finish()
+
+
+def run_identify(options: argparse.Namespace) -> None:
+    """Identification only."""
+    portraits = _portraits(options)
+    run = Run(options)
+    _identification(run, portraits)
+    run.finish()
+
+
+def run_detect(options: argparse.Namespace) -> None:
+    """Boxes on photos of the user's own."""
+    weights = options.weights or options.out / "detect.safetensors"
+    if not weights.exists():
+        raise DataError(
+            f"{weights} does not exist: `{PROGRAM} train` makes it, or name one with --weights"
+        )
+    detector = detection.load(weights, device=options.device)
+    images = [(path, read_photo(path)) for path in options.photos]
+    out = _writable(options.out)
+    found: dict[str, list[dict[str, float]]] = {}
+    for (path, photo), name in zip(images, _names_with_boxes(options.photos), strict=True):
+        faces = detector.detect(photo)
+        found[str(path)] = _as_dicts(faces)
+        write_photo(out / name, draw_boxes(photo, faces.boxes, faces.scores))
+        print(f"{path}: {len(faces.boxes)} face(s), drawn in {out / name}")
+    report.write_json(out / "detections.json", found)
+
+
+def _as_dicts(faces: Any) -> list[dict[str, float]]:
+    """Detections for JSON: pixels of the upright photo, score from 0 to 1."""
+    keys = ("x", "y", "width", "height", "score")
+    rows = np.column_stack([faces.boxes, faces.scores])
+    return [dict(zip(keys, (round(float(v), 4) for v in row), strict=True)) for row in rows]
+
+
+def _names_with_boxes(paths: Sequence[Path]) -> list[str]:
+    """A file name for each photo's picture, numbered where two photos share theirs."""
+    names: list[str] = []
+    for path in paths:
+        suffix = path.suffix if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
+        name, number = f"{path.stem}_faces{suffix}", 2
+        while name in names:
+            name, number = f"{path.stem}_faces_{number}{suffix}", number + 1
+        names.append(name)
+    return names
+
+
+# -- the stages ------------------------------------------------------------------------------------
+
+
+def _detection(run: Run) -> None:
+    ...
+
+
+def _identification(run: Run, portraits: identification.Portraits) -> None:
+    options = run.options
+    recipe = identification.RECIPES[options.model]
+    people = len(portraits.people)
+    with run.stage("identify", f"Identification: {people} people of {portraits.source}"):
+        outcome = identification.train(
+            portraits,
+            recipe,
+            epochs=options.epochs or (QUICK_EPOCHS if options.quick else recipe.epochs),
+            batch_size=options.batch_size or recipe.batch_size,
+            seed=options.seed,
+            device=options.device,
+        )
+        tinynn.save(outcome.model, run.out / "identify.safetensors")
+        run.report["identify"] = identification.summary(outcome, options.model, people)
+    right, count = 1 - len(outcome.mistakes) / len(outcome.predictions), len(outcome.predictions)
+    print(f"  {right:.1%} of {count} test pictures named rightly")
+    _show_identification(run, outcome)
+
+
+def _show_identification(run: Run, outcome: identification.Outcome) -> None:
+    run.show(
+        "identification",
+        "identify_curves.png",
+        report.plot_curves(outcome.history, "Telling people apart"),
+        "Loss and accuracy after each epoch.",
+    )
+    run.show(
+        "identification",
+        "identify_confusion.png",
+        report.plot_confusion(outcome.confusion, outcome.train.people),
+        "Who each test picture is taken for. Off the diagonal are the mistakes.",
+    )
+    for mistake in identification.mistakes(outcome)[:MISTAKES_SHOWN]:
+        run.shown.setdefault("mistakes", []).append(
+            page.Picture(report.png(mistake.picture), mistake.caption)
+        )
+
+
+# -- the options -----------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{PROGRAM}: error: {message} (--help shows the options)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_shared_options(parser)
+    _add_training_options(parser)
+    parser.set_defaults(
+        run=run_all, out=Path("face_detect_out"), seed=0, device="cpu", quick=False,
+        model="small", arrays=None,
+    )  # fmt: skip
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands, none for all of it")
+    train = _command(commands, "train", run_train, "train the face detector and test it")
+    _add_shared_options(train)
+    _add_training_options(train)
+    _add_detect(commands)
+    _add_identify(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[..., None], text: str) -> _Parser:
+    """A command whose options, where left out, keep what stood before the command."""
+    parser: _Parser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_detect(commands: Any) -> None:
+    parser = _command(commands, "detect", run_detect, "find the faces in photos of your own")
+    parser.add_argument("photos", metavar="PHOTO", nargs="+", type=Path, help="an image file")
+    parser.add_argument(
+        "--weights", metavar="FILE", type=Path, default=None,
+        help="a detector's weights (default: detect.safetensors in the folder --out)",
+    )  # fmt: skip
+    _add_shared_options(parser)
+
+
+def _add_identify(commands: Any) -> None:
+    parser = _command(
+        commands, "identify", run_identify, "train a network to tell people apart and test it"
+    )
+    parser.add_argument(
+        "--model", choices=sorted(identification.RECIPES),
+        help="small: ours, 56 x 46 pixels (default); original: the CNN of 2017, 91 x 91 pixels",
+    )  # fmt: skip
+    parser.add_argument(
+        "--arrays", metavar="NAME=FILE", nargs="+", type=_named_file,
+        help="people as .npy files, uint8 (pictures, height, width), instead of ORL",
+    )  # fmt: skip
+    _add_shared_options(parser)
+    _add_training_options(parser)
+
+
+def _add_shared_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path,
+        help="folder for everything that is written (default: face_detect_out)",
+    )  # fmt: skip
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: cpu)")
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", metavar="DIR", type=Path,
+        help="a folder with one folder of photos per person, instead of ORL",
+    )  # fmt: skip
+    parser.add_argument(
+        "--epochs", metavar="N", type=_positive,
+        help="passes over the training pictures (default: each network's own)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch-size", metavar="N", type=_positive,
+        help="pictures per training step (default: each network's own)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", metavar="N", type=_seed, help="where all randomness starts (default: 0)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="little training, under 60 s in all: a check, no result"
+    )
+
+
+def _positive(text: str) -> int:
+    value = _seed(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be 1 or more, got 0")
+    return value
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of 0 or more, got {text!r}")
+    return int(text)
+
+
+def _named_file(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"must be NAME=FILE.npy, got {text!r}")
+    return name, Path(path)
+
+
+def _portraits(options: argparse.Namespace) -> identification.Portraits:
+    """The pictures that the options name."""
+    if options.arrays and options.data:
+        raise ArgumentError("--arrays and --data are two sources of pictures: give one of them")
+    if options.arrays:
+        return identification.from_arrays(options.arrays)
+    if options.data:
+        recipe = identification.RECIPES[options.model]
+        return identification.from_folder(options.data, recipe.height, recipe.width)
+    return identification.orl()
+
+
+def _writable(folder: Path) -> Path:
+    """``folder``, made if need be; fails before hours of work and not after."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report.write(folder / ".writable", b"")
+    (folder / ".writable").unlink()
+    return folder
+
+
+def _versions() -> dict[str, str]:
+    packages = ("numpy", "pillow", "safetensors", "matplotlib")
+    return {
+        "tinynn": tinynn.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,360 @@
+"""Whose face is it? A CNN learns to tell people apart from a few pictures of each.
+
+Two networks can be trained: ``small``, ours, and ``original``, a well-meant CNN of 2017 with
+34.9 million parameters that told two people apart on a laptop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tinynn import nn
+from tinynn.data import (
+    ImageFolder,
+    check_disjoint,
+    split_stratified,
+)
+from tinynn.errors import DataError
+
+from . import photos
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+ORIGINAL_PARAMETERS = 34_879_714  # for two people
+
+
+# -- the pictures ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Portraits:
+    """Pictures of people.
+
+    images  uint8 (n, height, width, 1)
+    labels  the person on each, int64 (n,): a number of ``people``
+    people  names
+    source  where the pictures come from, in words
+    parts   pictures of each person for training and for test; None stands for 90 and 10 percent
+    """
+
+    images: Images
+    labels: Labels
+    people: tuple[str, ...]
+    source: str
+    parts: tuple[int, int] | None = None
+
+    def part(self, chosen: npt.NDArray[np.int64]) -> Portraits:
+        """The pictures with the numbers ``chosen``."""
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
+
+
+def orl() -> Portraits:
+    """The ORL faces: 40 people, 10 pictures of each, 112 x 92 (AT&T Laboratories Cambridge)."""
+    faces = photos.orl_faces()
+    people, pictures = faces.shape[:2]
+    return Portraits(
+        images=faces.reshape(people * pictures, *faces.shape[2:], 1),
+        labels=np.repeat(np.arange(people), pictures),
+        people=tuple(f"s{person + 1}" for person in range(people)),
+        source="ORL faces (AT&T Laboratories Cambridge)",
+        parts=(5, 5),
+    )
+
+
+def from_arrays(files: Sequence[tuple[str, Path]]) -> Portraits:
+    """One ``.npy`` file per person, uint8 (n, height, width), all pictures of one size."""
+    arrays = [_portrait_array(path) for _, path in files]
+    for (_, path), array in zip(files, arrays, strict=True):
+        if array.shape[1:] != arrays[0].shape[1:]:
+            raise DataError(
+                f"all pictures must have one size: {files[0][1]} has {_size(arrays[0])} pixels, "
+                f"{path} has {_size(array)}"
+            )
+    return Portraits(
+        images=np.concatenate(arrays)[..., np.newaxis],
+        labels=np.repeat(np.arange(len(arrays)), [len(array) for array in arrays]),
+        people=tuple(name for name, _ in files),
+        source=", ".join(path.name for _, path in files),
+    )
+
+
+def from_folder(directory: Path, height: int, width: int) -> Portraits:
+    """One folder of photos per person, cut at the centre to ``height`` x ``width``, gray."""
+    folder = ImageFolder(directory, size=(height, width), gray=True)
+    images, labels = folder[np.arange(len(folder))]
+    return Portraits(images, labels, tuple(folder.classes), str(directory))
+
+
+def _portrait_array(path: Path) -> Images:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path} is no NumPy array file (.npy): {error}") from error
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3:
+        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        raise DataError(f"{path} must hold uint8 of shape (pictures, height, width), got {found}")
+    if 0 in array.shape:
+        raise DataError(f"{path} holds no picture: its shape is {array.shape}")
+    return array
+
+
+def _size(array: Images) -> str:
+    return f"{array.shape[1]} x {array.shape[2]}"
+
+
+# -- training and test -----------------------------------------------------------------------------
+
+
+def split(portraits: Portraits, seed: int) -> tuple[Portraits, Portraits]:
+    """Training and test pictures, drawn from ``seed`` for each person alike.
+
+    The split comes before anything else is done to the pictures, and a picture that is on both
+    sides raises :class:`DataError`. Every person has a picture on either side.
+    """
+    train, test = split_stratified(portraits.labels, portraits.parts or _shares(portraits), seed)
+    check_disjoint(portraits.images[train], portraits.images[test])
+    return portraits.part(train), portraits.part(test)
+
+
+def _shares(portraits: Portraits) -> tuple[float, float]:
+    """90 and 10 percent, or as much more for the test as makes one picture of each person."""
+    pictures = np.bincount(portraits.labels, minlength=len(portraits.people))
+    if len(pictures) < 2:
+        raise DataError(f"at least two people are needed, got {portraits.people[0]!r} only")
+    if pictures.min() < 2:
+        person = portraits.people[int(pictures.argmin())]
+        raise DataError(f"{person!r} has one picture: two are needed, one to learn and one to test")
+    test = max(0.1, 1 / int(pictures.min()))
+    return 1 - test, test
+
+
+# -- the networks ----------------------------------------------------------------------------------
+
+
+def small(people: int) -> nn.Sequential:
+    """Ours, for gray pictures of any size: about 100,000 parameters for 40 people.
+
+    Group normalisation with one group makes each picture's mean 0 and variance 1, so that the
+    light does not matter. The mean over places at the end leaves the network no way to learn where
+    in the picture a face is, and few weights to learn it with.
+    """
+    return nn.Sequential(
+        nn.GroupNorm(1, 1, eps=1e-3),
+        *_block(1, 16),
+        nn.MaxPool2d(2, ceil_mode=True),
+        *_block(16, 32),
+        nn.MaxPool2d(2, ceil_mode=True),
+        *_block(32, 64),
+        nn.MaxPool2d(2, ceil_mode=True),
+        *_block(64, 128),
+        nn.GlobalAveragePool2d(),
+        nn.Dropout(0.3),
+        nn.Linear(128, people),
+    )
+
+
+def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(inputs, outputs, 3, padding="same", bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+def original(people: int) -> nn.Sequential:
+    """The CNN of 2017 for gray pictures of 91 x 91: 34,879,714 parameters for two people."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 10, padding="same"),
+        nn.ReLU(),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.Conv2d(32, 64, 10, padding="same"),
+        nn.ReLU(),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.Flatten(),
+        nn.Linear(23 * 23 * 64, 1024),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Linear(1024, people),
+    )
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network and how it is trained: size of its pictures in pixels, optimizer, augmentation."""
+
+    network: Callable[[int], nn.Module]
+    height: int
+    width: int
+    epochs: int
+    batch_size: int
+    optimizer: Callable[[nn.Module, int], Any]
+    label_smoothing: float
+    variants: augment.Step | None
+
+
+def _adamw_one_cycle(model: nn.Module, steps: int) -> optim.AdamW:
+    return optim.AdamW(model, optim.one_cycle(3e-3, steps), weight_decay=0.05)
+
+
+def _plain_sgd(model: nn.Module, steps: int) -> optim.SGD:
+    return optim.SGD(model, 0.01)
+
+
+RECIPES = {
+    "small": Recipe(
+        network=small,
+        height=56,
+        width=46,
+        epochs=60,
+        batch_size=20,
+        optimizer=_adamw_one_cycle,
+        label_smoothing=0.1,
+        variants=augment.Compose(
+            augment.RandomFlip(),
+            augment.RandomAffine(shift=0.06, scale=(1 / 1.1, 1.1), rotation=8),
+            augment.RandomContrast(0.8, 1.25),
+            augment.RandomBrightness(0.1),
+            augment.RandomNoise(0.03),
+        ),
+    ),
+    "original": Recipe(
+        network=original,
+        height=91,
+        width=91,
+        epochs=10,
+        batch_size=64,
+        optimizer=_plain_sgd,
+        label_smoothing=0.0,
+        variants=None,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trained network, how it came about, and what it says of the test pictures.
+
+    predictions  int64 (m,): a number of ``train.people`` for each test picture
+    confusion    int64 (people, people): row = who it is, column = who it is taken for
+    """
+
+    model: nn.Module
+    history: History
+    train: Portraits
+    test: Portraits
+    predictions: Labels
+    confusion: Labels
+
+    @property
+    def accuracy(self) -> float:
+        """The share of the test pictures that are named rightly."""
+        return accuracy(self.predictions, self.test.labels)
+
+    @property
+    def mistakes(self) -> list[int]:
+        """The numbers of the test pictures that are taken for somebody else."""
+        return np.flatnonzero(self.predictions != self.test.labels).tolist()
+
+
+def train(
+    portraits: Portraits, recipe: Recipe, *, epochs: int, batch_size: int, seed: int, device: str
+) -> Outcome:
+    """Split, train and test. The test pictures choose nothing: the last epoch is what counts."""
+    training, test = split(portraits, seed)
+    images = resized(training.images, recipe.height, recipe.width)
+    batch_size = min(batch_size, len(images))
+    loader = DataLoader(
+        ArrayDataset(images, training.labels),
+        batch_size,
+        shuffle=True,
+        seed=seed,
+        drop_last=recipe.variants is not None,
+        augment=recipe.variants,
+        device=device,
+    )
+    unseen = resized(test.images, recipe.height, recipe.width)
+    tinynn.manual_seed(seed)
+    model = recipe.network(len(portraits.people)).to(device)
+    history = fit(
+        model,
+        loader,
+        recipe.optimizer(model, epochs * len(loader)),
+        partial(F.cross_entropy, label_smoothing=recipe.label_smoothing),
+        epochs=epochs,
+        validation=DataLoader(ArrayDataset(unseen, test.labels), 64, device=device),
+        description="identification",
+    )
+    predictions = predicted_classes(predict(model, unseen))
+    matrix = confusion_matrix(predictions, test.labels, len(portraits.people))
+    return Outcome(model, history, training, test, predictions, matrix)
+
+
+def resized(images: Images, height: int, width: int) -> Images:
+    """``images``, uint8 (n, h, w, 1), as uint8 (n, height, width, 1)."""
+    if images.shape[1:3] == (height, width):
+        return images
+    return np.stack([resize(image, height, width) for image in images])
+
+
+# -- what came out ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Three faces side by side: the test picture, who it was taken for, and who it is."""
+
+    picture: Images
+    caption: str
+
+
+def mistakes(outcome: Outcome) -> list[Mistake]:
+    """Every test picture that is taken for somebody else, beside training pictures of both."""
+    return [_mistake(outcome, number) for number in outcome.mistakes]
+
+
+def _mistake(outcome: Outcome, number: int) -> Mistake:
+    taken, true = int(outcome.predictions[number]), int(outcome.test.labels[number])
+    faces = [outcome.test.images[number], _known(outcome.train, taken), _known(outcome.train, true)]
+    people = outcome.train.people
+    return Mistake(np.concatenate(faces, axis=1), f"taken for {people[taken]}, is {people[true]}")
+
+
+def _known(training: Portraits, person: int) -> Images:
+    """The first training picture of a person."""
+    return training.images[int((training.labels == person).argmax())]
+
+
+def summary(outcome: Outcome, model: str) -> dict[str, Any]:
+    """The part ``identify`` of ``report.json``."""
+    validation = [figures.accuracy for figures in outcome.history.validation]
+    people = outcome.train.people
+    return {
+        "model": model,
+        "parameters": sum(parameter.size for parameter in outcome.model.parameters()),
+        "source": outcome.train.source,
+        "classes": len(people),
+        "train_images": len(outcome.train.labels),
+        "test_images": len(outcome.test.labels),
+        "epochs": len(validation),
+        "accuracy": outcome.accuracy,
+        "error": 1 - outcome.accuracy,
+        "best_validation_accuracy": max(validation),
+        "first_epoch_without_error": next((e for e, v in enumerate(validation, 1) if v == 1), None),
+        "mistakes": [
+            {
+                "test_picture": number,
+                "person": people[outcome.test.labels[number]],
+                "taken_for": people[outcome.predictions[number]],
+            }
+            for number in outcome.mistakes
+        ],
+    }

@@ -1,0 +1,118 @@
+"""What a run leaves behind: files that are whole or not there, plots, and one page with all of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tinynn.training import Figures, History
+
+BLUE, ORANGE = "#2a6fbb", "#d9731a"
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def write(path: Path, content: bytes) -> None:
+    """``content`` in the file ``path``, whole or not at all, also when the power fails."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``value`` as readable JSON."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write(path, (text + "\n").encode())
+
+
+def curve(history: History) -> dict[str, list[float]]:
+    """A training as lists of numbers, one per epoch, for ``report.json``."""
+    lists: dict[str, list[float]] = {}
+    for name, figures in (("training", history.training), ("validation", history.validation)):
+        if figures:
+            lists[f"{name}_loss"] = [round(figure.loss, 6) for figure in figures]
+            lists[f"{name}_accuracy"] = [round(figure.accuracy, 6) for figure in figures]
+    return lists
+
+
+# -- pictures --------------------------------------------------------------------------------------
+
+
+def png(photo: npt.NDArray[np.uint8]) -> bytes:
+    """``photo``, uint8 (H, W, 1) or (H, W, 3), as a PNG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(photo[:, :, 0] if photo.shape[2] == 1 else photo).save(file, "PNG")
+    return file.getvalue()
+
+
+def plot_curves(history: History, title: str) -> bytes:
+    """Loss and accuracy over the epochs, as a PNG file."""
+    figure, (left, right) = _figure(columns=2, width=9.0, height=3.4)
+    figure.suptitle(title, fontsize=11)
+    for axes, index, name in ((left, 0, "loss"), (right, 1, "accuracy")):
+        _line(axes, [f[index] for f in history.training], BLUE, "training, augmented")
+        _line(axes, [f[index] for f in history.validation], ORANGE, "test")
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    left.set_ylim(bottom=0)
+    right.set_ylim(top=1.02)
+    return _drawn(figure)
+
+
+def plot_confusion(matrix: npt.NDArray[np.int64], people: Sequence[str]) -> bytes:
+    """The confusion matrix as a PNG file: rows are the people, columns who they are taken for."""
+    size = min(9.0, 2.6 + 0.17 * len(people))
+    figure, (axes,) = _figure(columns=1, width=size + 0.8, height=size)
+    image = axes.imshow(matrix, cmap="Blues", vmin=0)
+    ticks = range(len(people))
+    axes.set_xticks(ticks, people, rotation=90, fontsize=7 if len(people) > 10 else 9)
+    axes.set_yticks(ticks, people, fontsize=7 if len(people) > 10 else 9)
+    axes.set(xlabel="taken for", ylabel="person on the picture")
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        dark = matrix[row, column] > matrix.max() / 2
+        axes.text(
+            column, row, str(matrix[row, column]), ha="center", va="center", fontsize=7,
+            color="white" if dark else "black",
+        )  # fmt: skip
+    figure.colorbar(image, ax=axes, fraction=0.046, label="test pictures")
+    return _drawn(figure)
+
+
+def _figure(columns: int, width: float, height: float) -> tuple[Any, Any]:
+    """A figure that needs no screen: drawn by Agg, unknown to pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _line(axes: Any, values: Sequence[float], color: str, label: str) -> None:
+    if values:
+        axes.plot(range(1, len(values) + 1), values, color=color, label=label, linewidth=1.6)
+
+
+def _drawn(figure: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130)
+    return file.getvalue()

@@ -1,0 +1,297 @@
+"""The command line of ``examples/face_detect.py``, as a user meets it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tinynn
+from tinynn import nn
+from tinynn.vision import read_photo, write_photo
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "examples" / "face_detect.py"
+Result = subprocess.CompletedProcess[str]
+Program = Callable[..., Result]
+
+
+def command(arguments: Sequence[object]) -> list[str]:
+    return [sys.executable, str(SCRIPT), *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """Runs the script in an empty folder and returns what it said."""
+
+    def run(*arguments: object) -> Result:
+        return subprocess.run(
+            command(arguments), cwd=tmp_path, env=environment(), capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def two_people(tmp_path: Path) -> list[str]:
+    """Two arrays of 12 pictures each: one person is lit from the left, the other from the right."""
+    rng = np.random.default_rng(0)
+    light = np.linspace(40, 200, 30)[None, None, :]
+    arguments = []
+    for name, picture in (("ann", light), ("bob", light[..., ::-1])):
+        noisy = picture + rng.normal(0, 10, (12, 40, 30))
+        np.save(tmp_path / f"{name}.npy", noisy.clip(0, 255).astype(np.uint8))
+        arguments.append(f"{name}={name}.npy")
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``--quick`` leaves behind."""
+    folder = tmp_path_factory.mktemp("quick")
+    result = subprocess.run(
+        command(["--quick"]), cwd=folder, env=environment(), capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return folder / "face_detect_out"
+
+
+# -- the whole story -------------------------------------------------------------------------------
+
+
+def test_the_quick_form_leaves_everything_that_is_promised(quick: Path) -> None:
+    names = {path.name for path in quick.iterdir()}
+    assert {"detect.safetensors", "identify.safetensors", "report.json", "report.html"} <= names
+    assert {"astronaut.png", "identify_curves.png", "identify_confusion.png"} <= names
+    assert not [name for name in names if name.startswith(".")], "an unfinished file was left"
+
+
+def test_the_quick_form_takes_less_than_a_minute(quick: Path) -> None:
+    assert json.loads((quick / "report.json").read_text())["seconds"]["total"] < 60
+
+
+def test_the_report_holds_the_promised_keys(quick: Path) -> None:
+    report = json.loads((quick / "report.json").read_text())
+    montage, astronaut = report["detect"]["montage"], report["detect"]["astronaut"]
+    assert 0 <= montage["recall"] <= 1
+    assert montage["false_positives_per_photo"] >= 0
+    assert montage["photos"] > 0
+    assert montage["faces"] > 0
+    assert isinstance(astronaut["found"], bool)
+    assert all(set(box) == {"x", "y", "width", "height", "score"} for box in astronaut["boxes"])
+    identify = report["identify"]
+    assert identify["accuracy"] + identify["error"] == pytest.approx(1)
+    assert (identify["train_images"], identify["test_images"]) == (200, 200)
+    assert (identify["classes"], identify["epochs"]) == (40, len(identify["curves"]["training_loss"]))
+    assert report["seconds"]["total"] > 0
+    assert (report["seed"], report["device"]) == (0, "cpu")
+    assert {"tinynn", "python", "numpy"} <= set(report["versions"])
+
+
+def test_the_page_needs_no_network_and_claims_no_more_than_was_shown(quick: Path) -> None:
+    html = (quick / "report.html").read_text()
+    assert html.count("data:image/png;base64,") >= 4
+    assert "http" not in html
+    assert "src=" in html
+    assert 'src="data:' in html
+    assert "40 people, mostly light-skinned men, photographed from 1992 to 1994" in html
+    assert "AT&amp;T Laboratories Cambridge" in html
+    assert "no general accuracy is claimed" in html
+
+
+def test_detect_draws_boxes_and_lists_them(quick: Path, program: Program, tmp_path: Path) -> None:
+    photo = np.full((90, 120, 3), 128, dtype=np.uint8)
+    write_photo(tmp_path / "wall.png", photo)
+    result = program("detect", "wall.png", "--weights", quick / "detect.safetensors", "--out", "o")
+    assert result.returncode == 0, result.stderr
+    detections = json.loads((tmp_path / "o" / "detections.json").read_text())
+    assert list(detections) == ["wall.png"]
+    assert all(set(box) == {"x", "y", "width", "height", "score"} for box in detections["wall.png"])
+    assert read_photo(tmp_path / "o" / "wall_faces.png").shape == photo.shape
+
+
+# -- identification --------------------------------------------------------------------------------
+
+
+def identify_report(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return report
+
+
+def test_arrays_are_two_people(program: Program, two_people: list[str], tmp_path: Path) -> None:
+    result = program("identify", "--arrays", *two_people, "--epochs", 8, "--out", "o")
+    assert result.returncode == 0, result.stderr
+    identify = identify_report(tmp_path / "o")["identify"]
+    assert identify["classes"] == 2
+    assert identify["train_images"] + identify["test_images"] == 24
+    assert identify["epochs"] == 8
+    assert (tmp_path / "o" / "identify.safetensors").exists()
+
+
+def test_a_folder_per_person_is_a_data_set(program: Program, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for person in ("ann", "bob", "cleo"):
+        (tmp_path / "people" / person).mkdir(parents=True)
+        for number in range(4):
+            photo = rng.integers(0, 256, (60, 50, 3)).astype(np.uint8)
+            write_photo(tmp_path / "people" / person / f"{number}.png", photo)
+    result = program("identify", "--data", "people", "--epochs", 1, "--out", "o")
+    assert result.returncode == 0, result.stderr
+    identify = identify_report(tmp_path / "o")["identify"]
+    assert (identify["classes"], identify["train_images"], identify["test_images"]) == (3, 9, 3)
+
+
+def test_the_same_seed_gives_the_same_report_and_weights(
+    program: Program, two_people: list[str], tmp_path: Path
+) -> None:
+    for out in ("one", "two"):
+        arguments = ("--arrays", *two_people, "--epochs", 2, "--seed", 7, "--out", out)
+        assert program("identify", *arguments).returncode == 0
+    first, second = (identify_report(tmp_path / out) for out in ("one", "two"))
+    first.pop("seconds")
+    second.pop("seconds")
+    assert first == second
+    weights = [(tmp_path / out / "identify.safetensors").read_bytes() for out in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+def test_a_picture_on_both_sides_is_refused(program: Program, tmp_path: Path) -> None:
+    same = np.zeros((10, 20, 20), dtype=np.uint8)
+    np.save(tmp_path / "ann.npy", same)
+    np.save(tmp_path / "bob.npy", same + 1)
+    message = refusal(program("identify", "--arrays", "ann=ann.npy", "bob=bob.npy"))
+    assert "identical" in message
+
+
+# -- one line and exit code 2 ----------------------------------------------------------------------
+
+
+def refusal(result: Result) -> str:
+    """The one line that a refused input gets."""
+    assert result.returncode == 2, result.stderr
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("face_detect.py: error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["detect", "nowhere.jpg", "--weights", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["detect", "nowhere.jpg"], "face_detect.py train"),
+        (["detect"], "PHOTO"),
+        (["identify", "--data", "nowhere"], "nowhere"),
+        (["identify", "--arrays", "ann=nowhere.npy", "bob=nowhere.npy"], "nowhere.npy"),
+        (["identify", "--arrays", "ann.npy"], "NAME=FILE.npy"),
+        (["identify", "--model", "huge"], "huge"),
+        (["identify", "--epochs", "0"], "--epochs: must be 1 or more, got 0"),
+        (["identify", "--batch-size", "many"], "--batch-size: must be a whole number"),
+        (["identify", "--seed", "-1"], "--seed"),
+        (["identify", "--device", "tpu"], "tpu"),
+        (["train", "--data", "nowhere"], "--data"),
+        (["dance"], "dance"),
+        (["--colour"], "--colour"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_said_in_one_line(
+    program: Program, arguments: list[str], words: str
+) -> None:
+    assert words in refusal(program(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((5, 91, 91), dtype=np.float32), "float32 (5, 91, 91)"),
+        (np.zeros((5, 91), dtype=np.uint8), "uint8 (5, 91)"),
+        (np.zeros((0, 91, 91), dtype=np.uint8), "no picture"),
+        (np.zeros((5, 80, 91), dtype=np.uint8), "80 x 91"),
+        (np.zeros((1, 40, 30), dtype=np.uint8), "'ann' has one picture"),
+    ],
+    ids=["dtype", "axes", "empty", "another size", "one picture"],
+)
+def test_a_wrong_array_is_named(
+    program: Program, two_people: list[str], tmp_path: Path, array: np.ndarray, words: str
+) -> None:
+    np.save(tmp_path / "ann.npy", array)
+    message = refusal(program("identify", "--arrays", *two_people))
+    assert "ann" in message
+    assert words in message
+
+
+def test_a_file_that_is_no_array_is_named(program: Program, two_people: list[str], tmp_path: Path) -> None:
+    (tmp_path / "ann.npy").write_text("not an array")
+    assert "ann.npy is no NumPy array file" in refusal(program("identify", "--arrays", *two_people))
+
+
+def test_one_person_is_too_few(program: Program, two_people: list[str]) -> None:
+    message = refusal(program("identify", "--arrays", two_people[0]))
+    assert "two people" in message
+
+
+def test_one_name_for_two_people_is_refused(program: Program, two_people: list[str]) -> None:
+    message = refusal(program("identify", "--arrays", two_people[0], two_people[0]))
+    assert "'ann'" in message
+
+
+def test_a_damaged_photo_is_named(quick: Path, program: Program, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    weights = quick / "detect.safetensors"
+    assert "broken.jpg" in refusal(program("detect", "broken.jpg", "--weights", weights))
+
+
+@pytest.mark.parametrize("content", ["text", "another model"])
+def test_weights_that_are_not_a_detectors_are_refused(
+    program: Program, tmp_path: Path, content: str
+) -> None:
+    weights = tmp_path / "odd.safetensors"
+    if content == "text":
+        weights.write_text("no weights")
+    else:
+        tinynn.save(nn.Sequential(nn.Linear(2, 2)), weights)
+    write_photo(tmp_path / "wall.png", np.zeros((60, 60, 3), dtype=np.uint8))
+    assert "odd.safetensors" in refusal(program("detect", "wall.png", "--weights", weights))
+
+
+def test_an_output_folder_that_cannot_be_is_said_before_the_work(
+    program: Program, two_people: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    assert "taken" in refusal(program("identify", "--arrays", *two_people, "--out", "taken"))
+
+
+def test_help_shows_what_can_be_done(program: Program) -> None:
+    result = program("--help")
+    assert result.returncode == 0
+    for word in ("train", "detect", "identify", "--quick", "examples:", "default"):
+        assert word in result.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+def test_ctrl_c_ends_with_one_line_and_130(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(["identify", "--epochs", 1000]), cwd=tmp_path, env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("Identification")
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "face_detect.py: interrupted"
+    assert "Traceback" not in errors

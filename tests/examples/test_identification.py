@@ -1,0 +1,72 @@
+"""The networks, and the split of the pictures."""
+
+import numpy as np
+import pytest
+import tinynn
+
+from examples.faces import identification
+from examples.faces.identification import Portraits
+
+
+def portraits(counts: tuple[int, ...], parts: tuple[int, int] | None = None) -> Portraits:
+    """Pictures that all differ, so many of each person."""
+    total = sum(counts)
+    return Portraits(
+        images=np.random.default_rng(0).integers(0, 256, (total, 8, 8, 1)).astype(np.uint8),
+        labels=np.repeat(np.arange(len(counts)), counts),
+        people=tuple(f"person {number}" for number in range(len(counts))),
+        source="noise",
+        parts=parts,
+    )
+
+
+def test_the_original_has_the_parameters_of_2017() -> None:
+    model = identification.original(2)
+    assert sum(parameter.size for parameter in model.parameters()) == 34_879_714
+
+
+def test_the_original_halves_91_pixels_rounding_up() -> None:
+    model = identification.original(3)
+    model.eval()
+    with tinynn.no_grad():
+        assert model(tinynn.zeros((1, 91, 91, 1))).shape == (1, 3)
+
+
+def test_the_small_network_takes_any_size() -> None:
+    model = identification.small(5)
+    model.eval()
+    with tinynn.no_grad():
+        for size in ((56, 46), (91, 91)):
+            assert model(tinynn.zeros((2, *size, 1))).shape == (2, 5)
+
+
+def test_orl_is_40_people_of_10_pictures() -> None:
+    orl = identification.orl()
+    assert orl.images.shape == (400, 112, 92, 1)
+    np.testing.assert_array_equal(np.bincount(orl.labels), [10] * 40)
+
+
+def test_orl_is_split_into_5_and_5_of_each_person() -> None:
+    train, test = identification.split(portraits((10, 10, 10), parts=(5, 5)), seed=0)
+    for side in (train, test):
+        np.testing.assert_array_equal(np.bincount(side.labels), [5, 5, 5])
+
+
+def test_other_data_are_split_into_90_and_10_percent() -> None:
+    train, test = identification.split(portraits((200, 100)), seed=0)
+    np.testing.assert_array_equal(np.bincount(train.labels), [180, 90])
+    np.testing.assert_array_equal(np.bincount(test.labels), [20, 10])
+
+
+@pytest.mark.parametrize("counts", [(2, 2), (3, 12), (9, 40)])
+def test_everybody_is_on_both_sides(counts: tuple[int, ...]) -> None:
+    for seed in range(20):
+        for side in identification.split(portraits(counts), seed):
+            assert (np.bincount(side.labels, minlength=len(counts)) > 0).all()
+
+
+def test_the_split_follows_the_seed() -> None:
+    data = portraits((10, 10))
+    first, again, other = (identification.split(data, seed)[1].images for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)

@@ -1,0 +1,21 @@
+"""Floor 0: devices, their arrays, and every numeric kernel.
+
+``Backend`` is the readable reference of all kernels; ``NumpyBackend`` and ``CupyBackend`` override
+what their machine does faster. Upper floors ask a tensor for its backend, never which one it is.
+"""
+
+from tinynn.backend.base import Array, Backend
+from tinynn.backend.devices import backend_of, get_backend
+from tinynn.backend.threads import get_num_threads, set_num_threads
+from tinynn.backend.windows import Window, same_padding
+
+__all__ = [
+    "Array",
+    "Backend",
+    "Window",
+    "backend_of",
+    "get_backend",
+    "get_num_threads",
+    "same_padding",
+    "set_num_threads",
+]

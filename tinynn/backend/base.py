@@ -1,0 +1,329 @@
+"""The readable reference: every numeric kernel once, in what NumPy and CuPy have in common.
+
+Arrays come in and go out; nothing here knows tensors or gradients. Images are (N, H, W, C),
+convolution weights (kh, kw, C / groups, O). A kernel that is a single call of the array library
+(``exp``, ``matmul``, ``sum``) is not repeated here: callers take it from ``backend.xp``.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from tinynn.backend import random
+from tinynn.backend.windows import Window
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+
+
+class Backend:
+    """Numeric kernels on one device, written with the array module ``xp``."""
+
+    xp: Any
+    array_type: type
+    device: str
+
+    # -- moving data ------------------------------------------------------------------------
+
+    def from_host(self, array: np.ndarray) -> Array:
+        """A device array with the values of a NumPy array; shares memory where it can."""
+        return self.xp.asarray(array)
+
+    def to_host(self, array: Array) -> np.ndarray:
+        """A NumPy array with the values of a device array; waits for the device."""
+        raise NotImplementedError
+
+    # -- elementwise ------------------------------------------------------------------------
+
+    def relu(self, x: Array) -> Array:
+        """max(x, 0)."""
+        return self.xp.maximum(x, 0)
+
+    def sigmoid(self, x: Array) -> Array:
+        """1 / (1 + exp(-x)) by way of tanh, which cannot overflow."""
+        return self.xp.tanh(x * 0.5) * 0.5 + 0.5
+
+    def softplus(self, x: Array) -> Array:
+        """log(1 + exp(x)) without overflow."""
+        return self.xp.logaddexp(x, x.dtype.type(0))
+
+    def erf(self, x: Array) -> Array:
+        """The error function, from a Chebyshev series in x² that is exact to rounding."""
+        xp = self.xp
+        clipped = xp.clip(x, -_ERF_LIMIT, _ERF_LIMIT)
+        t = clipped * clipped * (2 / _ERF_LIMIT**2) - 1
+        previous, current = xp.zeros_like(t), xp.zeros_like(t)
+        coefficients = _erf_coefficients()
+        for coefficient in coefficients[:0:-1]:  # Clenshaw's recurrence
+            previous, current = current, 2 * t * current - previous + coefficient
+        return clipped * (t * current - previous + coefficients[0])
+
+    # -- reductions -------------------------------------------------------------------------
+
+    def sum(self, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
+        """The sum over some axes."""
+        return x.sum(axis=axes, keepdims=keepdims)
+
+    # -- softmax ----------------------------------------------------------------------------
+
+    def log_softmax(self, x: Array, axis: int) -> Array:
+        """x - log(sum(exp(x))) along an axis, shifted by the maximum so that nothing overflows."""
+        shifted = x - x.max(axis=axis, keepdims=True)
+        return shifted - self.xp.log(self.xp.exp(shifted).sum(axis=axis, keepdims=True))
+
+    def softmax(self, x: Array, axis: int) -> Array:
+        """exp(x) / sum(exp(x)) along an axis."""
+        exponentials = self.xp.exp(x - x.max(axis=axis, keepdims=True))
+        exponentials /= exponentials.sum(axis=axis, keepdims=True)
+        return exponentials
+
+    # -- indexing ---------------------------------------------------------------------------
+
+    def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
+        """Zeros of ``shape`` with ``values`` added at ``index``; repeated indices add up."""
+        raise NotImplementedError
+
+    # -- normalisation ----------------------------------------------------------------------
+
+    def normalise(self, x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
+        """(x - mean) / √(var + eps) over the axes; the mean; the variance. Axes are kept."""
+        scale = 1 / math.prod(x.shape[axis] for axis in axes)
+        average = self.sum(x, axes, keepdims=True) * scale
+        centred = x - average
+        variance = self.sum(centred * centred, axes, keepdims=True) * scale
+        centred *= (variance + eps) ** -0.5
+        return centred, average, variance
+
+    def normalise_gradient(
+        self, grad: Array, out: Array, variance: Array, axes: tuple[int, ...], eps: float
+    ) -> Array:
+        """r·(g - mean(g) - y·mean(g·y)), with r = 1 / √(var + eps) and the result y."""
+        scale = 1 / math.prod(grad.shape[axis] for axis in axes)
+        slope = self.sum(grad * out, axes, keepdims=True) * scale
+        result = grad - self.sum(grad, axes, keepdims=True) * scale
+        result -= out * slope
+        result *= (variance + eps) ** -0.5
+        return result
+
+    # -- convolution ------------------------------------------------------------------------
+
+    def pad_image(self, x: Array, window: Window, value: float = 0) -> Array:
+        """The image with the window's padding around it; negative padding crops."""
+        (top, bottom), (left, right) = window.padding
+        height, width = x.shape[1:3]
+        x = x[:, max(-top, 0) : height - max(-bottom, 0), max(-left, 0) : width - max(-right, 0)]
+        pads = [(max(before, 0), max(after, 0)) for before, after in window.padding]
+        if not any(map(any, pads)):
+            return x
+        return self.xp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=value)
+
+    def conv2d(self, x: Array, weight: Array, window: Window, groups: int) -> Array:
+        """Cross-correlation (N, H, W, C) * (kh, kw, C/groups, O) -> (N, H', W', O).
+
+        One matrix product for each tap (i, j) of the kernel:
+        out[n, y, x] += padded[n, y·stride + i, x·stride + j] @ weight[i, j].
+        """
+        out_h, out_w = window.output_size(*x.shape[1:3])
+        padded = self.pad_image(x, window)
+        out = self.xp.zeros((x.shape[0], out_h, out_w, weight.shape[3]), dtype=x.dtype)
+        for i, j, rows, columns in window.taps(out_h, out_w):
+            out += self._grouped_product(padded[:, rows, columns], weight[i, j], groups)
+        return out
+
+    def conv2d_input_gradient(
+        self, grad: Array, weight: Array, window: Window, groups: int, shape: tuple[int, ...]
+    ) -> Array:
+        """The adjoint of ``conv2d`` in x: (N, H', W', O) -> ``shape`` (N, H, W, C)."""
+        top, left = window.padding[0][0], window.padding[1][0]
+        height = shape[1] + sum(window.padding[0])
+        width = shape[2] + sum(window.padding[1])
+        padded = self.xp.zeros((shape[0], height, width, shape[3]), dtype=grad.dtype)
+        swapped = self._swap_channels(weight, groups)
+        for i, j, rows, columns in window.taps(*grad.shape[1:3]):
+            padded[:, rows, columns] += self._grouped_product(grad, swapped[i, j], groups)
+        inverse = ((-top, shape[1] + top - height), (-left, shape[2] + left - width))
+        return self.pad_image(padded, window._replace(padding=inverse))
+
+    def conv2d_weight_gradient(self, x: Array, grad: Array, window: Window, groups: int) -> Array:
+        """The adjoint of ``conv2d`` in the weight: (kh, kw, C/groups, O)."""
+        padded = self.pad_image(x, window)
+        channels, outputs = x.shape[3] // groups, grad.shape[3] // groups
+        weight = self.xp.empty((*window.kernel, channels, groups * outputs), dtype=x.dtype)
+        grads = grad.reshape(-1, groups, outputs).transpose(1, 0, 2)
+        for i, j, rows, columns in window.taps(*grad.shape[1:3]):
+            taps = padded[:, rows, columns].reshape(-1, groups, channels).transpose(1, 2, 0)
+            product = self.xp.matmul(taps, grads).transpose(1, 0, 2)
+            weight[i, j] = product.reshape(channels, groups * outputs)
+        return weight
+
+    def _grouped_product(self, x: Array, matrix: Array, groups: int) -> Array:
+        """(..., C) @ (C / groups, O), each group of inputs with its own group of outputs."""
+        if groups == 1:
+            return self.xp.matmul(x, matrix)
+        channels, outputs = matrix.shape
+        blocks = matrix.reshape(channels, groups, outputs // groups).transpose(1, 0, 2)
+        rows = x.reshape(-1, groups, channels).transpose(1, 0, 2)
+        product = self.xp.matmul(rows, blocks).transpose(1, 0, 2)
+        return product.reshape(*x.shape[:-1], outputs)
+
+    def _swap_channels(self, weight: Array, groups: int) -> Array:
+        """(kh, kw, C/groups, O) -> (kh, kw, O/groups, C): inputs and outputs exchanged."""
+        kh, kw, channels, outputs = weight.shape
+        blocks = weight.reshape(kh, kw, channels, groups, outputs // groups)
+        return blocks.transpose(0, 1, 4, 3, 2).reshape(kh, kw, outputs // groups, -1)
+
+    # -- pooling ----------------------------------------------------------------------------
+
+    def max_pool2d(self, x: Array, window: Window) -> tuple[Array, Array]:
+        """The largest value in each window, and the number of the tap that held it.
+
+        The image is padded with minus infinity. The first of equal values wins; NaN wins over all.
+        """
+        xp = self.xp
+        padded = self.pad_image(x, window, value=-math.inf)
+        out_h, out_w = window.output_size(*x.shape[1:3])
+        best = xp.full((x.shape[0], out_h, out_w, x.shape[3]), -math.inf, dtype=x.dtype)
+        winner = xp.zeros(best.shape, dtype=xp.int16)
+        for i, j, rows, columns in window.taps(out_h, out_w):
+            candidate = padded[:, rows, columns]
+            better = (candidate > best) | (candidate != candidate)
+            best = xp.where(better, candidate, best)
+            winner = xp.where(better, xp.int16(i * window.kernel[1] + j), winner)
+        return best, winner
+
+    def max_pool2d_scatter(
+        self, values: Array, winner: Array, window: Window, shape: tuple[int, ...]
+    ) -> Array:
+        """An image of ``shape`` with each window's value added at the pixel that won it."""
+        (top, bottom), (left, right) = window.padding
+        padded = self.xp.zeros(
+            (shape[0], shape[1] + top + bottom, shape[2] + left + right, shape[3]), values.dtype
+        )
+        for i, j, rows, columns in window.taps(*values.shape[1:3]):
+            padded[:, rows, columns] += values * (winner == i * window.kernel[1] + j)
+        return padded[:, top : top + shape[1], left : left + shape[2]]
+
+    def max_pool2d_gather(self, x: Array, winner: Array, window: Window) -> Array:
+        """From each window of x the value at the tap that is named in ``winner``."""
+        padded = self.pad_image(x, window)
+        out = self.xp.zeros(winner.shape, dtype=x.dtype)
+        for i, j, rows, columns in window.taps(*winner.shape[1:3]):
+            out += padded[:, rows, columns] * (winner == i * window.kernel[1] + j)
+        return out
+
+    def sum_pool2d(self, x: Array, window: Window) -> Array:
+        """The sum over each window; padding counts as zero."""
+        padded = self.pad_image(x, window)
+        out_h, out_w = window.output_size(*x.shape[1:3])
+        out = self.xp.zeros((x.shape[0], out_h, out_w, x.shape[3]), dtype=x.dtype)
+        for _, _, rows, columns in window.taps(out_h, out_w):
+            out += padded[:, rows, columns]
+        return out
+
+    def sum_pool2d_adjoint(self, grad: Array, window: Window, shape: tuple[int, ...]) -> Array:
+        """An image of ``shape`` in which each pixel has the sum of the windows that hold it."""
+        (top, bottom), (left, right) = window.padding
+        padded = self.xp.zeros(
+            (shape[0], shape[1] + top + bottom, shape[2] + left + right, shape[3]), grad.dtype
+        )
+        for _, _, rows, columns in window.taps(*grad.shape[1:3]):
+            padded[:, rows, columns] += grad
+        return padded[:, top : top + shape[1], left : left + shape[2]]
+
+    # -- random numbers ---------------------------------------------------------------------
+
+    def random_bits(self, seed: int, position: int, count: int) -> Array:
+        """``count`` 32-bit words of the Philox sequence from block ``position`` on, as uint32."""
+        blocks = -(-count // random.WORDS_PER_BLOCK)
+        return random.philox(self.xp, seed, position, blocks).view(self.xp.uint32).ravel()[:count]
+
+    # -- optimizer updates: in place, a few passes over the memory --------------------------
+
+    def sgd_update(
+        self,
+        parameter: Array,
+        grad: Array,
+        velocity: Array | None,
+        learning_rate: float,
+        momentum: float,
+        nesterov: bool,
+        weight_decay: float,
+    ) -> None:
+        """v = momentum·v + g;  p -= learning_rate · (g + momentum·v if nesterov else v)."""
+        if weight_decay:
+            grad = grad + weight_decay * parameter
+        if velocity is None:
+            parameter -= learning_rate * grad
+            return
+        velocity *= momentum
+        velocity += grad
+        parameter -= learning_rate * (grad + momentum * velocity if nesterov else velocity)
+
+    def adam_update(
+        self,
+        parameter: Array,
+        grad: Array,
+        first: Array,
+        second: Array,
+        step: int,
+        learning_rate: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
+    ) -> None:
+        """m = β₁m + (1-β₁)g;  v = β₂v + (1-β₂)g²;  p -= lr · m̂ / (√v̂ + eps)."""
+        if weight_decay and decoupled:
+            parameter *= 1 - learning_rate * weight_decay
+        elif weight_decay:
+            grad = grad + weight_decay * parameter
+        first *= betas[0]
+        first += (1 - betas[0]) * grad
+        second *= betas[1]
+        second += (1 - betas[1]) * (grad * grad)
+        root = self.xp.sqrt(second)
+        root *= 1 / math.sqrt(1 - betas[1] ** step)
+        root += eps
+        parameter -= (learning_rate / (1 - betas[0] ** step)) * first / root
+
+    def rmsprop_update(
+        self,
+        parameter: Array,
+        grad: Array,
+        square: Array,
+        velocity: Array | None,
+        learning_rate: float,
+        decay: float,
+        eps: float,
+        momentum: float,
+        weight_decay: float,
+    ) -> None:
+        """s = decay·s + (1-decay)·g²;  v = momentum·v + g / (√s + eps);  p -= lr · v."""
+        if weight_decay:
+            grad = grad + weight_decay * parameter
+        square *= decay
+        square += (1 - decay) * (grad * grad)
+        direction = grad / (self.xp.sqrt(square) + eps)
+        if velocity is not None:
+            velocity *= momentum
+            velocity += direction
+            direction = velocity
+        parameter -= learning_rate * direction
+
+
+_ERF_LIMIT = 6.0  # erf(6) rounds to 1 in float64
+
+
+@cache
+def _erf_coefficients() -> list[float]:
+    """Chebyshev coefficients of erf(x) / x over x² in [0, 36], from ``math.erf``."""
+    from numpy.polynomial import chebyshev
+
+    def even_part(t: Any) -> Any:
+        x = np.sqrt((t + 1) / 2) * _ERF_LIMIT
+        return np.array([math.erf(v) / v if v else 2 / math.sqrt(math.pi) for v in x.tolist()])
+
+    return [float(c) for c in chebyshev.chebinterpolate(even_part, 48)]

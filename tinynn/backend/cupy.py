@@ -1,0 +1,32 @@
+"""An NVIDIA GPU through CuPy: the reference kernels, run on CuPy's arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinynn.backend.base import Array, Backend
+
+
+class CupyBackend(Backend):
+    """Kernels on one CUDA device."""
+
+    def __init__(self, index: int) -> None:
+        import cupy
+
+        cupy.cuda.Device(index).use()
+        self.xp = cupy
+        self.array_type = cupy.ndarray
+        self.device = "cuda" if index == 0 else f"cuda:{index}"
+
+    def to_host(self, array: Array) -> np.ndarray:
+        host: np.ndarray = self.xp.asnumpy(array)
+        return host
+
+    def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
+        import cupyx
+
+        out = self.xp.zeros(shape, dtype=values.dtype)
+        cupyx.scatter_add(out, index, values)
+        return out

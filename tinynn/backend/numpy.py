@@ -1,0 +1,300 @@
+"""The CPU: the reference kernels of ``Backend``, where tiles and threads make them faster.
+
+Convolutions gather the pixels under the kernel into columns (im2col) a tile at a time, so that the
+columns of a tile stay in the cache until the matrix product has read them, and tiles run on several
+threads. The gradient of the input is the same routine with the kernel turned round: a gather, too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from tinynn.backend.base import Array, Backend
+from tinynn.backend.threads import parallel
+from tinynn.backend.windows import Pair, Window
+
+_TILE_BYTES = 1 << 19  # columns of one tile: about half of a core's second-level cache
+_LANES = 8  # partial sums of a weight gradient: fixed, so that no result depends on the threads
+_CHUNK = 1 << 17  # elements; below it, handing work to a thread costs more than it saves
+
+
+class NumpyBackend(Backend):
+    """Kernels on the CPU."""
+
+    xp = np
+    array_type = np.ndarray
+    device = "cpu"
+
+    def __init__(self) -> None:
+        _keep_freed_memory()
+
+    def to_host(self, array: Array) -> np.ndarray:
+        return np.asarray(array)
+
+    def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
+        out = np.zeros(shape, dtype=values.dtype)
+        if _repeats(index):
+            np.add.at(out, index, values)
+        else:
+            out[index] = values
+        return out
+
+    def random_bits(self, seed: int, position: int, count: int) -> Array:
+        # numpy.random.Philox steps its counter before it makes a block
+        generator = np.random.Philox(
+            key=seed & ((1 << 64) - 1), counter=(position - 1) % (1 << 256)
+        )
+        words = -(-count // 2)
+        raw: Array = generator.random_raw(words)
+        return raw.view(np.uint32)[:count]
+
+    # -- elementwise ------------------------------------------------------------------------
+
+    def relu(self, x: Array) -> Array:
+        return _in_chunks(np.maximum, x, x.dtype.type(0))
+
+    # -- reductions -------------------------------------------------------------------------
+
+    def sum(self, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
+        if axes != tuple(range(x.ndim - 1)) or x.dtype.kind != "f" or not x.flags.c_contiguous:
+            return super().sum(x, axes, keepdims)
+        # over all axes but a short last one NumPy sums in short steps; BLAS does not
+        rows = x.reshape(-1, x.shape[-1])
+        total = np.ones(rows.shape[0], dtype=x.dtype) @ rows
+        return total.reshape((1,) * (x.ndim - 1) + total.shape) if keepdims else total
+
+    # -- convolution ------------------------------------------------------------------------
+
+    def conv2d(self, x: Array, weight: Array, window: Window, groups: int) -> Array:
+        if groups != 1:
+            return super().conv2d(x, weight, window, groups)
+        return _correlate(x, weight, window, window.output_size(*x.shape[1:3]))
+
+    def conv2d_input_gradient(
+        self, grad: Array, weight: Array, window: Window, groups: int, shape: tuple[int, ...]
+    ) -> Array:
+        if groups != 1:
+            return super().conv2d_input_gradient(grad, weight, window, groups, shape)
+        flipped = weight[::-1, ::-1].transpose(0, 1, 3, 2)
+        before = [
+            extent - 1 - padding[0]
+            for extent, padding in zip(window.extent, window.padding, strict=True)
+        ]
+        turned = Window(
+            window.kernel, padding=((before[0], 0), (before[1], 0)), dilation=window.dilation
+        )
+        return _correlate(grad, flipped, turned, shape[1:3], spread=window.stride)
+
+    def conv2d_weight_gradient(self, x: Array, grad: Array, window: Window, groups: int) -> Array:
+        if groups != 1:
+            return super().conv2d_weight_gradient(x, grad, window, groups)
+        outputs = grad.shape[3]
+        taps = window.kernel[0] * window.kernel[1] * x.shape[3]
+        tiles = _tiles(x, window, grad.shape[1:3])
+        lanes = [tiles[lane::_LANES] for lane in range(min(_LANES, len(tiles)))]
+        partial = np.zeros((max(1, len(lanes)), taps, outputs), dtype=x.dtype)
+
+        def add_lane(lane: int) -> None:
+            product = np.empty((taps, outputs), dtype=x.dtype)
+            for tile in lanes[lane]:
+                columns = _columns(x, window, grad.shape[1:3], tile)
+                rows = grad[tile.images, tile.rows].reshape(-1, outputs)
+                np.matmul(columns.T, rows, out=product)
+                partial[lane] += product
+
+        parallel(add_lane, range(len(lanes)))
+        return partial.sum(axis=0).reshape(*window.kernel, x.shape[3], outputs)
+
+    # -- pooling ----------------------------------------------------------------------------
+
+    def max_pool2d(self, x: Array, window: Window) -> tuple[Array, Array]:
+        out_h, out_w = window.output_size(*x.shape[1:3])
+        best = np.empty((x.shape[0], out_h, out_w, x.shape[3]), dtype=x.dtype)
+        winner = np.empty(best.shape, dtype=np.int16)
+
+        def pool(images: slice) -> None:
+            best[images], winner[images] = Backend.max_pool2d(self, x[images], window)
+
+        parallel(pool, _image_chunks(x))
+        return best, winner
+
+    def max_pool2d_scatter(
+        self, values: Array, winner: Array, window: Window, shape: tuple[int, ...]
+    ) -> Array:
+        out = np.empty(shape, dtype=values.dtype)
+
+        def scatter(images: slice) -> None:
+            part = (len(range(*images.indices(shape[0]))), *shape[1:])
+            out[images] = Backend.max_pool2d_scatter(
+                self, values[images], winner[images], window, part
+            )
+
+        parallel(scatter, _image_chunks(out))
+        return out
+
+
+class _Tile(NamedTuple):
+    """Some output rows of some images; either whole images or rows of a single one."""
+
+    images: slice
+    rows: slice
+
+
+_scratch = threading.local()
+
+
+def _buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An uninitialised array of this thread that is reused from call to call."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    held = getattr(_scratch, name, None)
+    if held is None or held.nbytes < size:
+        held = np.empty(size, dtype=np.uint8)
+        setattr(_scratch, name, held)
+    array: Array = held[:size].view(dtype).reshape(shape)
+    return array
+
+
+def _tiles(x: Array, window: Window, out_size: Pair) -> list[_Tile]:
+    """Tiles whose columns take about ``_TILE_BYTES`` each."""
+    images, (out_h, out_w) = x.shape[0], out_size
+    row_bytes = out_w * window.kernel[0] * window.kernel[1] * x.shape[3] * x.itemsize
+    rows = max(1, _TILE_BYTES // max(1, row_bytes))
+    if rows < out_h:
+        rows = -(-out_h // -(-out_h // rows))  # equal shares
+        return [
+            _Tile(slice(n, n + 1), slice(row, min(row + rows, out_h)))
+            for n in range(images)
+            for row in range(0, out_h, rows)
+        ]
+    step = max(1, rows // max(1, out_h))
+    return [_Tile(slice(n, min(n + step, images)), slice(0, out_h)) for n in range(0, images, step)]
+
+
+def _correlate(
+    x: Array, weight: Array, window: Window, out_size: tuple[int, ...], spread: Pair = (1, 1)
+) -> Array:
+    """Slide the weight over x, whose pixels lie ``spread`` apart with zeros in between."""
+    out_h, out_w = out_size
+    outputs = weight.shape[3]
+    matrix = np.ascontiguousarray(weight.reshape(-1, outputs))
+    out = np.empty((x.shape[0], out_h, out_w, outputs), dtype=x.dtype)
+
+    def product(tile: _Tile) -> None:
+        columns = _columns(x, window, (out_h, out_w), tile, spread)
+        np.matmul(columns, matrix, out=out[tile.images, tile.rows].reshape(-1, outputs))
+
+    if out.size:
+        parallel(product, _tiles(x, window, (out_h, out_w)))
+    return out
+
+
+def _columns(
+    x: Array, window: Window, out_size: tuple[int, ...], tile: _Tile, spread: Pair = (1, 1)
+) -> Array:
+    """The pixels under the window, one row per output pixel of the tile: (pixels, kh·kw·C)."""
+    padded = _padded(x, window, out_size[1], tile, spread)
+    images, channels = padded.shape[0], padded.shape[3]
+    shape = (images, tile.rows.stop - tile.rows.start, out_size[1], *window.kernel, channels)
+    along_n, along_h, along_w, along_c = padded.strides
+    (sh, sw), (dh, dw) = window.stride, window.dilation
+    view = as_strided(
+        padded,
+        shape,
+        (along_n, along_h * sh, along_w * sw, along_h * dh, along_w * dw, along_c),
+        writeable=False,
+    )
+    width = shape[3] * shape[4] * channels
+    if window.kernel == (1, 1) and view.flags.c_contiguous:
+        return view.reshape(-1, width)
+    columns = _buffer("columns", shape, x.dtype)
+    np.copyto(columns, view)
+    return columns.reshape(-1, width)
+
+
+def _padded(x: Array, window: Window, out_w: int, tile: _Tile, spread: Pair) -> Array:
+    """The part of the padded image that the tile's windows visit, from the first row they touch."""
+    top, left = window.padding[0][0], window.padding[1][0]
+    first = tile.rows.start * window.stride[0] - top
+    height = (tile.rows.stop - tile.rows.start - 1) * window.stride[0] + window.extent[0]
+    width = (out_w - 1) * window.stride[1] + window.extent[1]
+    rows = _overlap(first, height, x.shape[1], spread[0])
+    columns = _overlap(-left, width, x.shape[2], spread[1])
+    part = x[tile.images, rows.source, columns.source]
+    if spread == (1, 1) and part.shape[1:3] == (height, width):
+        return part
+    padded = _buffer("padded", (part.shape[0], height, width, x.shape[3]), x.dtype)
+    if spread == (1, 1):
+        padded[:, : rows.target.start] = 0
+        padded[:, rows.target.stop :] = 0
+        padded[:, :, : columns.target.start] = 0
+        padded[:, :, columns.target.stop :] = 0
+    else:
+        padded[...] = 0
+    padded[:, rows.target, columns.target] = part
+    return padded
+
+
+class _Overlap(NamedTuple):
+    source: slice
+    target: slice
+
+
+def _overlap(first: int, length: int, size: int, spread: int) -> _Overlap:
+    """Which of ``size`` pixels, ``spread`` apart, fall into [first, first + length), and where."""
+    start = max(0, -(-first // spread))
+    stop = max(start, min(size, -(-(first + length) // spread)))
+    begin = start * spread - first
+    end = begin + (stop - start - 1) * spread + 1 if stop > start else begin
+    begin, end = min(begin, length), min(end, length)
+    return _Overlap(slice(start, stop), slice(begin, end, spread))
+
+
+def _image_chunks(x: Array) -> list[slice]:
+    """The images of a batch in runs that are worth a thread's while."""
+    step = max(1, _CHUNK // max(1, x[0].size)) if x.shape[0] else 1
+    return [slice(start, start + step) for start in range(0, x.shape[0], step)]
+
+
+def _in_chunks(ufunc: Callable[..., Any], x: Array, *others: Any) -> Array:
+    """An elementwise function of one array, on several threads where the array is large."""
+    if x.size < 2 * _CHUNK or not x.flags.c_contiguous:
+        return ufunc(x, *others)
+    out = np.empty_like(x)
+    flat_x, flat_out = x.reshape(-1), out.reshape(-1)
+
+    def chunk(start: int) -> None:
+        part = slice(start, start + _CHUNK)
+        ufunc(flat_x[part], *others, out=flat_out[part])
+
+    parallel(chunk, range(0, x.size, _CHUNK))
+    return out
+
+
+def _repeats(index: Any) -> bool:
+    """Whether an index may name an element twice: only integer arrays can."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(part, np.ndarray) and part.dtype != np.bool_ for part in parts)
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc to keep freed memory for the next step instead of returning it to the system.
+
+    Large arrays otherwise come from fresh pages every time, and touching those for the first time
+    costs more than many a kernel. TINYNN_KEEP_MEMORY=0 leaves the allocator alone.
+    """
+    if os.environ.get("TINYNN_KEEP_MEMORY", "1") == "0":
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # not glibc
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, 1 << 30)

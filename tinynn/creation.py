@@ -1,0 +1,156 @@
+"""New tensors: from numbers, from arrays, from nothing, at random.
+
+Python floats become float32, Python integers int64; NumPy arrays keep their dtype.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinynn.autograd import Tensor
+from tinynn.backend import Backend, get_backend
+from tinynn.errors import ArgumentError
+from tinynn.random import default_generator
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+Shape = int | tuple[int, ...]
+
+
+def tensor(
+    data: Any,
+    dtype: DTypeLike | None = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A tensor with a copy of ``data``: a number, nested lists, a NumPy array or a tensor."""
+    backend = _backend(device)
+    if isinstance(data, Tensor):
+        data = data.numpy()
+    known = isinstance(data, (np.ndarray, np.generic))
+    try:
+        array = np.array(data, dtype=dtype)
+    except ValueError as error:
+        raise ArgumentError(f"tensor() expects numbers in a regular shape: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise ArgumentError(f"tensor() expects real numbers, got {array.dtype}: {data!r:.80}")
+    if dtype is None and array.dtype == np.float64 and not known:
+        array = array.astype(np.float32)
+    return Tensor(backend.from_host(array), requires_grad)
+
+
+def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor on the CPU that shares the memory of a NumPy array."""
+    if not isinstance(array, np.ndarray):
+        raise ArgumentError(f"from_numpy expects a NumPy array, got {type(array).__name__}")
+    return Tensor(array)
+
+
+def from_dlpack(source: Any) -> Tensor:
+    """A tensor that shares the memory of any object with ``__dlpack__`` (PyTorch, JAX, CuPy)."""
+    kind = int(source.__dlpack_device__()[0])
+    cpu, cuda = 1, 2  # DLDeviceType of dlpack.h
+    if kind not in (cpu, cuda):
+        raise ArgumentError(f"from_dlpack takes arrays of a CPU or a CUDA device, got kind {kind}")
+    return Tensor(get_backend("cpu" if kind == cpu else "cuda").xp.from_dlpack(source))
+
+
+def zeros(
+    shape: Shape,
+    dtype: DTypeLike = "float32",
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A tensor of zeros."""
+    return Tensor(_backend(device).xp.zeros(shape, dtype=dtype), requires_grad)
+
+
+def ones(
+    shape: Shape,
+    dtype: DTypeLike = "float32",
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A tensor of ones."""
+    return Tensor(_backend(device).xp.ones(shape, dtype=dtype), requires_grad)
+
+
+def full(
+    shape: Shape,
+    value: float,
+    dtype: DTypeLike = "float32",
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A tensor with the same value everywhere."""
+    return Tensor(_backend(device).xp.full(shape, value, dtype=dtype), requires_grad)
+
+
+def zeros_like(other: Tensor) -> Tensor:
+    """Zeros with the shape, dtype and device of another tensor."""
+    return Tensor(other.backend.xp.zeros_like(other.data))
+
+
+def ones_like(other: Tensor) -> Tensor:
+    """Ones with the shape, dtype and device of another tensor."""
+    return Tensor(other.backend.xp.ones_like(other.data))
+
+
+def eye(size: int, dtype: DTypeLike = "float32", device: str | None = None) -> Tensor:
+    """The identity matrix (size, size)."""
+    return Tensor(_backend(device).xp.eye(size, dtype=dtype))
+
+
+def arange(
+    start: float,
+    stop: float | None = None,
+    step: float = 1,
+    dtype: DTypeLike | None = None,
+    device: str | None = None,
+) -> Tensor:
+    """start, start + step, ... below stop; int64 for whole numbers, else float32."""
+    if stop is None:
+        start, stop = 0, start
+    if dtype is None:
+        whole = all(isinstance(value, int) for value in (start, stop, step))
+        dtype = "int64" if whole else "float32"
+    return Tensor(_backend(device).xp.arange(start, stop, step, dtype=dtype))
+
+
+def linspace(
+    start: float, stop: float, count: int, dtype: DTypeLike = "float32", device: str | None = None
+) -> Tensor:
+    """``count`` evenly spaced numbers from start to stop, both included."""
+    return Tensor(_backend(device).xp.linspace(start, stop, count, dtype=dtype))
+
+
+def rand(
+    shape: Shape,
+    dtype: DTypeLike = "float32",
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Uniform random numbers in [0, 1) from the sequence of ``manual_seed``."""
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    values = default_generator.uniform(sizes).astype(dtype)
+    values[values >= 1] = 0  # rounding up to the next float32
+    return Tensor(_backend(device).from_host(values), requires_grad)
+
+
+def randn(
+    shape: Shape,
+    dtype: DTypeLike = "float32",
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Standard normal random numbers from the sequence of ``manual_seed``."""
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    values = default_generator.normal(sizes).astype(dtype)
+    return Tensor(_backend(device).from_host(values), requires_grad)
+
+
+def _backend(device: str | None) -> Backend:
+    return get_backend("cpu" if device is None else device)

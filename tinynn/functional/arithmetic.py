@@ -1,0 +1,168 @@
+"""Functions of two operands that broadcast: arithmetic, comparison, choice."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinynn.autograd import Tensor, record
+from tinynn.errors import DtypeError, ShapeError
+from tinynn.functional.operands import Operand, as_tensor, operands, raw, same_device, sum_to
+
+
+def _broadcast(name: str, ufunc: Callable[..., Any], a: Any, b: Any) -> Any:
+    """ufunc(a, b), with an error that names both shapes where they do not broadcast."""
+    try:
+        return ufunc(raw(a), raw(b))
+    except ValueError as error:
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            raise ShapeError(f"{name}: shapes {a.shape} and {b.shape} do not broadcast") from error
+        raise
+
+
+def add(a: Operand, b: Operand) -> Tensor:
+    """a + b, elementwise with broadcasting."""
+    x, y, xp = operands("add", a, b)
+    return record(
+        "add",
+        _broadcast("add", xp.add, x, y),
+        (x, lambda grad: sum_to(grad, x.shape)),
+        (y, lambda grad: sum_to(grad, y.shape)),
+    )
+
+
+def subtract(a: Operand, b: Operand) -> Tensor:
+    """a - b, elementwise with broadcasting."""
+    x, y, xp = operands("subtract", a, b)
+    return record(
+        "subtract",
+        _broadcast("subtract", xp.subtract, x, y),
+        (x, lambda grad: sum_to(grad, x.shape)),
+        (y, lambda grad: sum_to(-grad, y.shape)),
+    )
+
+
+def multiply(a: Operand, b: Operand) -> Tensor:
+    """a · b, elementwise with broadcasting."""
+    x, y, xp = operands("multiply", a, b)
+    return record(
+        "multiply",
+        _broadcast("multiply", xp.multiply, x, y),
+        (x, lambda grad: sum_to(grad * y, x.shape)),
+        (y, lambda grad: sum_to(grad * x, y.shape)),
+    )
+
+
+def divide(a: Operand, b: Operand) -> Tensor:
+    """a / b, elementwise with broadcasting; integers are divided as float32."""
+    x, y, xp = operands("divide", a, b)
+    if all(not isinstance(part, Tensor) or part.dtype.kind in "iub" for part in (x, y)):
+        x, y, xp = operands("divide", as_tensor("divide", x).astype("float32"), y)
+    return record(
+        "divide",
+        _broadcast("divide", xp.divide, x, y),
+        (x, lambda grad: sum_to(grad / y, x.shape)),
+        (y, lambda grad: sum_to(-grad * x / (y * y), y.shape)),
+    )
+
+
+def power(a: Operand, b: Operand) -> Tensor:
+    """a ** b, elementwise with broadcasting; the gradient in b is that of a > 0."""
+    x, y, xp = operands("power", a, b)
+
+    def in_base(grad: Tensor) -> Tensor:
+        if isinstance(y, (int, float)) and y == 0:
+            return grad * 0.0
+        return sum_to(grad * (y * power(x, y - 1)), x.shape)
+
+    def in_exponent(grad: Tensor) -> Tensor:
+        logarithm = log_where_positive(x) if isinstance(x, Tensor) else float(np.log(x))
+        return sum_to(grad * power(x, y) * logarithm, y.shape)
+
+    return record(
+        "power",
+        _broadcast("power", xp.power, x, y),
+        (x, in_base),
+        (y, in_exponent),
+    )
+
+
+def log_where_positive(x: Tensor) -> Tensor:
+    """log(x) where x > 0, else 0."""
+    positive = x > 0
+    return where(positive, where(positive, x, 1.0).log(), 0.0)
+
+
+def negative(x: Operand) -> Tensor:
+    """-x."""
+    x = as_tensor("negative", x)
+    return record("negative", x.backend.xp.negative(x.data), (x, lambda grad: -grad))
+
+
+def maximum(a: Operand, b: Operand) -> Tensor:
+    """The larger of a and b, elementwise; equal ones share the gradient."""
+    return _extreme("maximum", a, b, operator.gt)
+
+
+def minimum(a: Operand, b: Operand) -> Tensor:
+    """The smaller of a and b, elementwise; equal ones share the gradient."""
+    return _extreme("minimum", a, b, operator.lt)
+
+
+def _extreme(name: str, a: Operand, b: Operand, wins: Callable[[Any, Any], Any]) -> Tensor:
+    x, y, xp = operands(name, a, b)
+
+    def share(own: Any, other: Any) -> Callable[[Tensor], Tensor]:
+        def vjp(grad: Tensor) -> Tensor:
+            won, tied = wins(raw(own), raw(other)), raw(own) == raw(other)
+            return sum_to(grad * (won + 0.5 * tied).astype(grad.dtype), own.shape)
+
+        return vjp
+
+    out = _broadcast(name, getattr(xp, name), x, y)
+    return record(name, out, (x, share(x, y)), (y, share(y, x)))
+
+
+def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
+    """a where the condition holds, else b; all three broadcast."""
+    condition = as_tensor("where", condition)
+    if condition.dtype.kind != "b":
+        raise DtypeError(f"where expects a boolean condition, got {condition.dtype}")
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        a = as_tensor("where", a)
+    x, y, xp = operands("where", a, b)
+    tensors = [part for part in (x, y) if isinstance(part, Tensor)]
+    same_device("where", condition, *tensors)
+    mask = condition.data
+    try:
+        out = xp.where(mask, raw(x), raw(y)).astype(tensors[0].dtype, copy=False)
+    except ValueError as error:
+        shapes = [part.shape for part in (condition, *tensors)]
+        raise ShapeError(f"where: shapes {shapes} do not broadcast") from error
+    return record(
+        "where",
+        out,
+        (x, lambda grad: sum_to(where(condition, grad, 0.0), x.shape)),
+        (y, lambda grad: sum_to(where(condition, 0.0, grad), y.shape)),
+    )
+
+
+def _compare(name: str) -> Callable[[Any, Any], Tensor]:
+    def compare(a: Operand, b: Operand) -> Tensor:
+        x, y, xp = operands(name, a, b)
+        return Tensor(xp.asarray(_broadcast(name, getattr(xp, name), x, y)))
+
+    compare.__name__ = name
+    compare.__doc__ = f"Elementwise ``{name}`` of a and b as a boolean tensor; no gradient."
+    return compare
+
+
+less = _compare("less")
+less_equal = _compare("less_equal")
+greater = _compare("greater")
+greater_equal = _compare("greater_equal")
+equal = _compare("equal")
+not_equal = _compare("not_equal")

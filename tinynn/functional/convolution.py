@@ -1,0 +1,197 @@
+"""Convolutions of channels-last images, and the two gradients that close over each other.
+
+A convolution is linear in the image and in the weight. Its gradients are again such products, so
+three functions that are each other's gradients suffice for derivatives of every order.
+"""
+
+from __future__ import annotations
+
+from tinynn.autograd import Tensor, record
+from tinynn.backend import Window, same_padding
+from tinynn.errors import ArgumentError, ShapeError
+from tinynn.functional.operands import same_device, same_dtype
+
+Pair = tuple[int, int]
+Padding = int | Pair | tuple[Pair, Pair] | str
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: Padding = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Cross-correlation of images (N, H, W, C) with a weight (kh, kw, C / groups, O).
+
+    Returns (N, H', W', O) with H' = floor((H + padding - (kh - 1)·dilation - 1) / stride) + 1.
+    ``padding`` is a number, (rows, columns), ((top, bottom), (left, right)), or "same", which gives
+    H' = ceil(H / stride) also for even kernels. ``groups`` splits the channels into that many
+    independent convolutions. Raises ShapeError if the kernel is larger than the padded image.
+    """
+    same_device("conv2d", x, weight, bias)
+    same_dtype("conv2d", x, weight, bias)
+    _check_image("conv2d", x)
+    if weight.ndim != 4:
+        raise ShapeError(f"conv2d expects a weight (kh, kw, C / groups, O), got {weight.shape}")
+    _check_groups("conv2d", x.shape[3], weight.shape[3], groups)
+    if x.shape[3] != weight.shape[2] * groups:
+        raise ShapeError(
+            f"conv2d expects images with {weight.shape[2] * groups} channels (the last axis) for a "
+            f"weight {weight.shape} in {groups} groups, got images of shape {x.shape}"
+        )
+    window = make_window("conv2d", x.shape, weight.shape[:2], stride, padding, dilation)
+    check_fits("conv2d", window, x.shape)
+    return _add_bias("conv2d", _conv2d(x, weight, window, groups), bias)
+
+
+def conv_transpose2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    output_padding: int | Pair = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """The adjoint of ``conv2d`` as a layer: images (N, H, W, C), weight (kh, kw, O / groups, C).
+
+    The weight is that of the convolution from O to C channels whose gradient this is. Returns
+    (N, H', W', O) with H' = (H - 1)·stride - 2·padding + (kh - 1)·dilation + output_padding + 1.
+    Zeiler, Krishnan, Taylor and Fergus, "Deconvolutional networks" (2010).
+    """
+    same_device("conv_transpose2d", x, weight, bias)
+    same_dtype("conv_transpose2d", x, weight, bias)
+    _check_image("conv_transpose2d", x)
+    if weight.ndim != 4 or x.shape[3] != weight.shape[3]:
+        raise ShapeError(
+            f"conv_transpose2d expects a weight (kh, kw, O / groups, {x.shape[3]}) for images of "
+            f"shape {x.shape}, got {weight.shape}"
+        )
+    outputs = weight.shape[2] * groups
+    _check_groups("conv_transpose2d", x.shape[3], outputs, groups)
+    pads = pair("conv_transpose2d", "padding", padding, 0)
+    window = Window(
+        (weight.shape[0], weight.shape[1]),
+        pair("conv_transpose2d", "stride", stride, 1),
+        ((pads[0], pads[0]), (pads[1], pads[1])),
+        pair("conv_transpose2d", "dilation", dilation, 1),
+    )
+    extra = pair("conv_transpose2d", "output_padding", output_padding, 0)
+    if any(e >= max(s, d) for e, s, d in zip(extra, window.stride, window.dilation, strict=True)):
+        raise ArgumentError(
+            f"conv_transpose2d expects an output_padding below stride or dilation, got {extra}"
+        )
+    size = [
+        (n - 1) * s - 2 * p + e + o
+        for n, s, p, e, o in zip(
+            x.shape[1:3], window.stride, pads, window.extent, extra, strict=True
+        )
+    ]
+    if min(size) < 1:
+        raise ShapeError(f"conv_transpose2d: padding {pads} leaves no output for {x.shape}")
+    shape = (x.shape[0], size[0], size[1], outputs)
+    out = _conv2d_input_gradient(x, weight, window, groups, shape)
+    return _add_bias("conv_transpose2d", out, bias)
+
+
+def _conv2d(x: Tensor, weight: Tensor, window: Window, groups: int) -> Tensor:
+    return record(
+        "conv2d",
+        x.backend.conv2d(x.data, weight.data, window, groups),
+        (x, lambda grad: _conv2d_input_gradient(grad, weight, window, groups, x.shape)),
+        (weight, lambda grad: _conv2d_weight_gradient(x, grad, window, groups)),
+    )
+
+
+def _conv2d_input_gradient(
+    grad_out: Tensor, weight: Tensor, window: Window, groups: int, shape: tuple[int, ...]
+) -> Tensor:
+    return record(
+        "conv2d_input_gradient",
+        grad_out.backend.conv2d_input_gradient(grad_out.data, weight.data, window, groups, shape),
+        (grad_out, lambda grad: _conv2d(grad, weight, window, groups)),
+        (weight, lambda grad: _conv2d_weight_gradient(grad, grad_out, window, groups)),
+    )
+
+
+def _conv2d_weight_gradient(x: Tensor, grad_out: Tensor, window: Window, groups: int) -> Tensor:
+    return record(
+        "conv2d_weight_gradient",
+        x.backend.conv2d_weight_gradient(x.data, grad_out.data, window, groups),
+        (x, lambda grad: _conv2d_input_gradient(grad_out, grad, window, groups, x.shape)),
+        (grad_out, lambda grad: _conv2d(x, grad, window, groups)),
+    )
+
+
+def _add_bias(name: str, out: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return out
+    if bias.shape != out.shape[-1:]:
+        raise ShapeError(f"{name} expects a bias {out.shape[-1:]}, got {bias.shape}")
+    return out + bias
+
+
+# -- arguments that pooling shares ----------------------------------------------------------------
+
+
+def pair(name: str, what: str, value: int | Pair, least: int) -> Pair:
+    """(rows, columns) from one number or two; ArgumentError if one is below ``least``."""
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    if len(both) != 2 or any(not isinstance(v, int) or v < least for v in both):
+        raise ArgumentError(
+            f"{name} expects {what} as one or two whole numbers >= {least}, got {value!r}"
+        )
+    return both[0], both[1]
+
+
+def make_window(
+    name: str,
+    shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: int | Pair,
+    padding: Padding,
+    dilation: int | Pair,
+) -> Window:
+    """The window for images of ``shape``, with every way to write its padding resolved."""
+    window = Window(
+        (kernel[0], kernel[1]),
+        pair(name, "stride", stride, 1),
+        dilation=pair(name, "dilation", dilation, 1),
+    )
+    if padding == "same":
+        rows = same_padding(shape[1], window.extent[0], window.stride[0])
+        columns = same_padding(shape[2], window.extent[1], window.stride[1])
+    elif isinstance(padding, str):
+        raise ArgumentError(f'{name} expects padding as numbers or "same", got {padding!r}')
+    elif isinstance(padding, tuple) and any(isinstance(p, tuple) for p in padding):
+        rows, columns = (pair(name, "padding", p, 0) for p in padding)
+    else:
+        both = pair(name, "padding", padding, 0)  # type: ignore[arg-type]
+        rows, columns = (both[0], both[0]), (both[1], both[1])
+    return window._replace(padding=(rows, columns))
+
+
+def check_fits(name: str, window: Window, shape: tuple[int, ...]) -> None:
+    """Raise ShapeError unless the window fits into the padded image at least once."""
+    if 0 in window.output_size(*shape[1:3]):
+        raise ShapeError(
+            f"{name}: a kernel of {window.kernel[0]}x{window.kernel[1]} (dilation "
+            f"{window.dilation}) does not fit into images of {shape[1]}x{shape[2]} pixels with "
+            f"padding {window.padding}; use a smaller kernel, padding, or larger images"
+        )
+
+
+def _check_image(name: str, x: Tensor) -> None:
+    if x.ndim != 4:
+        raise ShapeError(f"{name} expects images (N, H, W, C), channels last, got shape {x.shape}")
+
+
+def _check_groups(name: str, inputs: int, outputs: int, groups: int) -> None:
+    if not isinstance(groups, int) or groups < 1 or inputs % groups or outputs % groups:
+        raise ShapeError(
+            f"{name}: {groups!r} groups do not divide {inputs} input and {outputs} output channels"
+        )

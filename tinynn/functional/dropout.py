@@ -1,0 +1,32 @@
+"""Dropout, from the library's own random sequence."""
+
+from __future__ import annotations
+
+from tinynn.autograd import Tensor, record
+from tinynn.errors import ArgumentError
+from tinynn.functional.elementwise import require_floating
+from tinynn.random import Generator, default_generator
+
+
+def dropout(
+    x: Tensor, p: float = 0.5, training: bool = True, generator: Generator | None = None
+) -> Tensor:
+    """Each element set to 0 with probability p, the others divided by 1 - p; x if not training.
+
+    The mask comes from ``generator`` (default: the sequence of ``tinynn.manual_seed``) and is the
+    same on every device. Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov (2014).
+    """
+    require_floating("dropout", x)
+    if not 0 <= p < 1:
+        raise ArgumentError(f"dropout expects a probability 0 <= p < 1, got {p}")
+    if not training or p == 0:
+        return x
+    bits = (generator or default_generator).bits(x.backend, x.size)
+    mask = (bits >= round(p * 2**32)).reshape(x.shape)
+    return _masked(x, mask, 1 / (1 - p))
+
+
+def _masked(x: Tensor, mask: object, scale: float) -> Tensor:
+    """x · mask · scale, which is its own gradient; the mask is kept as one byte an element."""
+    out = (x.data * mask) * scale
+    return record("dropout", out, (x, lambda grad: _masked(grad, mask, scale)))

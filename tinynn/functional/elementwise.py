@@ -1,0 +1,166 @@
+"""Functions of one tensor, element by element; among them the activations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tinynn.autograd import Tensor, record, record_with_output
+from tinynn.errors import ArgumentError, DtypeError
+from tinynn.functional.arithmetic import where
+from tinynn.functional.operands import Operand, as_tensor
+
+
+def _floating(name: str, x: Operand) -> Tensor:
+    """The operand as a floating-point tensor; integers become float32."""
+    x = as_tensor(name, x)
+    return x if x.dtype.kind == "f" else x.astype("float32")
+
+
+def exp(x: Operand) -> Tensor:
+    """e to the power x."""
+    x = _floating("exp", x)
+    return record_with_output("exp", x.backend.xp.exp(x.data), (x, lambda grad, out: grad * out))
+
+
+def log(x: Operand) -> Tensor:
+    """The natural logarithm."""
+    x = _floating("log", x)
+    return record("log", x.backend.xp.log(x.data), (x, lambda grad: grad / x))
+
+
+def sqrt(x: Operand) -> Tensor:
+    """The square root; its gradient at 0 is infinite."""
+    x = _floating("sqrt", x)
+    out = x.backend.xp.sqrt(x.data)
+    return record_with_output("sqrt", out, (x, lambda grad, out: grad * 0.5 / out))
+
+
+def square(x: Operand) -> Tensor:
+    """x²."""
+    x = as_tensor("square", x)
+    return record("square", x.backend.xp.square(x.data), (x, lambda grad: grad * (x * 2)))
+
+
+def absolute(x: Operand) -> Tensor:
+    """|x|; the gradient at 0 is 0."""
+    x = as_tensor("absolute", x)
+    xp = x.backend.xp
+    return record("absolute", xp.abs(x.data), (x, lambda grad: grad * xp.sign(x.data)))
+
+
+def sin(x: Operand) -> Tensor:
+    """The sine of x in radians."""
+    x = _floating("sin", x)
+    return record("sin", x.backend.xp.sin(x.data), (x, lambda grad: grad * cos(x)))
+
+
+def cos(x: Operand) -> Tensor:
+    """The cosine of x in radians."""
+    x = _floating("cos", x)
+    return record("cos", x.backend.xp.cos(x.data), (x, lambda grad: -grad * sin(x)))
+
+
+def erf(x: Operand) -> Tensor:
+    """The error function, 2/√π ∫₀ˣ exp(-t²) dt."""
+    x = _floating("erf", x)
+    scale = 2 / math.sqrt(math.pi)
+    return record("erf", x.backend.erf(x.data), (x, lambda grad: grad * (scale * exp(-square(x)))))
+
+
+def clip(x: Operand, low: float | None = None, high: float | None = None) -> Tensor:
+    """x held between low and high; no gradient outside."""
+    x = as_tensor("clip", x)
+    if low is None and high is None:
+        raise ArgumentError("clip expects low, high or both")
+    if low is not None and high is not None and low > high:
+        raise ArgumentError(f"clip expects low <= high, got {low} > {high}")
+
+    def vjp(grad: Tensor) -> Tensor:
+        inside: Any = x.data == x.data  # also false for NaN
+        if low is not None:
+            inside &= x.data >= low
+        if high is not None:
+            inside &= x.data <= high
+        return grad * inside
+
+    return record("clip", x.backend.xp.clip(x.data, low, high), (x, vjp))
+
+
+# -- activations ----------------------------------------------------------------------------------
+
+
+def relu(x: Operand) -> Tensor:
+    """max(x, 0); the gradient at 0 is 0. Nair and Hinton (2010)."""
+    x = as_tensor("relu", x)
+    out = x.backend.relu(x.data)
+    return record("relu", out, (x, lambda grad: grad * (out > 0)))
+
+
+def leaky_relu(x: Operand, negative_slope: float = 0.01) -> Tensor:
+    """x where x > 0, else negative_slope · x. Maas, Hannun and Ng (2013)."""
+    x = _floating("leaky_relu", x)
+    return where(x > 0, x, x * negative_slope)
+
+
+def elu(x: Operand, alpha: float = 1.0) -> Tensor:
+    """x where x > 0, else alpha · (exp(x) - 1). Clevert, Unterthiner and Hochreiter (2016)."""
+    x = _floating("elu", x)
+    positive = x > 0
+    return where(positive, x, (exp(where(positive, 0.0, x)) - 1) * alpha)
+
+
+def sigmoid(x: Operand) -> Tensor:
+    """1 / (1 + exp(-x)), without overflow."""
+    x = _floating("sigmoid", x)
+    return record_with_output(
+        "sigmoid", x.backend.sigmoid(x.data), (x, lambda grad, out: grad * (out * (1 - out)))
+    )
+
+
+def tanh(x: Operand) -> Tensor:
+    """The hyperbolic tangent."""
+    x = _floating("tanh", x)
+    return record_with_output(
+        "tanh", x.backend.xp.tanh(x.data), (x, lambda grad, out: grad * (1 - out * out))
+    )
+
+
+def softplus(x: Operand) -> Tensor:
+    """log(1 + exp(x)), without overflow."""
+    x = _floating("softplus", x)
+    return record("softplus", x.backend.softplus(x.data), (x, lambda grad: grad * sigmoid(x)))
+
+
+def log_sigmoid(x: Operand) -> Tensor:
+    """log(1 / (1 + exp(-x))), without overflow."""
+    return -softplus(-_floating("log_sigmoid", x))
+
+
+def silu(x: Operand) -> Tensor:
+    """x · sigmoid(x), also called swish. Hendrycks and Gimpel (2016)."""
+    x = _floating("silu", x)
+    return x * sigmoid(x)
+
+
+def gelu(x: Operand, approximate: str = "none") -> Tensor:
+    """x · Φ(x) with the normal distribution's Φ. Hendrycks and Gimpel (2016).
+
+    ``approximate="tanh"`` uses their formula with tanh, good to about 1e-3.
+    """
+    x = _floating("gelu", x)
+    if approximate == "none":
+        return x * (0.5 * (1 + erf(x * math.sqrt(0.5))))
+    if approximate == "tanh":
+        return x * (0.5 * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x)))))
+    raise ArgumentError(f'gelu expects approximate="none" or "tanh", got {approximate!r}')
+
+
+def require_floating(name: str, x: Tensor) -> Tensor:
+    """The tensor, or DtypeError if it is not floating-point."""
+    if x.dtype.kind != "f":
+        raise DtypeError(
+            f"{name} expects a floating-point tensor, got {x.dtype} of shape {x.shape}; "
+            "convert with .astype('float32')"
+        )
+    return x

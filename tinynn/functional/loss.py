@@ -1,0 +1,211 @@
+"""Losses: one number from predictions and targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinynn.autograd import Tensor
+from tinynn.errors import ArgumentError, DtypeError, LabelError, ShapeError
+from tinynn.functional.arithmetic import where
+from tinynn.functional.elementwise import absolute, require_floating, sigmoid, softplus, square
+from tinynn.functional.operands import as_tensor, same_device
+from tinynn.functional.reduction import log_softmax
+from tinynn.functional.shape import index
+
+Target = Tensor | np.ndarray[Any, Any]
+
+
+def cross_entropy(
+    logits: Tensor,
+    target: Target,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Mean of -log softmax(logits)[label] over the examples.
+
+    ``logits`` is (..., K); ``target`` holds integer labels (...) from 0 to K - 1, or probabilities
+    (..., K). ``weight`` (K,) weighs the classes; the mean is then divided by the summed weights of
+    the labels. ``label_smoothing`` moves that part of each target to all classes evenly (Szegedy
+    and others, 2016). Labels equal to ``ignore_index`` do not count. ``reduction`` is "mean", "sum"
+    or "none". Raises LabelError for a label out of range.
+    """
+    require_floating("cross_entropy", logits)
+    target = as_tensor("cross_entropy", target)
+    same_device("cross_entropy", logits, target, weight)
+    if not logits.ndim:
+        raise ShapeError("cross_entropy expects logits (..., classes), got a single number")
+    if not 0 <= label_smoothing <= 1:
+        raise ArgumentError(f"label_smoothing is between 0 and 1, got {label_smoothing}")
+    classes = logits.shape[-1]
+    if weight is not None and weight.shape != (classes,):
+        raise ShapeError(f"cross_entropy expects {classes} class weights, got {weight.shape}")
+    if target.dtype.kind == "f":
+        if ignore_index is not None:
+            raise ArgumentError("ignore_index goes with integer labels, not with probabilities")
+        losses = _soft_cross_entropy(logits, target, weight, label_smoothing)
+        return _reduce("cross_entropy", losses, reduction)
+    flat, labels, share = _checked_labels(logits, target, ignore_index)
+    losses = _hard_cross_entropy(log_softmax(flat), labels, weight, label_smoothing)
+    if weight is not None:
+        share = index(weight, labels) if share is None else index(weight, labels) * share
+    if ignore_index is not None:
+        losses = where(target.reshape(-1) != ignore_index, losses, 0.0)
+    if reduction == "mean" and share is not None:
+        return losses.sum() / share.sum()
+    return _reduce("cross_entropy", losses.reshape(target.shape), reduction)
+
+
+def _hard_cross_entropy(
+    scores: Tensor, labels: Any, weight: Tensor | None, label_smoothing: float
+) -> Tensor:
+    """The loss of each row of log-probabilities (n, K)."""
+    weighted = scores if weight is None else scores * weight
+    rows = scores.backend.xp.arange(scores.shape[0])
+    losses = -index(weighted, (rows, labels))
+    if label_smoothing:
+        even = weighted.sum(-1) * (label_smoothing / scores.shape[1])
+        losses = losses * (1 - label_smoothing) - even
+    return losses
+
+
+def _checked_labels(
+    logits: Tensor, target: Tensor, ignore_index: int | None
+) -> tuple[Tensor, Any, Tensor | None]:
+    """Flat logits, flat labels with 0 for ignored ones, and 1 for the others (None: all)."""
+    if target.shape != logits.shape[:-1]:
+        raise ShapeError(
+            f"cross_entropy expects labels of shape {logits.shape[:-1]} for logits of shape "
+            f"{logits.shape}, got {target.shape}"
+        )
+    if target.dtype.kind not in "iu":
+        raise DtypeError(f"cross_entropy expects integer labels, got {target.dtype}")
+    flat = logits.reshape(-1, logits.shape[-1])
+    labels = target.data.reshape(-1)
+    counted = None
+    if ignore_index is not None:
+        kept = labels != ignore_index
+        labels, counted = labels * kept, Tensor(kept.astype(logits.dtype))
+    if labels.size:
+        check_labels(labels, logits.shape[-1])
+    return flat, labels, counted
+
+
+def check_labels(labels: Any, classes: int) -> None:
+    """Raise LabelError, naming the first offender, unless all labels are in [0, classes)."""
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= classes:
+        position = int(((labels < 0) | (labels >= classes)).argmax())
+        raise LabelError(
+            f"cross_entropy expects labels from 0 to {classes - 1} for {classes} classes, got "
+            f"{int(labels[position])} at position {position} of the batch"
+        )
+
+
+def _soft_cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None, label_smoothing: float
+) -> Tensor:
+    """The loss of each example for target probabilities."""
+    if target.shape != logits.shape:
+        raise ShapeError(
+            f"cross_entropy expects probabilities of the logits' shape {logits.shape}, got "
+            f"{target.shape}"
+        )
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
+    terms = target * log_softmax(logits)
+    return -(terms if weight is None else terms * weight).sum(-1)
+
+
+def nll_loss(log_probabilities: Tensor, labels: Target, reduction: str = "mean") -> Tensor:
+    """Mean of -log_probabilities[label]: the second half of ``cross_entropy``."""
+    labels = as_tensor("nll_loss", labels)
+    same_device("nll_loss", log_probabilities, labels)
+    flat, picked, _ = _checked_labels(log_probabilities, labels, None)
+    rows = flat.backend.xp.arange(flat.shape[0])
+    losses = -index(flat, (rows, picked))
+    return _reduce("nll_loss", losses.reshape(labels.shape), reduction)
+
+
+def binary_cross_entropy_with_logits(
+    logits: Tensor, target: Target, pos_weight: float = 1.0, reduction: str = "mean"
+) -> Tensor:
+    """Mean of -pos_weight·t·log σ(x) - (1 - t)·log(1 - σ(x)), without overflow.
+
+    ``target`` has the shape of the logits, from 0 to 1.
+    """
+    x, t = _pair("binary_cross_entropy_with_logits", logits, target)
+    losses = (1 - t) * softplus(x) + pos_weight * (t * softplus(-x))
+    return _reduce("binary_cross_entropy_with_logits", losses, reduction)
+
+
+def sigmoid_focal_loss(
+    logits: Tensor,
+    target: Target,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Binary cross-entropy with each element weighed by α_t·(1 - p_t)^γ.
+
+    p_t is the probability given to the truth, α_t is α for positives and 1 - α for negatives;
+    alpha < 0 leaves the classes unweighed. Lin, Goyal, Girshick, He and Dollár (2017).
+    """
+    x, t = _pair("sigmoid_focal_loss", logits, target)
+    p = sigmoid(x)
+    losses = (1 - t) * softplus(x) + t * softplus(-x)
+    missed = t * (1 - p) + (1 - t) * p
+    losses = losses * missed**gamma
+    if alpha >= 0:
+        losses = losses * (alpha * t + (1 - alpha) * (1 - t))
+    return _reduce("sigmoid_focal_loss", losses, reduction)
+
+
+def mse_loss(prediction: Tensor, target: Target, reduction: str = "mean") -> Tensor:
+    """Mean of (prediction - target)²."""
+    x, t = _pair("mse_loss", prediction, target)
+    return _reduce("mse_loss", square(x - t), reduction)
+
+
+def l1_loss(prediction: Tensor, target: Target, reduction: str = "mean") -> Tensor:
+    """Mean of |prediction - target|."""
+    x, t = _pair("l1_loss", prediction, target)
+    return _reduce("l1_loss", absolute(x - t), reduction)
+
+
+def huber_loss(
+    prediction: Tensor, target: Target, delta: float = 1.0, reduction: str = "mean"
+) -> Tensor:
+    """Mean of d²/2 where |d| <= delta, else delta·(|d| - delta/2). Huber (1964)."""
+    if delta <= 0:
+        raise ArgumentError(f"huber_loss expects delta > 0, got {delta}")
+    x, t = _pair("huber_loss", prediction, target)
+    distance = absolute(x - t)
+    losses = where(distance <= delta, square(distance) * 0.5, distance * delta - delta**2 / 2)
+    return _reduce("huber_loss", losses, reduction)
+
+
+def _pair(name: str, prediction: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """Prediction and target of one shape, device and dtype."""
+    require_floating(name, prediction)
+    target = as_tensor(name, target)
+    same_device(name, prediction, target)
+    if prediction.shape != target.shape:
+        raise ShapeError(
+            f"{name} expects a target of the prediction's shape {prediction.shape}, got "
+            f"{target.shape}"
+        )
+    return prediction, target if target.dtype.kind == "f" else target.astype(prediction.dtype)
+
+
+def _reduce(name: str, losses: Tensor, reduction: str) -> Tensor:
+    if reduction == "mean":
+        return losses.mean()
+    if reduction == "sum":
+        return losses.sum()
+    if reduction == "none":
+        return losses
+    raise ArgumentError(f'{name} expects reduction "mean", "sum" or "none", got {reduction!r}')

@@ -1,0 +1,133 @@
+"""Normalisation to mean 0 and variance 1, over the batch, the features or groups of channels."""
+
+from __future__ import annotations
+
+from tinynn.autograd import Tensor, is_grad_enabled, record_with_output
+from tinynn.errors import ArgumentError, ShapeError
+from tinynn.functional.elementwise import require_floating
+from tinynn.functional.operands import same_device
+from tinynn.functional.reduction import mean, var
+
+
+def normalise(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(x - mean) / √(var + eps) over the axes, and the mean and variance (without gradients).
+
+    The gradient is r·(g - mean(g) - y·mean(g·y)) with r = 1 / √(var + eps) and the result y.
+    """
+    out, average, variance = x.backend.normalise(x.data, axes, eps)
+
+    def vjp(grad: Tensor, out: Tensor) -> Tensor:
+        if is_grad_enabled():
+            scale = (var(x, axes, keepdims=True) + eps) ** -0.5
+            centred = grad - mean(grad, axes, keepdims=True)
+            return scale * (centred - out * mean(grad * out, axes, keepdims=True))
+        return Tensor(x.backend.normalise_gradient(grad.data, out.data, variance, axes, eps))
+
+    return (
+        record_with_output("normalise", out, (x, vjp)),
+        Tensor(average),
+        Tensor(variance),
+    )
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise each channel (the last axis) over all other axes, then scale and shift it.
+
+    In training the batch's own mean and variance are used, and ``running_mean`` and
+    ``running_var`` (C,) move towards them in place: running += momentum · (batch - running), the
+    variance without bias. Otherwise the running ones are used. Ioffe and Szegedy (2015).
+    """
+    require_floating("batch_norm", x)
+    same_device("batch_norm", x, running_mean, running_var, weight, bias)
+    _check_channels("batch_norm", x, running_mean, running_var, weight, bias)
+    axes = tuple(range(x.ndim - 1))
+    if training or running_mean is None or running_var is None:
+        count = x.size // max(1, x.shape[-1])
+        if count < 2:
+            raise ShapeError(
+                f"batch_norm in training needs more than one value per channel, got {x.shape}; "
+                "use a larger batch or model.eval()"
+            )
+        out, average, variance = normalise(x, axes, eps)
+        if training and running_mean is not None and running_var is not None:
+            _move(running_mean, average, momentum, 1.0)
+            _move(running_var, variance, momentum, count / (count - 1))
+        return _affine(out, weight, bias)
+    scale = (running_var + eps) ** -0.5
+    if weight is not None:
+        scale = scale * weight
+    shift = -running_mean * scale
+    return x * scale + (shift if bias is None else shift + bias)
+
+
+def _move(running: Tensor, batch: Tensor, momentum: float, correction: float) -> None:
+    running.data *= 1 - momentum
+    running.data += momentum * correction * batch.data.reshape(-1)
+
+
+def layer_norm(
+    x: Tensor,
+    axes: int = 1,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise each example over its last ``axes`` axes, then scale and shift elementwise.
+
+    ``weight`` and ``bias`` have the shape of those axes. Ba, Kiros and Hinton (2016).
+    """
+    require_floating("layer_norm", x)
+    same_device("layer_norm", x, weight, bias)
+    if not 1 <= axes <= x.ndim:
+        raise ArgumentError(f"layer_norm over the last {axes} axes of shape {x.shape}")
+    for parameter in (weight, bias):
+        if parameter is not None and parameter.shape != x.shape[x.ndim - axes :]:
+            raise ShapeError(
+                f"layer_norm expects weight and bias of shape {x.shape[x.ndim - axes :]} for an "
+                f"input {x.shape}, got {parameter.shape}"
+            )
+    return _affine(normalise(x, tuple(range(x.ndim - axes, x.ndim)), eps)[0], weight, bias)
+
+
+def group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise each example over its pixels and a group of channels, then scale and shift (C,).
+
+    Images are (N, ..., C). Wu and He (2018); one channel a group is instance normalisation.
+    """
+    require_floating("group_norm", x)
+    same_device("group_norm", x, weight, bias)
+    if x.ndim < 2 or groups < 1 or x.shape[-1] % groups:
+        raise ShapeError(f"group_norm: {groups} groups do not divide the channels of {x.shape}")
+    _check_channels("group_norm", x, weight, bias)
+    split = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+    return _affine(normalise(split, (1, 3), eps)[0].reshape(x.shape), weight, bias)
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    if weight is not None:
+        x = x * weight
+    return x if bias is None else x + bias
+
+
+def _check_channels(name: str, x: Tensor, *parameters: Tensor | None) -> None:
+    for parameter in parameters:
+        if parameter is not None and parameter.shape != x.shape[-1:]:
+            raise ShapeError(
+                f"{name} expects {parameter.shape[0] if parameter.ndim else 1} channels (the last "
+                f"axis), got an input of shape {x.shape}"
+            )

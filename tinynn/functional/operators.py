@@ -1,0 +1,111 @@
+"""What makes ``a + b`` and ``x.sum()`` work: functions as operators and methods of ``Tensor``.
+
+The floor of tensors knows no mathematics, so its operators are put in place from up here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tinynn.autograd import Tensor
+from tinynn.functional import arithmetic, elementwise, linear, reduction, shape
+
+_Binary = Callable[[Any, Any], Tensor]
+
+
+def _swapped(function: _Binary) -> _Binary:
+    return lambda a, b: function(b, a)
+
+
+def _sizes(arguments: tuple[Any, ...]) -> Any:
+    """reshape(2, 3) and reshape((2, 3)) mean the same."""
+    return arguments[0] if len(arguments) == 1 and not isinstance(arguments[0], int) else arguments
+
+
+def _iterate(x: Tensor) -> Iterator[Tensor]:
+    return (x[i] for i in range(len(x)))
+
+
+def _apply_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Tensor:
+    """np.exp(x) and array * x: the differentiable function of the same name, if there is one."""
+    function = _UFUNCS.get(ufunc.__name__)
+    if method != "__call__" or options or function is None:
+        raise TypeError(
+            f"np.{ufunc.__name__} has no differentiable counterpart for tensors in this form; "
+            "use tinynn.functional, or x.numpy() to leave the graph"
+        )
+    return function(*inputs)
+
+
+_ARITHMETIC: dict[str, _Binary] = {
+    "add": arithmetic.add,
+    "sub": arithmetic.subtract,
+    "mul": arithmetic.multiply,
+    "truediv": arithmetic.divide,
+    "pow": arithmetic.power,
+    "matmul": linear.matmul,
+}
+_COMPARISONS: dict[str, _Binary] = {
+    "lt": arithmetic.less,
+    "le": arithmetic.less_equal,
+    "gt": arithmetic.greater,
+    "ge": arithmetic.greater_equal,
+    "eq": arithmetic.equal,
+    "ne": arithmetic.not_equal,
+}
+_UFUNCS: dict[str, Any] = {
+    function.__name__: function
+    for function in (
+        *_ARITHMETIC.values(),
+        *_COMPARISONS.values(),
+        arithmetic.negative,
+        arithmetic.maximum,
+        arithmetic.minimum,
+        elementwise.absolute,
+        elementwise.exp,
+        elementwise.log,
+        elementwise.sqrt,
+        elementwise.square,
+        elementwise.sin,
+        elementwise.cos,
+        elementwise.tanh,
+    )
+}
+_METHODS: dict[str, Callable[..., Any]] = {
+    "__neg__": arithmetic.negative,
+    "__abs__": elementwise.absolute,
+    "__getitem__": shape.index,
+    "__iter__": _iterate,
+    "__array_ufunc__": _apply_ufunc,
+    "T": property(shape.permute),  # type: ignore[dict-item]
+    "abs": elementwise.absolute,
+    "exp": elementwise.exp,
+    "log": elementwise.log,
+    "sqrt": elementwise.sqrt,
+    "clip": elementwise.clip,
+    "sum": reduction.sum,
+    "mean": reduction.mean,
+    "max": reduction.max,
+    "min": reduction.min,
+    "var": reduction.var,
+    "std": reduction.std,
+    "argmax": reduction.argmax,
+    "argmin": reduction.argmin,
+    "reshape": lambda x, *sizes: shape.reshape(x, _sizes(sizes)),
+    "permute": lambda x, *axes: shape.permute(x, _sizes(axes)),
+    "flatten": shape.flatten,
+    "squeeze": shape.squeeze,
+    "unsqueeze": shape.unsqueeze,
+}
+
+
+def install() -> None:
+    """Give ``Tensor`` its operators and methods."""
+    for name, function in _ARITHMETIC.items():
+        setattr(Tensor, f"__{name}__", function)
+        setattr(Tensor, f"__r{name}__", _swapped(function))
+    for name, function in _COMPARISONS.items():
+        setattr(Tensor, f"__{name}__", function)
+    for name, function in _METHODS.items():
+        setattr(Tensor, name, function)

@@ -1,0 +1,139 @@
+"""Functions that reduce axes: sums, extremes, moments."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tinynn.autograd import Tensor, record, record_with_output
+from tinynn.errors import ShapeError
+from tinynn.functional.elementwise import exp, log, sqrt, square
+from tinynn.functional.operands import Axis, Operand, as_tensor, normal_axes, normal_axis
+from tinynn.functional.shape import broadcast_to
+
+
+def _expand(x: Tensor, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> Tensor:
+    """A reduced tensor broadcast back over the axes it lost."""
+    if not keepdims:
+        x = x.reshape(tuple(1 if i in axes else n for i, n in enumerate(shape)))
+    return broadcast_to(x, shape)
+
+
+def sum(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The sum over the axes (default: all)."""
+    x = as_tensor("sum", x)
+    axes = normal_axes("sum", axis, x.ndim)
+    return record(
+        "sum",
+        x.backend.sum(x.data, axes, keepdims),
+        (x, lambda grad: _expand(grad, x.shape, axes, keepdims)),
+    )
+
+
+def mean(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The arithmetic mean over the axes (default: all); integers are averaged as float32."""
+    x = as_tensor("mean", x)
+    if x.dtype.kind != "f":
+        x = x.astype("float32")
+    return sum(x, axis, keepdims) * (1 / _count("mean", x, axis))
+
+
+def _count(name: str, x: Tensor, axis: Axis) -> int:
+    count = math.prod(x.shape[i] for i in normal_axes(name, axis, x.ndim))
+    if count == 0:
+        raise ShapeError(f"{name} over no elements: shape {x.shape}, axis {axis}")
+    return count
+
+
+def var(x: Operand, axis: Axis = None, keepdims: bool = False, correction: int = 0) -> Tensor:
+    """Mean of (x - mean)² over the axes, divided by (count - correction) instead of the count.
+
+    ``correction=1`` gives the unbiased estimate (Bessel).
+    """
+    x = as_tensor("var", x)
+    count = _count("var", x, axis)
+    if count <= correction:
+        raise ShapeError(f"var with correction {correction} needs more than {count} elements")
+    return sum(square(x - mean(x, axis, keepdims=True)), axis, keepdims) * (
+        1 / (count - correction)
+    )
+
+
+def std(x: Operand, axis: Axis = None, keepdims: bool = False, correction: int = 0) -> Tensor:
+    """The square root of ``var``; its gradient is infinite where all elements are equal."""
+    return sqrt(var(x, axis, keepdims, correction))
+
+
+def max(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The largest element over the axes; equal ones share the gradient."""
+    return _extreme("max", x, axis, keepdims)
+
+
+def min(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The smallest element over the axes; equal ones share the gradient."""
+    return _extreme("min", x, axis, keepdims)
+
+
+def _extreme(name: str, x: Operand, axis: Axis, keepdims: bool) -> Tensor:
+    x = as_tensor(name, x)
+    axes = normal_axes(name, axis, x.ndim)
+    _count(name, x, axis)
+    data = x.data
+
+    def vjp(grad: Tensor) -> Tensor:
+        best = getattr(data, name)(axis=axes, keepdims=True)
+        winners: Any = (data == best).astype(grad.dtype)
+        winners /= winners.sum(axis=axes, keepdims=True)
+        return _expand(grad, x.shape, axes, keepdims) * winners
+
+    return record(name, getattr(data, name)(axis=axes, keepdims=keepdims), (x, vjp))
+
+
+def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """log(sum(exp(x))) over the axes, shifted by the maximum so that nothing overflows."""
+    x = as_tensor("logsumexp", x)
+    axes = normal_axes("logsumexp", axis, x.ndim)
+    shift = x.data.max(axis=axes, keepdims=True)
+    shifted = log(sum(exp(x - Tensor(shift)), axes, keepdims=True)) + Tensor(shift)
+    return shifted if keepdims else shifted.squeeze(axes)
+
+
+def softmax(x: Operand, axis: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along an axis."""
+    x = as_tensor("softmax", x)
+    axis = normal_axis("softmax", axis, x.ndim)
+
+    def vjp(grad: Tensor, out: Tensor) -> Tensor:
+        return out * (grad - sum(grad * out, axis, keepdims=True))
+
+    return record_with_output("softmax", x.backend.softmax(x.data, axis), (x, vjp))
+
+
+def log_softmax(x: Operand, axis: int = -1) -> Tensor:
+    """The logarithm of ``softmax``, computed without it."""
+    x = as_tensor("log_softmax", x)
+    axis = normal_axis("log_softmax", axis, x.ndim)
+
+    def vjp(grad: Tensor, out: Tensor) -> Tensor:
+        return grad - exp(out) * sum(grad, axis, keepdims=True)
+
+    return record_with_output("log_softmax", x.backend.log_softmax(x.data, axis), (x, vjp))
+
+
+def argmax(x: Operand, axis: int | None = None) -> Tensor:
+    """The index of the first largest element along an axis (of the flat tensor for None)."""
+    return _argument("argmax", x, axis)
+
+
+def argmin(x: Operand, axis: int | None = None) -> Tensor:
+    """The index of the first smallest element along an axis (of the flat tensor for None)."""
+    return _argument("argmin", x, axis)
+
+
+def _argument(name: str, x: Operand, axis: int | None) -> Tensor:
+    x = as_tensor(name, x)
+    if axis is not None:
+        axis = normal_axis(name, axis, x.ndim)
+    _count(name, x, axis)
+    found: Any = getattr(x.backend.xp, name)(x.data, axis=axis)
+    return Tensor(x.backend.xp.asarray(found))

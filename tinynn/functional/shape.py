@@ -1,0 +1,208 @@
+"""Functions that move elements about without changing them: shapes, joins, parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinynn.autograd import Tensor, record
+from tinynn.errors import ArgumentError, ShapeError
+from tinynn.functional.operands import (
+    Axis,
+    Operand,
+    as_tensor,
+    normal_axes,
+    normal_axis,
+    same_device,
+    same_dtype,
+    sum_to,
+)
+
+
+def reshape(x: Operand, shape: Sequence[int] | int) -> Tensor:
+    """The same elements in row-major order in another shape; one size may be -1."""
+    x = as_tensor("reshape", x)
+    sizes = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+    if sizes == x.shape:
+        return x
+    try:
+        out = x.data.reshape(sizes)
+    except ValueError as error:
+        raise ShapeError(
+            f"reshape: {x.shape} has {x.size} elements, which do not fit into {sizes}"
+        ) from error
+    return record("reshape", out, (x, lambda grad: reshape(grad, x.shape)))
+
+
+def flatten(x: Operand, start_axis: int = 0) -> Tensor:
+    """The axes from ``start_axis`` on joined into one."""
+    x = as_tensor("flatten", x)
+    start = normal_axis("flatten", start_axis, x.ndim) if x.ndim else 0
+    return reshape(x, (*x.shape[:start], math.prod(x.shape[start:])))
+
+
+def permute(x: Operand, axes: Sequence[int] | None = None) -> Tensor:
+    """The axes in another order (default: reversed)."""
+    x = as_tensor("permute", x)
+    order = tuple(reversed(range(x.ndim))) if axes is None else tuple(axes)
+    normal = tuple(normal_axis("permute", a, x.ndim) for a in order)
+    if sorted(normal) != list(range(x.ndim)):
+        raise ShapeError(f"permute expects each of {x.ndim} axes once, got {order}")
+    inverse = tuple(normal.index(i) for i in range(x.ndim))
+    return record("permute", x.data.transpose(normal), (x, lambda grad: permute(grad, inverse)))
+
+
+def squeeze(x: Operand, axis: Axis = None) -> Tensor:
+    """Without the axes of length 1 (default: all of them)."""
+    x = as_tensor("squeeze", x)
+    if axis is None:
+        axes = tuple(i for i, n in enumerate(x.shape) if n == 1)
+    else:
+        axes = normal_axes("squeeze", axis, x.ndim)
+        if any(x.shape[i] != 1 for i in axes):
+            raise ShapeError(f"squeeze expects axes of length 1, got axis {axis} of {x.shape}")
+    return reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))
+
+
+def unsqueeze(x: Operand, axis: int) -> Tensor:
+    """With a new axis of length 1 at ``axis``."""
+    x = as_tensor("unsqueeze", x)
+    position = normal_axis("unsqueeze", axis, x.ndim + 1)
+    return reshape(x, (*x.shape[:position], 1, *x.shape[position:]))
+
+
+def broadcast_to(x: Operand, shape: tuple[int, ...]) -> Tensor:
+    """x repeated along new axes and axes of length 1 to the given shape."""
+    x = as_tensor("broadcast_to", x)
+    if x.shape == tuple(shape):
+        return x
+    try:
+        out = x.backend.xp.broadcast_to(x.data, shape)
+    except ValueError as error:
+        raise ShapeError(f"broadcast_to: {x.shape} does not broadcast to {shape}") from error
+    return record("broadcast_to", out, (x, lambda grad: sum_to(grad, x.shape)))
+
+
+def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Tensors joined along an axis; all other sizes must agree."""
+    parts = _several("concat", tensors)
+    axis = normal_axis("concat", axis, parts[0].ndim)
+    for part in parts:
+        if _without(part.shape, axis) != _without(parts[0].shape, axis):
+            raise ShapeError(
+                f"concat along axis {axis}: shapes {[p.shape for p in parts]} differ elsewhere"
+            )
+    stops = np.cumsum([part.shape[axis] for part in parts]).tolist()
+    starts = [0, *stops[:-1]]
+    spans = [_along(axis, slice(a, b)) for a, b in zip(starts, stops, strict=True)]
+    out = parts[0].backend.xp.concatenate([part.data for part in parts], axis=axis)
+    return record(
+        "concat",
+        out,
+        *(
+            (part, lambda grad, span=span: grad[span])
+            for part, span in zip(parts, spans, strict=True)
+        ),
+    )
+
+
+def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Tensors of one shape side by side along a new axis."""
+    parts = _several("stack", tensors)
+    if len({part.shape for part in parts}) != 1:
+        raise ShapeError(f"stack expects equal shapes, got {[part.shape for part in parts]}")
+    return concat([unsqueeze(part, axis) for part in parts], axis)
+
+
+def split(x: Operand, sections: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
+    """The tensor cut along an axis, into so many equal parts or into parts of these sizes."""
+    x = as_tensor("split", x)
+    axis = normal_axis("split", axis, x.ndim)
+    length = x.shape[axis]
+    if isinstance(sections, int):
+        if sections < 1 or length % sections:
+            raise ShapeError(f"split: axis {axis} of {x.shape} is no multiple of {sections}")
+        sections = [length // sections] * sections
+    if sum(sections) != length:
+        raise ShapeError(f"split: sizes {list(sections)} do not add up to {length}")
+    stops = np.cumsum(sections).tolist()
+    return tuple(
+        index(x, _along(axis, slice(stop - size, stop)))
+        for size, stop in zip(sections, stops, strict=True)
+    )
+
+
+def pad(x: Operand, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
+    """The tensor with a constant border; one (before, after) pair for each axis."""
+    x = as_tensor("pad", x)
+    pairs = [tuple(pair) for pair in widths]
+    if len(pairs) != x.ndim or any(len(p) != 2 or min(p) < 0 for p in pairs):
+        raise ArgumentError(
+            f"pad expects {x.ndim} pairs (before, after) of sizes >= 0 for shape {x.shape}, "
+            f"got {list(widths)}"
+        )
+    inner = tuple(slice(a, a + n) for (a, _), n in zip(pairs, x.shape, strict=True))
+    out = x.backend.xp.pad(x.data, pairs, constant_values=value)
+    return record("pad", out, (x, lambda grad: grad[inner]))
+
+
+def flip(x: Operand, axis: Axis = None) -> Tensor:
+    """The elements in reverse order along the axes (default: all)."""
+    x = as_tensor("flip", x)
+    axes = normal_axes("flip", axis, x.ndim)
+    return record("flip", x.backend.xp.flip(x.data, axes), (x, lambda grad: flip(grad, axes)))
+
+
+def index(x: Operand, key: Any) -> Tensor:
+    """x[key]: integers, slices, None, Ellipsis, boolean masks, integer arrays and tensors.
+
+    An index out of range raises IndexError. The gradient adds up where an element is taken twice.
+    """
+    x = as_tensor("index", x)
+    key = _array_key(x, key)
+    try:
+        out = x.data[key]
+    except IndexError as error:
+        raise IndexError(f"index of a tensor of shape {x.shape}: {error}") from None
+    return record("index", out, (x, lambda grad: _scatter_add(grad, x.shape, key)))
+
+
+def _scatter_add(values: Tensor, shape: tuple[int, ...], key: Any) -> Tensor:
+    """The adjoint of ``index``: zeros of ``shape`` with the values added at key."""
+    out = values.backend.scatter_add(shape, key, values.data)
+    return record("scatter_add", out, (values, lambda grad: index(grad, key)))
+
+
+def _array_key(x: Tensor, key: Any) -> Any:
+    """The key with tensors, lists and host arrays turned into arrays of the tensor's device."""
+    if isinstance(key, tuple):
+        return tuple(_array_key(x, part) for part in key)
+    if isinstance(key, Tensor):
+        same_device("index", x, key)
+        return key.data
+    if isinstance(key, list):
+        key = np.asarray(key, dtype=None if key else np.int64)
+    if isinstance(key, np.ndarray):
+        return x.backend.from_host(key)
+    return key
+
+
+def _several(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
+    parts = [as_tensor(name, part) for part in tensors]
+    if not parts:
+        raise ArgumentError(f"{name} expects at least one tensor")
+    same_device(name, *parts)
+    if any(part.dtype != parts[0].dtype for part in parts):
+        same_dtype(name, *parts)
+    return parts
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return (*shape[:axis], *shape[axis + 1 :])
+
+
+def _along(axis: int, span: slice) -> tuple[slice, ...]:
+    return (*(slice(None) for _ in range(axis)), span)

@@ -1,0 +1,97 @@
+"""Modules that hold modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tinynn.errors import ArgumentError
+from tinynn.nn.module import Module
+
+
+class _Container(Module):
+    """Children under names of their own choice, without an attribute in between."""
+
+    def _add(self, name: str, module: Module) -> None:
+        if not isinstance(module, Module):
+            raise ArgumentError(
+                f"{type(self).__name__} holds modules, got {type(module).__name__} as {name!r}; "
+                "a plain function can be wrapped in a Module with a forward()"
+            )
+        vars(self)[name] = module
+
+    def _modules(self) -> list[Module]:
+        return [child for _, child in self.named_children()]
+
+    def __len__(self) -> int:
+        return len(self._modules())
+
+
+class Sequential(_Container):
+    """Modules one after the other, each given what the one before returned."""
+
+    def __init__(self, *modules: Module) -> None:
+        for position, module in enumerate(modules):
+            self._add(str(position), module)
+
+    def forward(self, x: Any) -> Any:
+        """The last module's output."""
+        for module in self._modules():
+            x = module(x)
+        return x
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._modules())
+
+    def __getitem__(self, index: int | slice) -> Module:
+        """One module, or a Sequential of some (which share their parameters with this one)."""
+        chosen = self._modules()[index]
+        return chosen if isinstance(chosen, Module) else Sequential(*chosen)
+
+
+class ModuleList(_Container):
+    """A list of modules; what to do with them is the forward() of the module that holds it."""
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        self._arguments = ((list(modules),), {})
+        for module in self._arguments[0][0]:
+            self.append(module)
+
+    def append(self, module: Module) -> None:
+        """Add a module at the end."""
+        self._add(str(len(self)), module)
+        self._arguments = ((self._modules(),), {})
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._modules())
+
+    def __getitem__(self, index: int) -> Module:
+        return self._modules()[index]
+
+
+class ModuleDict(_Container):
+    """Modules by name; what to do with them is the forward() of the module that holds it."""
+
+    def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
+        self._arguments = (({},), {})
+        for name, module in (modules or {}).items():
+            self[name] = module
+
+    def __setitem__(self, name: str, module: Module) -> None:
+        if not isinstance(name, str) or not name or "." in name:
+            raise ArgumentError(f"ModuleDict expects names without dots, got {name!r}")
+        self._add(name, module)
+        self._arguments = ((dict(self.named_children()),), {})
+
+    def __getitem__(self, name: str) -> Module:
+        return dict(self.named_children())[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.named_children())
+
+    def __contains__(self, name: str) -> bool:
+        return name in dict(self.named_children())
+
+    def items(self) -> Iterator[tuple[str, Module]]:
+        """Name and module, in order."""
+        return self.named_children()

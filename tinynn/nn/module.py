@@ -1,0 +1,286 @@
+"""``Module``: a function with parameters, found from plain attributes and named by their path.
+
+An attribute that is a ``Parameter`` is a parameter, any other tensor a buffer (unless its name
+starts with an underscore), and a module, or a list, tuple or dict of modules, is a child. Nothing
+has to be registered. A path such as ``features.0.weight`` names a parameter everywhere: in errors,
+files, optimizers and traces.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tinynn.autograd import Tensor
+from tinynn.backend import Array, backend_of, get_backend
+from tinynn.errors import DtypeError, FileFormatError, TinynnError
+
+Self = TypeVar("Self", bound="Module")
+ForwardHook = Callable[["Module", tuple[Any, ...], Any], Any]
+
+
+class Parameter(Tensor):
+    """A tensor that training changes."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Array | Tensor, requires_grad: bool = True) -> None:
+        super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
+
+
+class Module:
+    """Base of all layers and models: subclass it, set attributes, write ``forward``.
+
+    >>> class Block(nn.Module):
+    ...     def __init__(self, channels):
+    ...         self.conv = nn.Conv2d(channels, channels, 3, padding="same")
+    ...
+    ...     def forward(self, x):
+    ...         return F.relu(x + self.conv(x))
+    """
+
+    __slots__ = ("__dict__", "__weakref__", "_arguments", "_forward_hooks")
+
+    training: bool = True
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    _forward_hooks: dict[int, ForwardHook]
+
+    def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        self._arguments = (args, kwargs)  # what repr shows and a file stores
+        self._forward_hooks = {}
+        return self
+
+    def forward(self, *inputs: Any) -> Any:
+        """What the module computes; subclasses write it, users call the module itself."""
+        raise TypeError(f"{type(self).__name__} has no forward(); a module must define one")
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        trail = _calls.trail
+        outermost = trail is None
+        if trail is None:
+            trail = _calls.trail = []
+        try:
+            output = self.forward(*inputs, **options)
+            for hook in tuple(self._forward_hooks.values()):
+                changed = hook(self, inputs, output)
+                output = output if changed is None else changed
+        except Exception as error:
+            _locate(error, self, outermost, trail, inputs)
+            raise
+        finally:
+            if outermost:
+                _calls.trail = None
+        trail.append((self, _shapes(inputs), _shapes((output,))))
+        return output
+
+    def register_forward_hook(self, hook: ForwardHook) -> Callable[[], None]:
+        """Call ``hook(module, inputs, output)`` after every forward pass.
+
+        What it returns, unless None, replaces the output. Returns a function that removes the hook.
+        """
+        key = object()
+        self._forward_hooks[id(key)] = hook
+        return lambda: (self._forward_hooks.pop(id(key), None), None)[1]
+
+    # -- what is inside -----------------------------------------------------------------------
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Name and module of each direct child, in the order of the attributes."""
+        for name, value in vars(self).items():
+            yield from _modules_in(name, value)
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """Path and module of this module (path "") and of all below it."""
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it."""
+        return (module for _, module in self.named_modules())
+
+    def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for path, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter) or (
+                    isinstance(value, Tensor) and not name.startswith("_")
+                ):
+                    yield f"{path}.{name}" if path else name, value
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Path and parameter, each parameter once, in the order of the attributes."""
+        seen: set[int] = set()
+        for path, tensor in self._named_tensors():
+            if isinstance(tensor, Parameter) and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield path, tensor
+
+    def parameters(self) -> Iterator[Parameter]:
+        """All parameters, each once."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Path and buffer: tensors that belong to the module but are not trained."""
+        return ((p, t) for p, t in self._named_tensors() if not isinstance(t, Parameter))
+
+    def num_parameters(self) -> int:
+        """How many numbers training changes."""
+        return sum(parameter.size for parameter in self.parameters())
+
+    def multiply_adds(self, output_shape: tuple[int, ...]) -> int:
+        """Multiply-adds of this layer itself for an output of that shape; 0 if negligible."""
+        return 0
+
+    # -- state --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Every parameter and buffer by its path; the tensors themselves, not copies."""
+        return dict(self._named_tensors())
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Copy values (tensors or NumPy arrays) into the parameters and buffers of the same path.
+
+        Everything is checked before anything is changed. With ``strict`` all paths must match; else
+        the ones in common are loaded. FileFormatError lists what is missing, unexpected or of
+        the wrong shape or dtype.
+        """
+        own = self.state_dict()
+        problems = [f"missing: {path} {own[path].shape}" for path in own if path not in state]
+        problems += [f"unexpected: {path}" for path in state if path not in own]
+        problems = problems if strict else []
+        arrays = {path: _array(state[path]) for path in own if path in state}
+        for path, array in arrays.items():
+            target = own[path]
+            if array.shape != target.shape:
+                problems.append(f"wrong shape: {path} is {target.shape}, got {array.shape}")
+            elif (array.dtype.kind == "f") != (target.dtype.kind == "f"):
+                problems.append(f"wrong dtype: {path} is {target.dtype}, got {array.dtype}")
+        if problems:
+            raise FileFormatError(
+                f"the state does not fit this {type(self).__name__}:\n  " + "\n  ".join(problems)
+            )
+        for path, array in arrays.items():
+            own[path].data[...] = own[path].backend.from_host(array)
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """Switch this module and all below to training (dropout drops, batch norm measures)."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self: Self) -> Self:
+        """Switch this module and all below to evaluation."""
+        return self.train(False)
+
+    def requires_grad_(self: Self, requires_grad: bool = True) -> Self:
+        """Freeze (False) or train (True) all parameters."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def to(self: Self, device: str) -> Self:
+        """Move all parameters and buffers to a device, in place; returns the module."""
+        backend = get_backend(device)
+        for _, tensor in self._named_tensors():
+            if tensor.backend is not backend:
+                tensor.data = backend.from_host(tensor.numpy())
+                tensor.backend = backend
+                tensor.grad = None if tensor.grad is None else tensor.grad.to(device)
+        return self
+
+    def astype(self: Self, dtype: Any) -> Self:
+        """Convert floating-point parameters and buffers to a dtype, in place; drops gradients."""
+        if np.dtype(dtype).kind != "f":
+            raise DtypeError(f"a module has a floating-point dtype, got {np.dtype(dtype)}")
+        for _, tensor in self._named_tensors():
+            if tensor.dtype.kind == "f":
+                tensor.data, tensor.grad = tensor.data.astype(dtype), None
+        return self
+
+    def __repr__(self) -> str:
+        args, kwargs = self._arguments
+        own = [repr(a) for a in args if not _holds_modules(a)]
+        own += [f"{key}={value!r}" for key, value in kwargs.items() if not _holds_modules(value)]
+        head = f"{type(self).__name__}({', '.join(own)}"
+        children = [
+            f"  {name}: " + repr(child).replace("\n", "\n  ")
+            for name, child in self.named_children()
+        ]
+        return head + ("\n" + "\n".join(children) + "\n)" if children else ")")
+
+
+def _modules_in(name: str, value: Any) -> Iterator[tuple[str, Module]]:
+    if isinstance(value, Module):
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            yield from _modules_in(f"{name}.{position}", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _modules_in(f"{name}.{key}", item)
+
+
+def _holds_modules(value: Any) -> bool:
+    return next(_modules_in("", value), None) is not None
+
+
+def _array(value: Any) -> np.ndarray[Any, Any]:
+    if isinstance(value, Tensor):
+        return value.numpy()
+    backend = backend_of(value)
+    return np.asarray(value) if backend is None else backend.to_host(value)
+
+
+# -- errors that say where -------------------------------------------------------------------------
+
+_Step = tuple[Module, str, str]
+
+
+class _Calls(threading.local):
+    trail: list[_Step] | None = None  # layers that have run since the outermost call
+
+
+_calls = _Calls()
+
+
+def _shapes(values: tuple[Any, ...]) -> str:
+    found = [str(value.shape) for value in values if isinstance(value, Tensor)]
+    return ", ".join(found) if found else "?"
+
+
+def _locate(
+    error: Exception, module: Module, outermost: bool, trail: list[_Step], inputs: tuple[Any, ...]
+) -> None:
+    """Say in the error which module raised it, and how the shapes came about up to there."""
+    culprit: Module = getattr(error, "module", module)
+    if culprit is module and not hasattr(error, "module"):
+        error.module = module  # type: ignore[attr-defined]
+        error.input_shapes = _shapes(inputs)  # type: ignore[attr-defined]
+    if not outermost:
+        return
+    paths = {id(m): path for path, m in module.named_modules()}
+    path = paths.get(id(culprit), "")
+    root = type(module).__name__
+    place = f"in {root}{'.' if path else ''}{path} ({type(culprit).__name__})"
+    if not isinstance(error, TinynnError):
+        error.add_note(place)
+        return
+    rows = [("input", _shapes(inputs))]
+    rows += [
+        (f"{paths.get(id(m), '?')} ({type(m).__name__})", after)
+        for m, _, after in trail
+        if next(m.named_children(), None) is None
+    ]
+    rows.append((f"{path or root} ({type(culprit).__name__})", "failed here"))
+    width = max(len(name) for name, _ in rows)
+    steps = "\n".join(f"    {name.ljust(width)}  {shape}" for name, shape in rows)
+    error.args = (f"{error}\n  {place}, which got {error.input_shapes}:\n{steps}",)  # type: ignore[attr-defined]

@@ -1,0 +1,178 @@
+"""Models in files: safetensors for the numbers, the model's construction in the header.
+
+The header holds the class names and constructor arguments of the layers, as JSON. Loading builds
+the model from classes that are known by name (those of ``tinynn.nn`` and the ones handed in) and
+copies the numbers into it: a file cannot make it run anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinynn.errors import ArgumentError, FileFormatError, TinynnError
+from tinynn.nn import init
+from tinynn.nn.module import Module
+
+FORMAT = "tinynn-1"
+_LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
+
+
+def save(model: Module, path: str | os.PathLike[str], extra: dict[str, Any] | None = None) -> None:
+    """Write a model to a safetensors file: its parameters, buffers and construction.
+
+    ``extra`` is JSON data of your own, which ``load_extra`` gives back. The file appears under its
+    name only when it is complete. Raises ArgumentError if an argument that the model was made
+    with cannot be written down.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    arrays = {name: np.ascontiguousarray(t.numpy()) for name, t in model.state_dict().items()}
+    header = {"tinynn": FORMAT, "model": json.dumps(_describe(model, type(model).__name__))}
+    if extra is not None:
+        header["extra"] = json.dumps(extra)
+    write_atomically(path, to_bytes(arrays, metadata=header))
+
+
+def load(
+    path: str | os.PathLike[str],
+    classes: Iterable[type[Module]] = (),
+    device: str | None = None,
+) -> Module:
+    """The model from a file that ``save`` wrote, in evaluation mode.
+
+    ``classes`` are the module classes of your own that it is made of. Raises FileFormatError,
+    naming the file, if it is damaged, foreign, or needs a class that was not handed in.
+    """
+    header, arrays = read_safetensors(path)
+    known = {cls.__name__: cls for cls in (*_library_classes(), *classes)}
+    if header.get("tinynn") != FORMAT or "model" not in header:
+        raise FileFormatError(
+            f"{path} is a safetensors file, but not one of tinynn.save: its header has no "
+            f'"tinynn": "{FORMAT}"; load its numbers with load_state_dict into a model of your own'
+        )
+    try:
+        with init.skip_initialisation():
+            model = _build(json.loads(header["model"]), known)
+        if not isinstance(model, Module):
+            raise FileFormatError("its header describes no module")
+        model.load_state_dict(arrays)
+    except (TinynnError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
+        raise FileFormatError(f"cannot build the model of {path}: {error}") from error
+    model.eval()
+    return model if device is None else model.to(device)
+
+
+def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON data that was handed to ``save`` as ``extra``; empty if there was none."""
+    header, _ = read_safetensors(path)
+    try:
+        extra = json.loads(header.get("extra", "{}"))
+    except ValueError as error:
+        raise FileFormatError(f"{path} has a damaged header: {error}") from error
+    if not isinstance(extra, dict):
+        raise FileFormatError(f"{path} has a damaged header: extra is no object")
+    return extra
+
+
+def read_safetensors(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, str], dict[str, np.ndarray[Any, Any]]]:
+    """The metadata and the arrays of a safetensors file; FileFormatError if it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    content = Path(path).read_bytes()
+    try:
+        arrays = from_bytes(content)
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + min(length, _LARGEST_HEADER)])
+        metadata = header.get("__metadata__") or {}
+    except (SafetensorError, ValueError, TypeError, KeyError, MemoryError) as error:
+        raise FileFormatError(
+            f"{path} is no intact safetensors file ({error}); was it cut off, or is it of "
+            "another kind?"
+        ) from error
+    return metadata, arrays
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file so that its name shows either the old content or all of the new."""
+    target = Path(path)
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# -- the construction of a model as JSON -----------------------------------------------------------
+
+
+def _describe(value: Any, where: str) -> Any:
+    """A constructor argument as JSON; tuples and modules are marked."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list):
+        return [_describe(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, tuple):
+        return {"tuple": [_describe(item, f"{where}[{i}]") for i, item in enumerate(value)]}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _describe(item, f"{where}.{key}") for key, item in value.items()}}
+    if isinstance(value, Module):
+        args, kwargs = value._arguments
+        return {
+            "class": type(value).__name__,
+            "args": [_describe(a, f"{where}({i})") for i, a in enumerate(args)],
+            "kwargs": {k: _describe(a, f"{where}({k})") for k, a in kwargs.items()},
+        }
+    raise ArgumentError(
+        f"cannot write down the argument {where} = {value!r:.60}: a model that is saved is made "
+        "from numbers, strings, tuples, lists, dicts and modules; or store model.state_dict() yourself"
+    )
+
+
+def _build(value: Any, known: dict[str, type[Module]]) -> Any:
+    """The argument that ``_describe`` wrote down."""
+    if isinstance(value, list):
+        return [_build(item, known) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tuple" in value:
+        return tuple(_build(item, known) for item in value["tuple"])
+    if "dict" in value:
+        return {key: _build(item, known) for key, item in value["dict"].items()}
+    name = value["class"]
+    if name not in known:
+        raise FileFormatError(
+            f"it needs the class {name!r}, which is not one of tinynn.nn: hand it in, "
+            f"tinynn.load(path, classes=[{name}])"
+        )
+    args = [_build(item, known) for item in value["args"]]
+    return known[name](*args, **{k: _build(item, known) for k, item in value["kwargs"].items()})
+
+
+def _library_classes() -> list[type[Module]]:
+    from tinynn import nn
+
+    members = vars(nn).values()
+    return [m for m in members if isinstance(m, type) and issubclass(m, Module) and m is not Module]

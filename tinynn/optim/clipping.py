@@ -1,0 +1,48 @@
+"""Gradients held within bounds, between ``backward`` and ``step``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tinynn.autograd import Tensor
+from tinynn.errors import ArgumentError
+
+
+def clip_grad_norm(parameters: Any, max_norm: float) -> Tensor:
+    """Scale all gradients together so that their joint Euclidean norm is at most ``max_norm``.
+
+    Takes a module, a mapping or tensors. Returns the norm before, as a tensor: reading it waits for
+    a GPU, scaling does not. Pascanu, Mikolov and Bengio (2013).
+    """
+    if not max_norm > 0:
+        raise ArgumentError(f"clip_grad_norm expects max_norm > 0, got {max_norm}")
+    grads = _gradients(parameters)
+    if not grads:
+        raise ArgumentError("clip_grad_norm found no gradients: call loss.backward() first")
+    xp = grads[0].backend.xp
+    squares = xp.stack([xp.sum(grad.data * grad.data) for grad in grads])
+    norm = xp.sqrt(xp.sum(squares))
+    scale = xp.minimum(max_norm / (norm + 1e-6), 1).astype(grads[0].dtype)
+    for grad in grads:
+        grad.data *= scale
+    return Tensor(xp.asarray(norm))
+
+
+def clip_grad_value(parameters: Any, limit: float) -> None:
+    """Hold every element of every gradient within [-limit, limit]."""
+    if not 0 < limit < math.inf:
+        raise ArgumentError(f"clip_grad_value expects a limit > 0, got {limit}")
+    for grad in _gradients(parameters):
+        grad.backend.xp.clip(grad.data, -limit, limit, out=grad.data)
+
+
+def _gradients(parameters: Any) -> list[Tensor]:
+    if hasattr(parameters, "parameters"):
+        parameters = parameters.parameters
+        parameters = parameters() if callable(parameters) else parameters
+    if isinstance(parameters, Mapping):
+        parameters = parameters.values()
+    tensors: Iterable[Tensor] = parameters
+    return [tensor.grad for tensor in tensors if tensor.grad is not None]

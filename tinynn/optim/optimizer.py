@@ -1,0 +1,119 @@
+"""What all optimizers share: the parameters by path, the step count, the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tinynn.autograd import Tensor
+from tinynn.backend import Array
+from tinynn.errors import ArgumentError, FileFormatError, GradientError
+
+Schedule = Callable[[int], float]
+LearningRate = float | Schedule
+
+
+class Optimizer:
+    """Changes parameters in place by their gradients.
+
+    ``parameters`` is a module, a mapping from paths to tensors, or an iterable of tensors.
+    ``learning_rate`` is a number, or a function of the number of steps taken so far. A subclass
+    gives its arrays in ``init_single`` and its formula in ``update_single``.
+    """
+
+    def __init__(self, parameters: Any, learning_rate: LearningRate) -> None:
+        if hasattr(parameters, "named_parameters"):
+            parameters = dict(parameters.named_parameters())
+        elif isinstance(parameters, Iterable) and not isinstance(parameters, Mapping):
+            parameters = {str(i): parameter for i, parameter in enumerate(parameters)}
+        if not isinstance(parameters, Mapping) or not parameters:
+            raise ArgumentError(
+                "an optimizer expects a model with parameters, or tensors, got "
+                f"{type(parameters).__name__} with none"
+            )
+        for path, parameter in parameters.items():
+            if not isinstance(parameter, Tensor) or not parameter.is_leaf:
+                raise ArgumentError(f"parameter {path!r} is no leaf tensor: {parameter!r:.80}")
+        if not callable(learning_rate) and not learning_rate > 0:
+            raise ArgumentError(f"a learning rate is > 0, got {learning_rate}")
+        self.parameters: dict[str, Tensor] = dict(parameters)
+        self.schedule = learning_rate
+        self.steps = 0
+        self.state: dict[str, dict[str, Array]] = {}
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.schedule(self.steps) if callable(self.schedule) else self.schedule
+
+    @learning_rate.setter
+    def learning_rate(self, value: LearningRate) -> None:
+        self.schedule = value
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        rate = self.learning_rate
+        updated = 0
+        for path, parameter in self.parameters.items():
+            if parameter.grad is None or not parameter.requires_grad:
+                continue
+            if path not in self.state:
+                self.state[path] = self.init_single(parameter)
+            self.update_single(parameter, parameter.grad.data, self.state[path], rate)
+            updated += 1
+        if not updated:
+            raise GradientError("optimizer.step() found no gradients: call loss.backward() first")
+        self.steps += 1
+
+    def init_single(self, parameter: Tensor) -> dict[str, Array]:
+        """The arrays that the formula keeps for one parameter."""
+        return {}
+
+    def update_single(
+        self, parameter: Tensor, grad: Array, state: dict[str, Array], learning_rate: float
+    ) -> None:
+        """Apply the formula to one parameter, in place."""
+        raise NotImplementedError
+
+    # -- state --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of steps and, by path and name, the arrays on the host."""
+        arrays = {
+            f"{path}.{name}": self.parameters[path].backend.to_host(array).copy()
+            for path, entry in self.state.items()
+            for name, array in entry.items()
+        }
+        return {"steps": self.steps, "arrays": arrays}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what ``state_dict`` returned; FileFormatError where it does not fit."""
+        restored: dict[str, dict[str, Array]] = {}
+        for key, array in state["arrays"].items():
+            path, _, name = key.rpartition(".")
+            parameter = self.parameters.get(path)
+            if parameter is None or np.shape(array) != parameter.shape:
+                raise FileFormatError(f"optimizer state {key!r} fits no parameter of this model")
+            restored.setdefault(path, {})[name] = parameter.backend.from_host(np.array(array))
+        for path, entry in restored.items():
+            expected = self.init_single(self.parameters[path]).keys()
+            if entry.keys() != expected:
+                raise FileFormatError(
+                    f"optimizer state of {path!r} holds {sorted(entry)}, "
+                    f"{type(self).__name__} expects {sorted(expected)}"
+                )
+        self.state, self.steps = restored, int(state["steps"])
+
+
+def check_range(name: str, value: float, low: float, high: float) -> float:
+    """The value, or ArgumentError unless low <= value < high."""
+    if not low <= value < high:
+        raise ArgumentError(f"{name} is expected in [{low}, {high}), got {value}")
+    return value

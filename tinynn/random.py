@@ -1,0 +1,76 @@
+"""Randomness as a counter: what is drawn depends on (seed, position) and on nothing else.
+
+``manual_seed`` sets the library's own counter, from which initial weights and dropout masks are
+drawn; two runs with one seed draw the same on any device, and a run resumed at a position goes on
+exactly. Code on the host (shuffles, augmentation) asks for ``numpy_generator(seed, *position)``.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+
+from tinynn.backend import Array, Backend, get_backend
+from tinynn.backend.random import WORDS_PER_BLOCK
+from tinynn.errors import ArgumentError
+
+
+def _checked_seed(seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+        raise ArgumentError(f"a seed is a whole number from 0 to 2**64 - 1, got {seed!r}")
+    return int(seed)
+
+
+class Generator:
+    """A place in the random sequence of a seed; every draw moves it on.
+
+    ``state`` is all there is to save: (seed, position).
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.state = (_checked_seed(seed), 0)
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> tuple[int, int]:
+        """Reserve ``count`` 32-bit words; returns the (seed, position) they start at."""
+        with self._lock:
+            seed, position = self.state
+            self.state = (seed, position + -(-count // WORDS_PER_BLOCK))
+        return seed, position
+
+    def bits(self, backend: Backend, count: int) -> Array:
+        """``count`` random 32-bit words on a device, the same on every device."""
+        return backend.random_bits(*self.take(count), count)
+
+    def uniform(self, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        """float64 numbers in [0, 1), made on the host."""
+        words = self.bits(get_backend("cpu"), math.prod(shape))
+        uniform: np.ndarray[Any, Any] = words.reshape(shape) * 2.0**-32
+        return uniform
+
+    def normal(self, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        """float64 standard normal numbers, made on the host (Box and Muller, 1958)."""
+        count = math.prod(shape)
+        pairs = -(-count // 2)
+        words = self.bits(get_backend("cpu"), 2 * pairs).reshape(2, pairs)
+        radius = np.sqrt(-2 * np.log((words[0] + 1.0) * 2.0**-32))
+        angle = words[1] * (2 * math.pi * 2.0**-32)
+        normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+        return normal[:count].reshape(shape)
+
+
+default_generator = Generator()
+
+
+def manual_seed(seed: int) -> None:
+    """Start the library's random sequence anew: initial weights, ``randn``, dropout masks."""
+    default_generator.state = (_checked_seed(seed), 0)
+
+
+def numpy_generator(seed: int, *position: int) -> np.random.Generator:
+    """A NumPy generator that depends on (seed, position) only, for randomness on the host."""
+    entropy = (_checked_seed(seed), *position)
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))

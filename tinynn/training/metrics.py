@@ -1,0 +1,64 @@
+"""How good predictions are: pure functions on arrays, for any model."""
+
+import numpy as np
+import numpy.typing as npt
+
+from tinynn.errors import ArgumentError, DtypeError, LabelError, ShapeError
+
+Labels = npt.NDArray[np.integer]
+
+
+def predicted_classes(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """The class that each row of ``logits`` speaks for, int64 (n,).
+
+    (n, classes): the class with the largest logit, the first of equals. (n,) or (n, 1), the single
+    logit of a yes/no question: class 1 where it is above 0, which is a probability above one half.
+    """
+    values = np.asarray(logits)
+    if values.ndim == 2 and values.shape[1] > 1:
+        return values.argmax(axis=1).astype(np.int64)
+    if values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1):
+        return (values.reshape(-1) > 0).astype(np.int64)
+    raise ShapeError(f"logits are (n, classes), (n, 1) or (n,), got {values.shape}")
+
+
+def accuracy(predictions: Labels, labels: Labels) -> float:
+    """The share of ``predictions``, integers (n,), that equal ``labels``: from 0 to 1."""
+    predicted, true = _paired(predictions, labels)
+    if true.size == 0:
+        raise ArgumentError("the accuracy of no predictions is undefined: got 0 labels")
+    return float((predicted == true).mean())
+
+
+def confusion_matrix(
+    predictions: Labels, labels: Labels, classes: int
+) -> npt.NDArray[np.int64]:
+    """Counts, int64 (classes, classes): row = true class, column = predicted class."""
+    predicted, true = _paired(predictions, labels)
+    for name, values in (("predictions", predicted), ("labels", true)):
+        outside = (values < 0) | (values >= classes)
+        if outside.any():
+            raise LabelError(
+                f"{name} are classes from 0 to {classes - 1}, got {int(values[outside][0])} "
+                f"at position {int(outside.argmax())}"
+            )
+    counts = np.bincount(true * classes + predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes).astype(np.int64)
+
+
+def _paired(
+    predictions: Labels, labels: Labels
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    predicted, true = np.asarray(predictions), np.asarray(labels)
+    if predicted.ndim != 1 or predicted.shape != true.shape:
+        raise ShapeError(
+            "predictions and labels are two integer arrays of the same length, "
+            f"got shapes {predicted.shape} and {true.shape}"
+        )
+    for name, values in (("predictions", predicted), ("labels", true)):
+        if not np.issubdtype(values.dtype, np.integer):
+            raise DtypeError(
+                f"{name} are integers, got {values.dtype}. "
+                "Logits become classes with predicted_classes(logits)"
+            )
+    return predicted.astype(np.int64), true.astype(np.int64)

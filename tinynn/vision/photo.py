@@ -1,0 +1,84 @@
+"""Photos on disk and in memory: uint8 arrays of rows, columns and channels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tinynn.data.decoding import decode
+from tinynn.errors import ArgumentError, DtypeError, ShapeError
+
+Photo = npt.NDArray[np.uint8]
+
+LUMA = np.array([299, 587, 114], dtype=np.uint32)
+"""Thousandths of red, green and blue (ITU-R BT.601)."""
+
+
+def read_photo(path: str | os.PathLike[str]) -> Photo:
+    """The photo at ``path`` as it is meant to be looked at: uint8 (H, W, 3), upright.
+
+    The camera's EXIF rotation is applied, transparency is laid on white and 16-bit gray is
+    brought to 8. Raises ``FileNotFoundError``, or :class:`DataError` if the file is damaged or no
+    image.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise FileNotFoundError(f"there is no photo {file}")
+    return np.array(decode(file), dtype=np.uint8)
+
+
+def write_photo(path: str | os.PathLike[str], photo: Photo) -> None:
+    """Write ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3); the suffix names the format.
+
+    The file appears whole or not at all: it is written beside ``path`` and then renamed.
+    """
+    from PIL import Image
+
+    target = Path(path)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
+    three = as_photo(photo)
+    picture = Image.fromarray(three[:, :, 0] if three.shape[2] == 1 else three)
+    try:
+        picture.save(unfinished, format=_format(target.suffix))
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def as_photo(photo: npt.NDArray[np.generic]) -> Photo:
+    """``photo`` with its channel axis: uint8 (H, W), (H, W, 1) or (H, W, 3) to (H, W, C)."""
+    if photo.dtype != np.uint8:
+        raise DtypeError(
+            f"a photo is uint8 with values from 0 to 255, got {photo.dtype}. "
+            "For values from 0 to 1: (photo * 255).astype(np.uint8)"
+        )
+    array = photo[:, :, np.newaxis] if photo.ndim == 2 else photo
+    if array.ndim != 3 or array.shape[2] not in (1, 3) or 0 in array.shape:
+        raise ShapeError(
+            "a photo is (height, width), (height, width, 1) or (height, width, 3), channels last, "
+            f"with at least one pixel, got {photo.shape}"
+        )
+    return array.astype(np.uint8, copy=False)
+
+
+def to_gray(photo: npt.NDArray[np.generic]) -> Photo:
+    """Luma 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), uint8 (H, W, 1); gray stays as it is."""
+    array = as_photo(photo)
+    if array.shape[2] == 1:
+        return array
+    luma = (array @ LUMA + 500) // 1000
+    return np.asarray(luma, dtype=np.uint8)[:, :, np.newaxis]
+
+
+def _format(suffix: str) -> str:
+    from PIL import Image
+
+    formats = Image.registered_extensions()
+    if suffix.lower() not in formats:
+        raise ArgumentError(
+            f"no image format is written with the suffix {suffix!r}: use .png or .jpg"
+        )
+    return formats[suffix.lower()]
