@@ -467,10 +467,10 @@ def _propagate(
         if id(node) not in targets:
             del arrived[id(node)]  # all that came to it has come; let the memory go
         result = () if node.output is None else (_output_tensor(node),)
-        for source, vjp in node.inputs or ():
-            if useful is None or _key(source) in useful:
-                arrive(source, _matching(node.name, vjp(grad, *result), source))
-        if not keep:
+        needed = [pair for pair in node.inputs or () if useful is None or _key(pair[0]) in useful]
+        for source, vjp in needed:
+            arrive(source, _matching(node.name, vjp(grad, *result), source))
+        if needed and not keep:  # the record of a wanted tensor itself was not used
             node.inputs = node.output = None
     return arrived
 

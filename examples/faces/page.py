@@ -17,18 +17,17 @@ class Picture(NamedTuple):
     caption: str
 
 
-def page(
-    report: Report,
-    detection: Sequence[Picture],
-    identification: Sequence[Picture],
-    mistakes: Sequence[Picture],
-) -> str:
+Pictures = dict[str, list[Picture]]
+"""The pictures of each section: "detection", "identification" and "mistakes"."""
+
+
+def page(report: Report, pictures: Pictures) -> str:
     """The whole page as HTML; sections that were not run are left out."""
     parts = [_HEAD, "<h1>Finding faces, and telling them apart</h1>", _summary(report)]
     if "detect" in report:
-        parts.append(_detection(report["detect"], detection))
+        parts.append(_detection(report["detect"], pictures["detection"]))
     if "identify" in report:
-        parts.append(_identification(report["identify"], identification, mistakes))
+        parts.append(_identification(report["identify"], pictures))
     parts += [_LIMITS, _run(report), "</main></body></html>"]
     return "\n".join(parts) + "\n"
 
@@ -44,10 +43,10 @@ def _summary(report: Report) -> str:
         ]
     if "identify" in report:
         identify = report["identify"]
-        cards.append(
-            (f"{identify['error']:.1%}", f"error in naming {identify['classes']} people")
-        )
-    tiles = (f"<div><b>{escape(value)}</b><span>{escape(text)}</span></div>" for value, text in cards)
+        cards.append((f"{identify['error']:.1%}", f"error in naming {identify['classes']} people"))
+    tiles = (
+        f"<div><b>{escape(value)}</b><span>{escape(text)}</span></div>" for value, text in cards
+    )
     return (
         "<p class=lead>Convolutional networks, trained from nothing within minutes on this machine "
         "by tinynn, a neural-network library written from scratch on arrays.</p>"
@@ -59,9 +58,9 @@ def _detection(detect: Report, pictures: Sequence[Picture]) -> str:
     montage = detect["montage"]
     return (
         "<h2>Where are faces?</h2>"
-        "<p>A small CNN learns to tell a face from anything else. It is fully convolutional, so it "
-        "looks at every place of a photo at once, and at the photo in many sizes. What it takes for "
-        "a face in photos without one is shown to it again as a counterexample: its own false "
+        "<p>A small CNN learns to tell a face from anything else. It is fully convolutional, so "
+        "it looks at every place of a photo at once, and at the photo in many sizes. What it takes "
+        "for a face in photos without one is shown to it again as a counterexample: its own false "
         "alarms teach it most.</p>"
         f"<p>The montage pastes {montage['faces']} faces of people that no training saw into "
         f"{montage['photos']} photos without faces that no training saw either, so that every true "
@@ -71,22 +70,20 @@ def _detection(detect: Report, pictures: Sequence[Picture]) -> str:
     )
 
 
-def _identification(
-    identify: Report, pictures: Sequence[Picture], mistakes: Sequence[Picture]
-) -> str:
+def _identification(identify: Report, pictures: Pictures) -> str:
     wrong = identify["test_images"] - round(identify["accuracy"] * identify["test_images"])
     text = (
         "<h2>Whose face is it?</h2>"
         f"<p>{escape(identify['source'])}: {identify['classes']} people. The network "
         f"<code>{escape(identify['model'])}</code> ({identify['parameters']:,} parameters) learnt "
-        f"from {identify['train_images']} pictures in {identify['epochs']} epochs and was tested on "
-        f"{identify['test_images']} others. The pictures were divided at random, for each person "
+        f"from {identify['train_images']} pictures in {identify['epochs']} epochs and was tested "
+        f"on {identify['test_images']} others. They were divided at random, for each person "
         "alike, before anything was done to them; no picture is on both sides, and the test chose "
         "nothing: what counts is the state after the last epoch.</p>"
         f"<p><b>{identify['accuracy']:.1%}</b> of the test pictures are named rightly; "
         f"{wrong} of {identify['test_images']} are not.</p>"
     )
-    return text + _figures(pictures) + _mistakes(mistakes)
+    return text + _figures(pictures["identification"]) + _mistakes(pictures["mistakes"])
 
 
 def _mistakes(pictures: Sequence[Picture]) -> str:
@@ -120,8 +117,8 @@ def _run(report: Report) -> str:
     }
     rows = (f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in facts.items())
     return (
-        "<h2>The run</h2><p>The same seed gives the same figures on one machine; all of them are in "
-        f"<code>report.json</code>.</p><table>{''.join(rows)}</table>"
+        "<h2>The run</h2><p>The same seed gives the same figures on one machine; all of them are "
+        f"in <code>report.json</code>.</p><table>{''.join(rows)}</table>"
     )
 
 
@@ -161,7 +158,8 @@ h3 { font-size: 1.1rem; margin: 2rem 0 .3rem; }
 .cards b { display: block; font-size: 1.7rem; line-height: 1.2; color: var(--accent); }
 .cards span { color: var(--soft); font-size: .88rem; line-height: 1.35; display: block; }
 figure { margin: 1.4rem 0; }
-figure img { display: block; max-width: 100%; margin: 0 auto; border-radius: .5rem; background: #fff; }
+figure img { display: block; max-width: 100%; margin: 0 auto; border-radius: .5rem;
+             background: #fff; }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: .4rem; text-align: center; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; }
 .grid figure { margin: 0; }

@@ -23,6 +23,7 @@ Photo = npt.NDArray[np.uint8]
 
 ORL_PEOPLE, ORL_PICTURES = 40, 10
 TRAINING_PEOPLE = 32  # the other eight are held out: a detector is tested on people it never saw
+ORL_SHAPE = (112, 92)
 LFW_FACES = 100
 
 MINING_PHOTOS = (
@@ -52,7 +53,7 @@ def orl_faces() -> Photo:
         for person in range(1, ORL_PEOPLE + 1)
         for picture in range(1, ORL_PICTURES + 1)
     ]
-    return np.stack(pictures).reshape(ORL_PEOPLE, ORL_PICTURES, 112, 92)
+    return np.stack(pictures).reshape(ORL_PEOPLE, ORL_PICTURES, *ORL_SHAPE)
 
 
 def lfw_faces() -> Photo:

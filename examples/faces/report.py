@@ -1,20 +1,18 @@
-"""What a run leaves behind: files that are whole or not there, plots, and one page with all of it."""
+"""Figures and plots of a run: ``report.json`` and the PNG files."""
 
 from __future__ import annotations
 
-import base64
 import io
 import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tinynn.training import Figures, History
+
+from tinynn.nn.storage import write_atomically
+from tinynn.training import History
 
 BLUE, ORANGE = "#2a6fbb", "#d9731a"
 
@@ -22,23 +20,10 @@ BLUE, ORANGE = "#2a6fbb", "#d9731a"
 # -- files -----------------------------------------------------------------------------------------
 
 
-def write(path: Path, content: bytes) -> None:
-    """``content`` in the file ``path``, whole or not at all, also when the power fails."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def write_json(path: Path, value: Any) -> None:
     """``value`` as readable JSON."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write(path, (text + "\n").encode())
+    write_atomically(path, (text + "\n").encode())
 
 
 def curve(history: History) -> dict[str, list[float]]:

@@ -1,9 +1,11 @@
 """The networks, and the split of the pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-import tinynn
 
+import tinynn
 from examples.faces import identification
 from examples.faces.identification import Portraits
 
@@ -20,20 +22,48 @@ def portraits(counts: tuple[int, ...], parts: tuple[int, int] | None = None) -> 
     )
 
 
+PICTURES = np.random.default_rng(0).integers(0, 256, (4, 91, 91, 1)).astype(np.uint8)
+
+
 def test_the_original_has_the_parameters_of_2017() -> None:
-    model = identification.original(2)
-    assert sum(parameter.size for parameter in model.parameters()) == 34_879_714
+    model = identification.original(2, PICTURES)
+    assert model.num_parameters() == 34_879_714
 
 
 def test_the_original_halves_91_pixels_rounding_up() -> None:
-    model = identification.original(3)
+    model = identification.original(3, PICTURES)
     model.eval()
     with tinynn.no_grad():
         assert model(tinynn.zeros((1, 91, 91, 1))).shape == (1, 3)
 
 
+def test_what_enters_the_original_is_centred_and_of_known_spread() -> None:
+    standardise = identification.Standardise(91, 91)
+    standardise.measure(PICTURES)
+    entering = standardise(tinynn.tensor(PICTURES.astype(np.float32) / 255)).numpy()
+    np.testing.assert_allclose(entering.mean(axis=0), 0, atol=1e-6)
+    assert entering.std() == pytest.approx(identification.Standardise.SPREAD, rel=1e-3)
+
+
+def test_light_and_contrast_do_not_matter_to_what_enters() -> None:
+    standardise = identification.Standardise(91, 91)
+    picture = tinynn.tensor(PICTURES[:1].astype(np.float32) / 255)
+    np.testing.assert_allclose(
+        standardise(picture * 0.5 + 0.25).numpy(), standardise(picture).numpy(), atol=0.05
+    )
+
+
+def test_a_saved_original_keeps_what_it_measured(tmp_path: Path) -> None:
+    standardise = identification.Standardise(91, 91)
+    standardise.measure(PICTURES)
+    tinynn.save(standardise, tmp_path / "s.safetensors")
+    loaded = tinynn.load(tmp_path / "s.safetensors", classes=[identification.Standardise])
+    x = tinynn.tensor(PICTURES.astype(np.float32) / 255)
+    np.testing.assert_array_equal(loaded(x).numpy(), standardise(x).numpy())
+
+
 def test_the_small_network_takes_any_size() -> None:
-    model = identification.small(5)
+    model = identification.small(5, PICTURES)
     model.eval()
     with tinynn.no_grad():
         for size in ((56, 46), (91, 91)):

@@ -40,7 +40,9 @@ def test_the_accuracy_of_nothing_is_an_error() -> None:
 
 
 def test_rows_are_the_truth_and_columns_the_prediction() -> None:
-    matrix = confusion_matrix(predictions=np.array([1, 1, 0]), labels=np.array([0, 1, 0]), classes=2)
+    matrix = confusion_matrix(
+        predictions=np.array([1, 1, 0]), labels=np.array([0, 1, 0]), classes=2
+    )
     np.testing.assert_array_equal(matrix, [[1, 1], [0, 1]])
 
 

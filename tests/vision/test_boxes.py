@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tinynn.errors import ArgumentError, ShapeError
-from tinynn.vision import clip_boxes, iou, merge_overlapping, non_maximum_suppression
+from tinynn.vision import clip_boxes, drop_nested, iou, merge_overlapping, non_maximum_suppression
 
 SIZE = 30  # pixels of the naive references' canvas
 
@@ -126,3 +126,23 @@ class TestMergeOverlapping:
     def test_a_group_whose_scores_are_zero_keeps_its_first_box(self) -> None:
         boxes, _ = merge_overlapping([[0, 0, 10, 10], [2, 0, 10, 10]], [0, 0], 0.3)
         np.testing.assert_array_equal(boxes, [[0, 0, 10, 10]])
+
+
+class TestDropNested:
+    def test_keeps_the_better_of_a_box_and_one_within_it(self) -> None:
+        outer, inner = [0, 0, 20, 20], [5, 5, 6, 6]
+        assert drop_nested([outer, inner], [0.9, 0.8], 0.6).tolist() == [0]
+        assert drop_nested([outer, inner], [0.8, 0.9], 0.6).tolist() == [1]
+
+    def test_keeps_neighbours_that_share_less(self) -> None:
+        assert drop_nested([[0, 0, 10, 10], [6, 0, 10, 10]], [0.8, 0.9], 0.6).tolist() == [1, 0]
+
+    @given(scored_boxes(), st.floats(0, 1))
+    def test_leaves_no_two_that_share_more_than_the_fraction(
+        self, drawn: tuple[np.ndarray, np.ndarray], fraction: float
+    ) -> None:
+        kept = drawn[0][drop_nested(*drawn, fraction)]
+        for i, first in enumerate(kept):
+            for second in kept[:i]:
+                shared = (painted(first) & painted(second)).sum()
+                assert shared <= fraction * min(painted(first).sum(), painted(second).sum()) + 1e-6

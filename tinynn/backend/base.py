@@ -26,6 +26,12 @@ class Backend:
     array_type: type
     device: str
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles of a tensor go back to the one backend of its device."""
+        from tinynn.backend.devices import get_backend
+
+        return get_backend, (self.device,)
+
     # -- moving data ------------------------------------------------------------------------
 
     def from_host(self, array: np.ndarray) -> Array:
@@ -41,6 +47,10 @@ class Backend:
     def relu(self, x: Array) -> Array:
         """max(x, 0)."""
         return self.xp.maximum(x, 0)
+
+    def relu_gradient(self, grad: Array, out: Array) -> Array:
+        """The gradient where the result of ``relu`` is positive, else 0."""
+        return grad * (out > 0)
 
     def sigmoid(self, x: Array) -> Array:
         """1 / (1 + exp(-x)) by way of tanh, which cannot overflow."""
@@ -60,6 +70,12 @@ class Backend:
         for coefficient in coefficients[:0:-1]:  # Clenshaw's recurrence
             previous, current = current, 2 * t * current - previous + coefficient
         return clipped * (t * current - previous + coefficients[0])
+
+    # -- matrix products --------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """(..., n, k) @ (..., k, m) -> (..., n, m)."""
+        return self.xp.matmul(a, b)
 
     # -- reductions -------------------------------------------------------------------------
 
@@ -120,8 +136,10 @@ class Backend:
             return x
         return self.xp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=value)
 
-    def conv2d(self, x: Array, weight: Array, window: Window, groups: int) -> Array:
-        """Cross-correlation (N, H, W, C) * (kh, kw, C/groups, O) -> (N, H', W', O).
+    def conv2d(
+        self, x: Array, weight: Array, bias: Array | None, window: Window, groups: int
+    ) -> Array:
+        """Cross-correlation (N, H, W, C) * (kh, kw, C/groups, O) + (O,) -> (N, H', W', O).
 
         One matrix product for each tap (i, j) of the kernel:
         out[n, y, x] += padded[n, y·stride + i, x·stride + j] @ weight[i, j].
@@ -131,6 +149,8 @@ class Backend:
         out = self.xp.zeros((x.shape[0], out_h, out_w, weight.shape[3]), dtype=x.dtype)
         for i, j, rows, columns in window.taps(out_h, out_w):
             out += self._grouped_product(padded[:, rows, columns], weight[i, j], groups)
+        if bias is not None:
+            out += bias
         return out
 
     def conv2d_input_gradient(

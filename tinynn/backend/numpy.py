@@ -11,18 +11,22 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from tinynn.backend.base import Array, Backend
-from tinynn.backend.threads import parallel
+from tinynn.backend.threads import parallel, single_threaded_blas
 from tinynn.backend.windows import Pair, Window
 
-_TILE_BYTES = 1 << 19  # columns of one tile: about half of a core's second-level cache
+# Columns of one tile. Smaller ones fit a second-level cache, but threads then wait for each other's
+# hold on the interpreter more than the cache saves; see benchmarks/vs_pytorch.py.
+_TILE_BYTES = 1 << 21
 _LANES = 8  # partial sums of a weight gradient: fixed, so that no result depends on the threads
-_CHUNK = 1 << 17  # elements; below it, handing work to a thread costs more than it saves
+_MATMUL_PARTS = 4  # row blocks of a large matrix product: fixed, for the same reason
+_CHUNK = 1 << 18  # elements; below it, handing work to a thread costs more than it saves
 
 
 class NumpyBackend(Backend):
@@ -58,7 +62,27 @@ class NumpyBackend(Backend):
     # -- elementwise ------------------------------------------------------------------------
 
     def relu(self, x: Array) -> Array:
-        return _in_chunks(np.maximum, x, x.dtype.type(0))
+        return _in_chunks(lambda x, out: np.maximum(x, 0, out=out), x)
+
+    def relu_gradient(self, grad: Array, out: Array) -> Array:
+        return _in_chunks(lambda g, y, out: np.multiply(g, y > 0, out=out), grad, out)
+
+    # -- matrix products --------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        rows = a.shape[-2] if a.ndim == b.ndim == 2 else 0
+        parts = min(_MATMUL_PARTS, rows // 16)
+        if parts < 2 or a.size * b.shape[1] < _CHUNK * 16:
+            with single_threaded_blas():
+                return np.matmul(a, b)
+        out = np.empty((rows, b.shape[1]), dtype=np.result_type(a, b))
+        edges = [rows * part // parts for part in range(parts + 1)]
+
+        def product(part: slice) -> None:
+            np.matmul(a[part], b, out=out[part])
+
+        parallel(product, [slice(*pair) for pair in pairwise(edges)])
+        return out
 
     # -- reductions -------------------------------------------------------------------------
 
@@ -67,15 +91,18 @@ class NumpyBackend(Backend):
             return super().sum(x, axes, keepdims)
         # over all axes but a short last one NumPy sums in short steps; BLAS does not
         rows = x.reshape(-1, x.shape[-1])
-        total = np.ones(rows.shape[0], dtype=x.dtype) @ rows
+        with single_threaded_blas():
+            total = np.ones(rows.shape[0], dtype=x.dtype) @ rows
         return total.reshape((1,) * (x.ndim - 1) + total.shape) if keepdims else total
 
     # -- convolution ------------------------------------------------------------------------
 
-    def conv2d(self, x: Array, weight: Array, window: Window, groups: int) -> Array:
+    def conv2d(
+        self, x: Array, weight: Array, bias: Array | None, window: Window, groups: int
+    ) -> Array:
         if groups != 1:
-            return super().conv2d(x, weight, window, groups)
-        return _correlate(x, weight, window, window.output_size(*x.shape[1:3]))
+            return super().conv2d(x, weight, bias, window, groups)
+        return _correlate(x, weight, bias, window, window.output_size(*x.shape[1:3]))
 
     def conv2d_input_gradient(
         self, grad: Array, weight: Array, window: Window, groups: int, shape: tuple[int, ...]
@@ -90,7 +117,7 @@ class NumpyBackend(Backend):
         turned = Window(
             window.kernel, padding=((before[0], 0), (before[1], 0)), dilation=window.dilation
         )
-        return _correlate(grad, flipped, turned, shape[1:3], spread=window.stride)
+        return _correlate(grad, flipped, None, turned, shape[1:3], spread=window.stride)
 
     def conv2d_weight_gradient(self, x: Array, grad: Array, window: Window, groups: int) -> Array:
         if groups != 1:
@@ -117,10 +144,13 @@ class NumpyBackend(Backend):
     def max_pool2d(self, x: Array, window: Window) -> tuple[Array, Array]:
         out_h, out_w = window.output_size(*x.shape[1:3])
         best = np.empty((x.shape[0], out_h, out_w, x.shape[3]), dtype=x.dtype)
-        winner = np.empty(best.shape, dtype=np.int16)
+        winner = np.empty(best.shape, dtype=np.int8 if _is_tiling(window) else np.int16)
 
         def pool(images: slice) -> None:
-            best[images], winner[images] = Backend.max_pool2d(self, x[images], window)
+            if _is_tiling(window):
+                _pool_pairs(self.pad_image(x[images], window, -np.inf), best[images], winner[images])
+            else:
+                best[images], winner[images] = Backend.max_pool2d(self, x[images], window)
 
         parallel(pool, _image_chunks(x))
         return best, winner
@@ -129,15 +159,45 @@ class NumpyBackend(Backend):
         self, values: Array, winner: Array, window: Window, shape: tuple[int, ...]
     ) -> Array:
         out = np.empty(shape, dtype=values.dtype)
+        covered = _is_tiling(window) and not any(map(any, window.padding))
+        covered = covered and values.shape[1] * 2 == shape[1] and values.shape[2] * 2 == shape[2]
 
         def scatter(images: slice) -> None:
-            part = (len(range(*images.indices(shape[0]))), *shape[1:])
-            out[images] = Backend.max_pool2d_scatter(
-                self, values[images], winner[images], window, part
-            )
+            if covered:  # each pixel lies in one window: nothing to add up
+                for i, j, rows, columns in window.taps(*values.shape[1:3]):
+                    won = winner[images] == 2 * i + j
+                    np.multiply(values[images], won, out=out[images, rows, columns])
+            else:
+                part = (len(out[images]), *shape[1:])
+                out[images] = Backend.max_pool2d_scatter(
+                    self, values[images], winner[images], window, part
+                )
 
         parallel(scatter, _image_chunks(out))
         return out
+
+
+def _is_tiling(window: Window) -> bool:
+    """Whether windows of 2 by 2 pixels lie side by side."""
+    return window.kernel == window.stride == (2, 2) and window.dilation == (1, 1)
+
+
+def _pool_pairs(x: Array, best: Array, winner: Array) -> None:
+    """Max-pooling by 2 in two halvings, columns first, so that the first of equal values wins."""
+    images, height, width, channels = best.shape
+    pairs = x[:, : 2 * height, : 2 * width].reshape(images, 2 * height, width, 2, channels)
+    left, right = pairs[..., 0, :], pairs[..., 1, :]
+    from_right = _beats(right, left).reshape(images, height, 2, width, channels)
+    across = np.maximum(left, right).reshape(from_right.shape)
+    top, bottom = across[:, :, 0], across[:, :, 1]
+    from_bottom = _beats(bottom, top)
+    np.maximum(top, bottom, out=best)
+    winner[...] = np.where(from_bottom, from_right[:, :, 1] + np.int8(2), from_right[:, :, 0])
+
+
+def _beats(challenger: Array, holder: Array) -> Array:
+    """Where the challenger is larger, or NaN while the holder is not."""
+    return ~(challenger <= holder) & (holder == holder)
 
 
 class _Tile(NamedTuple):
@@ -165,20 +225,30 @@ def _tiles(x: Array, window: Window, out_size: Pair) -> list[_Tile]:
     """Tiles whose columns take about ``_TILE_BYTES`` each."""
     images, (out_h, out_w) = x.shape[0], out_size
     row_bytes = out_w * window.kernel[0] * window.kernel[1] * x.shape[3] * x.itemsize
-    rows = max(1, _TILE_BYTES // max(1, row_bytes))
-    if rows < out_h:
-        rows = -(-out_h // -(-out_h // rows))  # equal shares
+    image_bytes = max(1, out_h * row_bytes)
+    if image_bytes > _TILE_BYTES:
         return [
-            _Tile(slice(n, n + 1), slice(row, min(row + rows, out_h)))
+            _Tile(slice(n, n + 1), rows)
             for n in range(images)
-            for row in range(0, out_h, rows)
+            for rows in _shares(out_h, image_bytes)
         ]
-    step = max(1, rows // max(1, out_h))
-    return [_Tile(slice(n, min(n + step, images)), slice(0, out_h)) for n in range(0, images, step)]
+    return [_Tile(part, slice(0, out_h)) for part in _shares(images, images * image_bytes)]
+
+
+def _shares(length: int, total_bytes: int) -> list[slice]:
+    """An axis cut into an even number of nearly equal parts of at most about ``_TILE_BYTES``."""
+    count = min(length, 2 * -(-total_bytes // (2 * _TILE_BYTES)))
+    edges = [length * part // count for part in range(count + 1)] if count else []
+    return [slice(*edge) for edge in pairwise(edges)]
 
 
 def _correlate(
-    x: Array, weight: Array, window: Window, out_size: tuple[int, ...], spread: Pair = (1, 1)
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    window: Window,
+    out_size: tuple[int, ...],
+    spread: Pair = (1, 1),
 ) -> Array:
     """Slide the weight over x, whose pixels lie ``spread`` apart with zeros in between."""
     out_h, out_w = out_size
@@ -188,7 +258,10 @@ def _correlate(
 
     def product(tile: _Tile) -> None:
         columns = _columns(x, window, (out_h, out_w), tile, spread)
-        np.matmul(columns, matrix, out=out[tile.images, tile.rows].reshape(-1, outputs))
+        part = out[tile.images, tile.rows].reshape(-1, outputs)
+        np.matmul(columns, matrix, out=part)
+        if bias is not None:
+            part += bias
 
     if out.size:
         parallel(product, _tiles(x, window, (out_h, out_w)))
@@ -262,18 +335,19 @@ def _image_chunks(x: Array) -> list[slice]:
     return [slice(start, start + step) for start in range(0, x.shape[0], step)]
 
 
-def _in_chunks(ufunc: Callable[..., Any], x: Array, *others: Any) -> Array:
-    """An elementwise function of one array, on several threads where the array is large."""
-    if x.size < 2 * _CHUNK or not x.flags.c_contiguous:
-        return ufunc(x, *others)
-    out = np.empty_like(x)
-    flat_x, flat_out = x.reshape(-1), out.reshape(-1)
+def _in_chunks(function: Callable[..., Any], *arrays: Array) -> Array:
+    """function(*arrays, out=...) elementwise on arrays of one shape, on several threads if large."""
+    out = np.empty(arrays[0].shape, dtype=arrays[0].dtype)
+    if out.size < 2 * _CHUNK or not all(array.flags.c_contiguous for array in arrays):
+        function(*arrays, out=out)
+        return out
+    flat, flat_out = [array.reshape(-1) for array in arrays], out.reshape(-1)
 
     def chunk(start: int) -> None:
         part = slice(start, start + _CHUNK)
-        ufunc(flat_x[part], *others, out=flat_out[part])
+        function(*(array[part] for array in flat), out=flat_out[part])
 
-    parallel(chunk, range(0, x.size, _CHUNK))
+    parallel(chunk, range(0, out.size, _CHUNK))
     return out
 
 

@@ -1,14 +1,16 @@
 """Worker threads for the NumPy backend: tiles of a kernel run side by side.
 
 NumPy releases the interpreter lock in matrix products, copies and large elementwise operations, so
-plain threads suffice. While tiles run in parallel BLAS is held to one thread of its own; otherwise
-the two kinds of threads would fight for the same cores.
+plain threads suffice. BLAS is held to one thread of its own wherever a kernel calls it: its workers
+go on spinning for a while after each product and would take the cores from ours.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinynn.errors import ArgumentError
@@ -27,21 +29,17 @@ def usable_cores() -> int:
 
 
 class _Workers:
-    """The thread pool and the BLAS controller, both made at first use."""
+    """The thread pool, made at first use."""
 
     def __init__(self) -> None:
         self.count = usable_cores()
         self.pool: ThreadPoolExecutor | None = None
-        self.blas: Any = None
 
     def start(self) -> ThreadPoolExecutor:
         if self.pool is None:
             from concurrent.futures import ThreadPoolExecutor
 
-            from threadpoolctl import ThreadpoolController
-
-            self.pool = ThreadPoolExecutor(self.count, thread_name_prefix="tinynn")
-            self.blas = ThreadpoolController().select(user_api="blas")
+            self.pool = ThreadPoolExecutor(max(1, self.count - 1), thread_name_prefix="tinynn")
         return self.pool
 
     def stop(self) -> None:
@@ -50,9 +48,51 @@ class _Workers:
             pool.shutdown(wait=False)
 
 
+class _Blas:
+    """The thread counts of the BLAS libraries, lowered while a kernel of ours runs."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.libraries: list[Any] | None = None
+        self.usual: list[int] = []
+        self.depth = 0
+
+    def hold(self) -> None:
+        with self.lock:
+            if self.libraries is None:
+                from threadpoolctl import ThreadpoolController
+
+                found = ThreadpoolController().select(user_api="blas")
+                self.libraries = list(found.lib_controllers)
+            if self.depth == 0:
+                self.usual = [library.num_threads for library in self.libraries]
+                self._set([1] * len(self.usual))
+            self.depth += 1
+
+    def release(self) -> None:
+        with self.lock:
+            self.depth -= 1
+            if self.depth == 0:
+                self._set(self.usual)
+
+    def _set(self, counts: list[int]) -> None:
+        for library, count in zip(self.libraries or (), counts, strict=True):
+            library.set_num_threads(count)
+
+
 _workers = _Workers()
-if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
-    os.register_at_fork(after_in_child=lambda: setattr(_workers, "pool", None))
+_blas = _Blas()
+
+
+def _forget_threads() -> None:
+    """A forked child has none of its parent's threads, and its locks may be held by them."""
+    global _blas  # noqa: PLW0603
+    _workers.pool = None
+    _blas = _Blas()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def set_num_threads(count: int) -> None:
@@ -68,16 +108,37 @@ def get_num_threads() -> int:
     return _workers.count
 
 
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Matrix products inside run on the thread that calls them."""
+    blas = _blas
+    blas.hold()
+    try:
+        yield
+    finally:
+        blas.release()
+
+
 def parallel(function: Callable[[T], object], items: Sequence[T]) -> None:
     """Call ``function`` on every item, on the worker threads; the first exception is raised.
 
     Items must write to places of their own; their order of execution is not defined.
     """
-    if _workers.count == 1 or len(items) < 2:
-        for item in items:
-            function(item)
-        return
-    pool = _workers.start()
-    with _workers.blas.limit(limits=1):
-        for future in [pool.submit(function, item) for item in items]:
-            future.result()
+    with single_threaded_blas():
+        if _workers.count == 1 or len(items) < 2:
+            for item in items:
+                function(item)
+            return
+        queue = iter(items)
+
+        def work() -> None:
+            for item in queue:
+                function(item)
+
+        pool = _workers.start()
+        others = [pool.submit(work) for _ in range(min(_workers.count, len(items)) - 1)]
+        try:
+            work()  # the calling thread takes its share
+        finally:
+            for other in others:
+                other.result()

@@ -92,7 +92,8 @@ class RandomCrop:
             )
         top = rng.integers(0, height - self.height + 1, n)[:, None] + np.arange(self.height)
         left = rng.integers(0, width - self.width + 1, n)[:, None] + np.arange(self.width)
-        return images[np.arange(n)[:, None, None], top[:, :, None], left[:, None, :]]
+        parts: Images = images[np.arange(n)[:, None, None], top[:, :, None], left[:, None, :]]
+        return parts
 
 
 class RandomBrightness:
@@ -132,7 +133,7 @@ class RandomLightGradient:
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
         _check(images)
         n, height, width, _ = images.shape
-        direction = _per_image(rng.uniform(0, 2 * math.pi, n))
+        direction = _per_image(rng.uniform(0.0, 2 * math.pi, n))
         y = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None]
         x = np.linspace(-1, 1, width, dtype=np.float32)[:, None]
         plane = np.cos(direction) * x + np.sin(direction) * y
@@ -215,10 +216,10 @@ def _sample(images: Images, y: Images, x: Images) -> Images:
     def row(index: npt.NDArray[np.int64]) -> Images:
         start = (first + index) * width
         near, far = pixels.take(start + left, axis=0), pixels.take(start + right, axis=0)
-        return cast(Images, near + u * (far - near))
+        return near + u * (far - near)
 
     upper = row(top)
-    return cast(Images, upper + v * (row(below) - upper))
+    return upper + v * (row(below) - upper)
 
 
 def _smooth(images: Images, weight: Images, axis: int) -> Images:

@@ -44,7 +44,8 @@ def conv2d(
         )
     window = make_window("conv2d", x.shape, weight.shape[:2], stride, padding, dilation)
     check_fits("conv2d", window, x.shape)
-    return _add_bias("conv2d", _conv2d(x, weight, window, groups), bias)
+    _check_bias("conv2d", weight.shape[3], bias)
+    return _conv2d(x, weight, bias, window, groups)
 
 
 def conv_transpose2d(
@@ -95,15 +96,20 @@ def conv_transpose2d(
         raise ShapeError(f"conv_transpose2d: padding {pads} leaves no output for {x.shape}")
     shape = (x.shape[0], size[0], size[1], outputs)
     out = _conv2d_input_gradient(x, weight, window, groups, shape)
-    return _add_bias("conv_transpose2d", out, bias)
+    _check_bias("conv_transpose2d", outputs, bias)
+    return out if bias is None else out + bias
 
 
-def _conv2d(x: Tensor, weight: Tensor, window: Window, groups: int) -> Tensor:
+def _conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int
+) -> Tensor:
+    shift = None if bias is None else bias.data
     return record(
         "conv2d",
-        x.backend.conv2d(x.data, weight.data, window, groups),
+        x.backend.conv2d(x.data, weight.data, shift, window, groups),
         (x, lambda grad: _conv2d_input_gradient(grad, weight, window, groups, x.shape)),
         (weight, lambda grad: _conv2d_weight_gradient(x, grad, window, groups)),
+        (bias, lambda grad: grad.sum(axis=(0, 1, 2))),
     )
 
 
@@ -113,7 +119,7 @@ def _conv2d_input_gradient(
     return record(
         "conv2d_input_gradient",
         grad_out.backend.conv2d_input_gradient(grad_out.data, weight.data, window, groups, shape),
-        (grad_out, lambda grad: _conv2d(grad, weight, window, groups)),
+        (grad_out, lambda grad: _conv2d(grad, weight, None, window, groups)),
         (weight, lambda grad: _conv2d_weight_gradient(grad, grad_out, window, groups)),
     )
 
@@ -123,16 +129,13 @@ def _conv2d_weight_gradient(x: Tensor, grad_out: Tensor, window: Window, groups:
         "conv2d_weight_gradient",
         x.backend.conv2d_weight_gradient(x.data, grad_out.data, window, groups),
         (x, lambda grad: _conv2d_input_gradient(grad_out, grad, window, groups, x.shape)),
-        (grad_out, lambda grad: _conv2d(x, grad, window, groups)),
+        (grad_out, lambda grad: _conv2d(x, grad, None, window, groups)),
     )
 
 
-def _add_bias(name: str, out: Tensor, bias: Tensor | None) -> Tensor:
-    if bias is None:
-        return out
-    if bias.shape != out.shape[-1:]:
-        raise ShapeError(f"{name} expects a bias {out.shape[-1:]}, got {bias.shape}")
-    return out + bias
+def _check_bias(name: str, outputs: int, bias: Tensor | None) -> None:
+    if bias is not None and bias.shape != (outputs,):
+        raise ShapeError(f"{name} expects a bias ({outputs},), got {bias.shape}")
 
 
 # -- arguments that pooling shares ----------------------------------------------------------------

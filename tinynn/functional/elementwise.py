@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from tinynn.autograd import Tensor, record, record_with_output
+from tinynn.backend import Array
 from tinynn.errors import ArgumentError, DtypeError
 from tinynn.functional.arithmetic import where
 from tinynn.functional.operands import Operand, as_tensor
@@ -77,12 +77,12 @@ def clip(x: Operand, low: float | None = None, high: float | None = None) -> Ten
         raise ArgumentError(f"clip expects low <= high, got {low} > {high}")
 
     def vjp(grad: Tensor) -> Tensor:
-        inside: Any = x.data == x.data  # also false for NaN
+        inside = x.data == x.data  # also false for NaN
         if low is not None:
             inside &= x.data >= low
         if high is not None:
             inside &= x.data <= high
-        return grad * inside
+        return grad * as_tensor("clip", inside)
 
     return record("clip", x.backend.xp.clip(x.data, low, high), (x, vjp))
 
@@ -94,7 +94,13 @@ def relu(x: Operand) -> Tensor:
     """max(x, 0); the gradient at 0 is 0. Nair and Hinton (2010)."""
     x = as_tensor("relu", x)
     out = x.backend.relu(x.data)
-    return record("relu", out, (x, lambda grad: grad * (out > 0)))
+    return record("relu", out, (x, lambda grad: _relu_gradient(grad, out)))
+
+
+def _relu_gradient(grad_out: Tensor, out: Array) -> Tensor:
+    """Linear in the gradient, so it is its own gradient."""
+    data = grad_out.backend.relu_gradient(grad_out.data, out)
+    return record("relu_gradient", data, (grad_out, lambda grad: _relu_gradient(grad, out)))
 
 
 def leaky_relu(x: Operand, negative_slope: float = 0.01) -> Tensor:

@@ -24,7 +24,7 @@ def matmul(a: Operand, b: Operand) -> Tensor:
     if b.ndim == 1:
         return matmul(a, b.reshape(-1, 1)).squeeze(-1)
     try:
-        out = a.backend.xp.matmul(a.data, b.data)
+        out = a.backend.matmul(a.data, b.data)
     except ValueError as error:
         raise ShapeError(
             f"matmul: leading axes of {a.shape} and {b.shape} do not broadcast"
@@ -107,7 +107,7 @@ def _parse(subscripts: str, operands: list[Tensor]) -> tuple[list[str], str]:
     if not fine:
         raise ArgumentError(
             f"einsum: {subscripts!r} does not fit operands of shapes {[t.shape for t in operands]}"
-            ": one letter for each axis, none twice in an operand, results only of letters that occur"
+            ": one letter for each axis, none twice in an operand, none new in the result"
         )
     return inputs, output
 

@@ -19,7 +19,7 @@ def as_tensor(name: str, x: Any) -> Tensor:
     if isinstance(x, Tensor):
         return x
     if isinstance(x, (int, float, np.generic)):
-        x = np.asarray(x, dtype="float32" if isinstance(x, float) else None)
+        x = np.asarray(x, dtype="float32" if type(x) is float else None)
     if backend_of(x) is None:
         raise TypeError(f"{name} expects a tensor, got {type(x).__name__}")
     return Tensor(x)

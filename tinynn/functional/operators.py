@@ -54,7 +54,7 @@ _COMPARISONS: dict[str, _Binary] = {
     "eq": arithmetic.equal,
     "ne": arithmetic.not_equal,
 }
-_UFUNCS: dict[str, Any] = {
+_UFUNCS: dict[str, _Binary] = {
     function.__name__: function
     for function in (
         *_ARITHMETIC.values(),

@@ -82,9 +82,9 @@ def _extreme(name: str, x: Operand, axis: Axis, keepdims: bool) -> Tensor:
 
     def vjp(grad: Tensor) -> Tensor:
         best = getattr(data, name)(axis=axes, keepdims=True)
-        winners: Any = (data == best).astype(grad.dtype)
+        winners = (data == best).astype(grad.dtype)
         winners /= winners.sum(axis=axes, keepdims=True)
-        return _expand(grad, x.shape, axes, keepdims) * winners
+        return _expand(grad, x.shape, axes, keepdims) * as_tensor(name, winners)
 
     return record(name, getattr(data, name)(axis=axes, keepdims=keepdims), (x, vjp))
 

@@ -80,6 +80,8 @@ class ModuleDict(_Container):
     def __setitem__(self, name: str, module: Module) -> None:
         if not isinstance(name, str) or not name or "." in name:
             raise ArgumentError(f"ModuleDict expects names without dots, got {name!r}")
+        if hasattr(ModuleDict, name):
+            raise ArgumentError(f"{name!r} as a name is no name: it is what every ModuleDict has")
         self._add(name, module)
         self._arguments = ((dict(self.named_children()),), {})
 

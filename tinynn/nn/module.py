@@ -46,7 +46,7 @@ class Module:
 
     training: bool = True
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
-    _forward_hooks: dict[int, ForwardHook]
+    _forward_hooks: dict[object, ForwardHook]
 
     def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
@@ -83,8 +83,8 @@ class Module:
         What it returns, unless None, replaces the output. Returns a function that removes the hook.
         """
         key = object()
-        self._forward_hooks[id(key)] = hook
-        return lambda: (self._forward_hooks.pop(id(key), None), None)[1]
+        self._forward_hooks[key] = hook
+        return lambda: (self._forward_hooks.pop(key, None), None)[1]
 
     # -- what is inside -----------------------------------------------------------------------
 

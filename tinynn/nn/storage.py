@@ -147,7 +147,7 @@ def _describe(value: Any, where: str) -> Any:
         }
     raise ArgumentError(
         f"cannot write down the argument {where} = {value!r:.60}: a model that is saved is made "
-        "from numbers, strings, tuples, lists, dicts and modules; or store model.state_dict() yourself"
+        "from numbers, strings, tuples, lists, dicts and modules; or store its state_dict() yourself"
     )
 
 

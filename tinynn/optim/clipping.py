@@ -25,8 +25,8 @@ def clip_grad_norm(parameters: Any, max_norm: float) -> Tensor:
     squares = xp.stack([xp.sum(grad.data * grad.data) for grad in grads])
     norm = xp.sqrt(xp.sum(squares))
     scale = xp.minimum(max_norm / (norm + 1e-6), 1).astype(grads[0].dtype)
-    for grad in grads:
-        grad.data *= scale
+    for tensor in tensors:  # a new array for each: functions may hand one gradient to several
+        tensor.grad = Tensor(tensor.grad.data * scale)
     return Tensor(xp.asarray(norm))
 
 

@@ -14,8 +14,8 @@ from tinynn.optim.optimizer import LearningRate, Optimizer, check_range
 class SGD(Optimizer):
     """g += weight_decay · p;  v = momentum · v + g;  p -= learning_rate · v.
 
-    With ``nesterov`` p -= learning_rate · (g + momentum · v). Polyak (1964), Nesterov (1983), in the
-    form of Sutskever, Martens, Dahl and Hinton (2013).
+    With ``nesterov`` p -= learning_rate · (g + momentum · v). Polyak (1964), Nesterov (1983), in
+    the form of Sutskever, Martens, Dahl and Hinton (2013).
     """
 
     def __init__(

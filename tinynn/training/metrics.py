@@ -16,9 +16,9 @@ def predicted_classes(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]
     """
     values = np.asarray(logits)
     if values.ndim == 2 and values.shape[1] > 1:
-        return values.argmax(axis=1).astype(np.int64)
+        return np.asarray(values.argmax(axis=1), dtype=np.int64)
     if values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1):
-        return (values.reshape(-1) > 0).astype(np.int64)
+        return np.asarray(values.reshape(-1) > 0, dtype=np.int64)
     raise ShapeError(f"logits are (n, classes), (n, 1) or (n,), got {values.shape}")
 
 
@@ -30,9 +30,7 @@ def accuracy(predictions: Labels, labels: Labels) -> float:
     return float((predicted == true).mean())
 
 
-def confusion_matrix(
-    predictions: Labels, labels: Labels, classes: int
-) -> npt.NDArray[np.int64]:
+def confusion_matrix(predictions: Labels, labels: Labels, classes: int) -> npt.NDArray[np.int64]:
     """Counts, int64 (classes, classes): row = true class, column = predicted class."""
     predicted, true = _paired(predictions, labels)
     for name, values in (("predictions", predicted), ("labels", true)):
@@ -43,7 +41,7 @@ def confusion_matrix(
                 f"at position {int(outside.argmax())}"
             )
     counts = np.bincount(true * classes + predicted, minlength=classes * classes)
-    return counts.reshape(classes, classes).astype(np.int64)
+    return np.asarray(counts.reshape(classes, classes), dtype=np.int64)
 
 
 def _paired(

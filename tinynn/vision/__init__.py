@@ -1,14 +1,25 @@
 """Photos, boxes, and a detector that looks at every place and size of a photo."""
 
-from tinynn.vision.boxes import clip_boxes, iou, merge_overlapping, non_maximum_suppression
+from tinynn.vision.boxes import (
+    clip_boxes,
+    drop_nested,
+    iou,
+    merge_overlapping,
+    non_maximum_suppression,
+)
+from tinynn.vision.detector import Detections, Detector, Windows
 from tinynn.vision.drawing import draw_boxes
 from tinynn.vision.photo import read_photo, to_gray, write_photo
 from tinynn.vision.pyramid import Level, image_pyramid
 
 __all__ = [
+    "Detections",
+    "Detector",
     "Level",
+    "Windows",
     "clip_boxes",
     "draw_boxes",
+    "drop_nested",
     "image_pyramid",
     "iou",
     "merge_overlapping",

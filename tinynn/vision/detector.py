@@ -23,6 +23,11 @@ STRIP_PIXELS = 1 << 20
 """The network sees a level of the pyramid in strips of about so many pixels: memory is bounded."""
 
 
+MERGE_IOU = 0.3
+NESTED = 0.6
+"""Boxes with more IoU are one object; so are boxes that share more of the smaller one's area."""
+
+
 class Detections(NamedTuple):
     """What was found: ``boxes`` float32 (n, 4) of x, y, width, height, ``scores`` float32 (n,)."""
 
@@ -71,8 +76,8 @@ class Detector:
     def detect(self, photo: npt.NDArray[np.uint8]) -> Detections:
         """The objects in ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3), best first.
 
-        Overlapping candidates become one box, their mean weighted by score; its score adds up
-        theirs, see :func:`add_scores`, and has to reach ``threshold`` too.
+        Overlapping candidates become one box, see :func:`merge_overlapping`; of boxes within each
+        other the better one stays.
         """
         height, width = photo.shape[:2]
         found = self.windows(photo)
@@ -86,7 +91,7 @@ class Detector:
         Where the photo shows no object these are the false alarms to learn from.
         """
         limit = self.threshold if threshold is None else threshold
-        found = [_NO_WINDOWS(self.window)]
+        found = [_no_windows(self.window)]
         with _evaluating(self.network):
             for level in image_pyramid(to_gray(photo), self.step, self.window, self.min_size):
                 scale = np.array([level.scale_x, level.scale_y], dtype=np.float32)
@@ -138,6 +143,14 @@ class Detector:
                 f"logits of shape {(1, rows, columns, 1)}, got {shape}: its layers need padding 0 "
                 "and strides whose product is the detector's"
             )
+
+
+def _no_windows(window: int) -> Windows:
+    return Windows(
+        np.zeros((0, 4), dtype=np.float32),
+        np.zeros(0, dtype=np.float32),
+        np.zeros((0, window, window, 1), dtype=np.uint8),
+    )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from tinynn.data.decoding import decode
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
+from tinynn.nn.storage import write_atomically
 
 Photo = npt.NDArray[np.uint8]
 
@@ -33,19 +35,15 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
 def write_photo(path: str | os.PathLike[str], photo: Photo) -> None:
     """Write ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3); the suffix names the format.
 
-    The file appears whole or not at all: it is written beside ``path`` and then renamed.
+    The file appears under its name only when it is complete.
     """
     from PIL import Image
 
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
     three = as_photo(photo)
     picture = Image.fromarray(three[:, :, 0] if three.shape[2] == 1 else three)
-    try:
-        picture.save(unfinished, format=_format(target.suffix))
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    encoded = io.BytesIO()
+    picture.save(encoded, format=_format(Path(path).suffix))
+    write_atomically(path, encoded.getvalue())
 
 
 def as_photo(photo: npt.NDArray[np.generic]) -> Photo:

@@ -1,0 +1,459 @@
+"""Where are the faces? A small CNN learns faces from non-faces, then looks at whole photos.
+
+It is trained in rounds. The first round learns from augmented faces and from random windows of
+photos without a face. Before each later round the detector scans such photos itself, and what it
+takes for a face is shown to it as a counterexample (Rowley, Baluja and Kanade, 1998).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+import tinynn
+from tinynn import functional as F
+from tinynn import nn, optim
+from tinynn.data import ArrayDataset, DataLoader, augment
+from tinynn.errors import FileFormatError
+from tinynn.random import numpy_generator
+from tinynn.training import History, fit
+from tinynn.vision import Detections, Detector, iou
+from tinynn.vision.pyramid import image_pyramid, resize
+
+from . import photos
+
+Photo = npt.NDArray[np.uint8]
+Patches = npt.NDArray[np.uint8]
+Boxes = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float32]
+
+WINDOW, STRIDE = 24, 4
+THRESHOLD = 0.993
+ALARM = 0.27  # what scores more on a photo without a face is worth learning from
+
+ORL_FACE = (45.0, 62.0, 80.0)  # centre x, y and side of the face in an ORL picture of 92 x 112
+LFW_FACE = (12.5, 12.5, 23.0)  # the same in a picture of 25 x 25
+CANVAS, FACE = 68, 48  # faces are kept in twice the window's size, with what surrounds them
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of everything; the defaults are the full training."""
+
+    faces: int = 10_000
+    windows: int = 12_000
+    pieces: int = 3_000
+    mining_rounds: int = 4
+    first_epochs: int = 2
+    round_epochs: int = 1
+    last_epochs: int = 8
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    looks: int = 2  # how many variants of each photo a mining round scans
+    alarms_per_look: int = 200
+
+
+FULL = Recipe()
+QUICK = Recipe(
+    faces=3_000,
+    windows=4_000,
+    pieces=1_000,
+    mining_rounds=2,
+    first_epochs=2,
+    last_epochs=2,
+    looks=1,
+)
+
+
+@dataclass
+class Training:
+    """The trained detector, the figures of each epoch, and the false alarms of each round."""
+
+    detector: Detector
+    history: History = field(default_factory=History)
+    alarms: list[int] = field(default_factory=list)
+
+
+def face_network() -> nn.Sequential:
+    """Gray windows (N, 24, 24, 1) to logits (N, 1, 1, 1); of a larger image, one every 4 pixels.
+
+    No padding anywhere, so a window's logit does not depend on what is around it. 44,000
+    parameters, about 4,000 multiply-adds per pixel of a photo.
+    """
+    return nn.Sequential(
+        *_convolution(1, 16, 4, stride=2),
+        *_convolution(16, 32, 4),
+        nn.MaxPool2d(2),
+        *_convolution(32, 64, 3),
+        nn.Dropout(0.3),
+        *_convolution(64, 64, 2),
+        nn.Conv2d(64, 1, 1),
+    )
+
+
+def _convolution(channels: int, out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(channels, out, kernel, stride=stride, bias=False),
+        nn.BatchNorm2d(out),
+        nn.ReLU(),
+    ]
+
+
+def face_detector(network: nn.Module, threshold: float = THRESHOLD) -> Detector:
+    """The detector around a network of :func:`face_network`."""
+    return Detector(network, window=WINDOW, stride=STRIDE, threshold=threshold)
+
+
+def save(detector: Detector, path: str | os.PathLike[str]) -> None:
+    """Weights and threshold in a safetensors file."""
+    tinynn.save(detector.network, path, extra={"threshold": detector.threshold})
+
+
+def load(path: str | os.PathLike[str], device: str | None = None) -> Detector:
+    """The detector that :func:`save` wrote."""
+    extra = tinynn.load_extra(path)
+    if "threshold" not in extra:
+        raise FileFormatError(f"{path} holds no face detector: its header names no threshold")
+    return face_detector(tinynn.load(path, device=device), float(extra["threshold"]))
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+def train(recipe: Recipe = FULL, seed: int = 0, device: str = "cpu") -> Training:
+    """Train a detector on the packaged photos; the same seed trains the same detector."""
+    tinynn.manual_seed(seed)
+    rounds = recipe.mining_rounds
+    training = Training(face_detector(face_network().to(device)))
+    orl, lfw = _training_faces()
+    scenes = photos.face_free_photos()
+    others = [
+        _random_windows(scenes, recipe.windows, numpy_generator(seed, 0)),
+        _pieces(orl, recipe.pieces, numpy_generator(seed, 1)),
+    ]
+    for number in range(rounds + 1):
+        if number:
+            alarms = _false_alarms(
+                training.detector, scenes, recipe, numpy_generator(seed, 2, number)
+            )
+            training.alarms.append(len(alarms))
+            others.append(alarms)
+        faces = _augmented_faces(orl, lfw, recipe.faces, numpy_generator(seed, 3, number))
+        _learn(training, faces, np.concatenate(others), recipe, number, seed, device)
+    return training
+
+
+def _learn(
+    training: Training,
+    faces: Patches,
+    others: Patches,
+    recipe: Recipe,
+    number: int,
+    seed: int,
+    device: str,
+) -> None:
+    """One round of learning faces from others."""
+    first, last = number == 0, number == recipe.mining_rounds
+    epochs = recipe.first_epochs if first else recipe.last_epochs if last else recipe.round_epochs
+    peak = recipe.learning_rate if first else 0.7 * recipe.learning_rate
+    loader = DataLoader(
+        ArrayDataset(np.concatenate([faces, others]), np.repeat([1, 0], [len(faces), len(others)])),
+        recipe.batch_size,
+        shuffle=True,
+        seed=seed + number,
+        drop_last=True,
+        augment=ANEW,
+        device=device,
+    )
+    classifier = nn.Sequential(training.detector.network, nn.Flatten())
+    schedule = optim.one_cycle(peak, epochs * len(loader), warm_up_share=0.2)
+    optimizer = optim.AdamW(classifier, learning_rate=schedule)
+    name = f"round {number} of {recipe.mining_rounds}"
+    history = fit(classifier, loader, optimizer, _loss, epochs=epochs, description=name)
+    training.history.training += history.training
+
+
+ANEW = augment.Compose(
+    augment.RandomFlip(), augment.RandomContrast(0.67, 1.4), augment.RandomBrightness(0.1)
+)
+"""Windows look a little different in each epoch."""
+
+
+def _loss(logits: tinynn.Tensor, labels: tinynn.Tensor) -> tinynn.Tensor:
+    return F.binary_cross_entropy_with_logits(logits[:, 0], labels.astype("float32"))
+
+
+# -- faces -----------------------------------------------------------------------------------------
+
+
+def _training_faces() -> tuple[Floats, Floats]:
+    """Canvases of the ORL people for training and of LFW, float32 (n, 68, 68, 1) in 0..1."""
+    orl = photos.orl_faces()[: photos.TRAINING_PEOPLE].reshape(-1, *photos.ORL_SHAPE)
+    return _canvases(orl, *ORL_FACE), _canvases(photos.lfw_faces(), *LFW_FACE)
+
+
+def _canvases(pictures: Photo, x: float, y: float, side: float) -> Floats:
+    """The face, a square of ``side`` about (x, y), 48 pixels wide in the middle of 68 x 68."""
+    from PIL import Image
+
+    half = side * CANVAS / FACE / 2
+    margin = int(half) + 1  # what lies beyond the picture repeats its edge
+    box = (x - half + margin, y - half + margin, x + half + margin, y + half + margin)
+    wide = np.pad(pictures, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
+    cut = [
+        np.asarray(
+            Image.fromarray(picture).resize((CANVAS, CANVAS), Image.Resampling.BILINEAR, box=box)
+        )
+        for picture in wide
+    ]
+    return np.stack(cut)[..., np.newaxis].astype(np.float32) / np.float32(255)
+
+
+PLACE = augment.RandomAffine(shift=0.04, scale=(0.88, 1.12), rotation=12, size=(FACE, FACE))
+LIGHT = augment.Compose(
+    augment.RandomFlip(),
+    augment.RandomContrast(0.5, 1.4),
+    augment.RandomGamma(0.7, 1.5),
+    augment.RandomLightGradient(0.25),
+    augment.RandomBrightness(0.15),
+    augment.RandomBlur(0.8),
+    augment.RandomNoise(0.03),
+)
+
+
+def _augmented_faces(orl: Floats, lfw: Floats, count: int, rng: np.random.Generator) -> Patches:
+    """``count`` faces, four in ten from LFW: 100 people say more about faces than 32."""
+    from_lfw = round(0.4 * count)
+    chosen = np.concatenate(
+        [
+            rng.integers(len(orl), size=count - from_lfw),
+            len(orl) + rng.integers(len(lfw), size=from_lfw),
+        ]
+    )
+    return _augmented(np.concatenate([orl, lfw]), chosen, PLACE, rng)
+
+
+def _pieces(canvases: Floats, count: int, rng: np.random.Generator) -> Patches:
+    """Parts of faces, which are no faces: off centre, or so large that only a part is seen.
+
+    They keep boxes single and well placed.
+    """
+    chosen = rng.integers(len(canvases), size=count)
+    return np.concatenate(
+        [
+            _augmented(canvases, chosen[: count // 2], _off_centre, rng),
+            _augmented(canvases, chosen[count // 2 :], CLOSE_UP, rng),
+        ]
+    )
+
+
+CLOSE_UP = augment.RandomAffine(shift=0.4, scale=(1.6, 3.0), rotation=12, size=(FACE, FACE))
+
+
+def _off_centre(canvases: Floats, rng: np.random.Generator) -> Floats:
+    """Faces of about the right size, a third to six tenths of it away from where they belong."""
+    angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.33, 0.6)
+    move = np.rint(FACE * distance * np.array([np.sin(angle), np.cos(angle)])).astype(int)
+    margin = FACE
+    wide = np.pad(canvases, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
+    top, left = margin - move
+    return PLACE(np.ascontiguousarray(wide[:, top : top + CANVAS, left : left + CANVAS]), rng)
+
+
+def _augmented(
+    canvases: Floats, chosen: npt.NDArray[np.int64], place: augment.Step, rng: np.random.Generator
+) -> Patches:
+    """The ``chosen`` canvases placed, halved to the window and lit at random; some at a time."""
+    batches = [
+        LIGHT(_halved(place(canvases[some], rng)), rng)
+        for some in np.array_split(chosen, max(1, len(chosen) // 100))
+    ]
+    return np.rint(np.concatenate(batches) * 255).astype(np.uint8)
+
+
+def _halved(images: Floats) -> Floats:
+    n, height, width, channels = images.shape
+    return images.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+# -- what is no face -------------------------------------------------------------------------------
+
+
+def _random_windows(scenes: Sequence[Photo], count: int, rng: np.random.Generator) -> Patches:
+    """``count`` windows from anywhere in ``scenes``, of every size."""
+    levels = [
+        [level.photo for level in image_pyramid(scene, 1.3, WINDOW, WINDOW)] for scene in scenes
+    ]
+    windows = []
+    for _ in range(count):
+        sizes = levels[rng.integers(len(levels))]
+        level = sizes[rng.integers(len(sizes))]
+        y, x = (rng.integers(side - WINDOW + 1) for side in level.shape[:2])
+        windows.append(level[y : y + WINDOW, x : x + WINDOW])
+    return np.stack(windows)
+
+
+def _false_alarms(
+    detector: Detector, scenes: Sequence[Photo], recipe: Recipe, rng: np.random.Generator
+) -> Patches:
+    """What the detector takes for a face where there is none, the worst of each photo."""
+    from tqdm import tqdm
+
+    alarms = [np.zeros((0, WINDOW, WINDOW, 1), dtype=np.uint8)]
+    for photo, faces in tqdm(
+        list(_mining_photos(scenes, recipe, rng)), desc="mining", disable=None
+    ):
+        found = detector.windows(photo, ALARM)
+        wrong = np.flatnonzero(~(iou(found.boxes, faces) > CLOSE).any(axis=1))
+        worst = wrong[np.argsort(-found.scores[wrong], kind="stable")][: recipe.alarms_per_look]
+        alarms.append(found.patches[worst])
+    return np.concatenate(alarms)
+
+
+CLOSE = 0.35  # IoU; a window nearer to a face than this is no clear false alarm
+MINING_SIDE = 560  # pixels of the longer side
+TRAINING_MONTAGES = 4
+
+
+def _mining_photos(
+    scenes: Sequence[Photo], recipe: Recipe, rng: np.random.Generator
+) -> Iterator[tuple[Photo, Boxes]]:
+    """Photos with the boxes of their faces: variants of the scenes, and a few montages.
+
+    The variants change from round to round, so that no round looks for what is known by heart.
+    """
+    for scene in scenes:
+        for _ in range(recipe.looks):
+            yield _variant(scene, rng), np.zeros((0, 4), dtype=np.float32)
+    people = photos.orl_faces()[: photos.TRAINING_PEOPLE]
+    yield from montages(people, scenes, TRAINING_MONTAGES, rng)
+
+
+def _variant(scene: Photo, rng: np.random.Generator) -> Photo:
+    """``scene``, uint8 (H, W, 1), in another size, mirrored or turned, and in another light."""
+    height, width = scene.shape[:2]
+    scale = min(1.0, MINING_SIDE * rng.uniform(0.6, 1.0) / max(height, width))
+    smaller = resize(scene, max(WINDOW, round(height * scale)), max(WINDOW, round(width * scale)))
+    turned = np.rot90(smaller, rng.choice([0, 0, 0, 0, 1, 2, 3]))
+    image = np.ascontiguousarray(turned).astype(np.float32)[np.newaxis] / np.float32(255)
+    lit = VIEW(image, rng)[0]
+    return np.rint(lit * 255).astype(np.uint8)
+
+
+VIEW = augment.Compose(
+    augment.RandomFlip(),
+    augment.RandomAffine(scale=(1.0, 2.5), rotation=30),
+    augment.RandomBlur(1.5),
+    augment.RandomGamma(0.6, 1.65),
+    augment.RandomContrast(0.6, 1.5),
+    augment.RandomBrightness(0.1),
+)
+
+
+# -- the test --------------------------------------------------------------------------------------
+
+
+class Montage(NamedTuple):
+    """A photo, uint8 (H, W, C), and the faces in it, boxes float32 (n, 4)."""
+
+    photo: Photo
+    boxes: Boxes
+
+
+def held_out_montages(seed: int = 0, count: int = 12) -> list[Montage]:
+    """People that no training saw, pasted into photos that no training saw."""
+    people = photos.orl_faces()[photos.TRAINING_PEOPLE :]
+    return montages(people, photos.held_out_photos(), count, numpy_generator(seed, 4))
+
+
+def montages(
+    people: Photo, scenes: Sequence[Photo], count: int, rng: np.random.Generator, faces: int = 6
+) -> list[Montage]:
+    """``count`` photos, of ``scenes`` in turn, each with ``faces`` of ``people`` at random places.
+
+    ``people`` are ORL pictures, uint8 (people, pictures, 112, 92).
+    """
+    pictures = people.reshape(-1, *photos.ORL_SHAPE)
+    order = rng.permutation(len(scenes))
+    return [
+        _montage(pictures, scenes[order[number % len(scenes)]], faces, rng)
+        for number in range(count)
+    ]
+
+
+def _montage(pictures: Photo, scene: Photo, faces: int, rng: np.random.Generator) -> Montage:
+    """``scene``, 640 pixels wide, with a cell of a 3 x 2 grid (or larger) for each face."""
+    height = max(300, round(scene.shape[0] * 640 / scene.shape[1]))
+    photo = resize(scene, height, 640)
+    columns, rows = 3, -(-faces // 3)
+    cell = np.array([640 // columns, height // rows])
+    boxes = []
+    for number in range(faces):
+        place = np.array([number % columns, number // columns]) * cell
+        boxes.append(_paste(photo, pictures[rng.integers(len(pictures))], place, cell, rng))
+    return Montage(photo, np.array(boxes, dtype=np.float32))
+
+
+def _paste(
+    photo: Photo,
+    picture: Photo,
+    corner: npt.NDArray[np.int64],
+    cell: npt.NDArray[np.int64],
+    rng: np.random.Generator,
+) -> list[float]:
+    """Put ``picture`` somewhere into the cell; returns the box of its face."""
+    rows, columns = photos.ORL_SHAPE
+    scale = rng.uniform(0.4, min(1.6, cell[0] / columns, cell[1] / rows))
+    height, width = int(rows * scale), int(columns * scale)
+    x, y = (
+        int(start + rng.integers(room + 1))
+        for start, room in zip(corner, cell - (width, height), strict=True)
+    )
+    photo[y : y + height, x : x + width] = resize(picture[..., np.newaxis], height, width)
+    centre_x, centre_y, side = (value * scale for value in ORL_FACE)
+    return [x + centre_x - side / 2, y + centre_y - side / 2, side, side]
+
+
+@dataclass
+class Score:
+    """How well a detector does on photos whose faces are known."""
+
+    photos: int = 0
+    faces: int = 0
+    found: int = 0
+    false_positives: int = 0
+
+    def add(self, detections: Detections, boxes: Boxes, least_iou: float) -> None:
+        """Count one photo: each face may be found once, by a box of at least ``least_iou``."""
+        overlap = iou(detections.boxes, boxes)
+        for row in overlap:  # best detection first
+            face = row.argmax() if row.size else 0
+            hit = row.size > 0 and row[face] >= least_iou
+            self.found += bool(hit)
+            self.false_positives += not hit
+            if hit:
+                overlap[:, face] = 0
+        self.photos += 1
+        self.faces += len(boxes)
+
+    def summary(self) -> dict[str, Any]:
+        """Recall, false positives per photo, and of how many photos and faces."""
+        return {
+            "recall": round(self.found / self.faces, 4),
+            "false_positives_per_photo": round(self.false_positives / self.photos, 4),
+            "photos": self.photos,
+            "faces": self.faces,
+        }
+
+
+def score(detector: Detector, test: Sequence[Montage], least_iou: float = 0.3) -> Score:
+    """Run ``detector`` over ``test`` and count."""
+    result = Score()
+    for photo, boxes in test:
+        result.add(detector.detect(photo), boxes, least_iou)
+    return result

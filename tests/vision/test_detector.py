@@ -1,0 +1,170 @@
+"""The detector: every place and size of a photo, through a network that is known by heart."""
+
+import numpy as np
+import pytest
+
+import tinynn
+from tinynn import nn
+from tinynn.errors import ArgumentError, DtypeError, ShapeError
+from tinynn.vision import Detector, detector, iou
+
+WINDOW, STRIDE = 8, 2
+
+
+def bright_square() -> nn.Module:
+    """A logit above 0 where the middle of a window is white and its border black."""
+    template = np.full((WINDOW, WINDOW), -1.0, dtype=np.float32)
+    template[2:-2, 2:-2] = 3
+    network = nn.Sequential(nn.Conv2d(1, 1, WINDOW, stride=STRIDE))
+    network.load_state_dict(
+        {"0.weight": template[:, :, None, None] / 6, "0.bias": np.float32([-3])}
+    )
+    return network
+
+
+def small_network() -> nn.Module:
+    """Random weights, with all that a real one has: pooling, batch norm, dropout."""
+    tinynn.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.5),
+        nn.Conv2d(4, 1, 3),
+    )
+
+
+@pytest.fixture
+def finder() -> Detector:
+    return Detector(bright_square(), window=WINDOW, stride=STRIDE, min_size=WINDOW)
+
+
+@pytest.fixture
+def random_finder() -> Detector:
+    return Detector(small_network(), window=WINDOW, stride=STRIDE, min_size=WINDOW, threshold=0.35)
+
+
+def scene(*squares: tuple[int, int, int], height: int = 90, width: int = 120) -> np.ndarray:
+    """White squares (x, y, side) on black, uint8 (height, width, 1)."""
+    photo = np.zeros((height, width, 1), dtype=np.uint8)
+    for x, y, side in squares:
+        photo[y : y + side, x : x + side] = 255
+    return photo
+
+
+def noise(height: int = 40, width: int = 57, channels: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(2)
+    return rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+class TestDetect:
+    @pytest.mark.parametrize("side", [4, 6, 11, 20, 33])
+    def test_finds_an_object_of_any_size(self, finder: Detector, side: int) -> None:
+        found = finder.detect(scene((41, 37, side)))
+        around = [[41 - side / 2, 37 - side / 2, 2 * side, 2 * side]]
+        assert len(found.boxes) == 1
+        assert iou(found.boxes, around) > 0.5
+
+    def test_finds_each_of_several_once_best_first(self, finder: Detector) -> None:
+        found = finder.detect(scene((20, 20, 8), (70, 50, 8), (90, 10, 15)))
+        assert len(found.boxes) == 3
+        assert (np.diff(found.scores) <= 0).all()
+        assert ((found.scores > finder.threshold) & (found.scores <= 1)).all()
+
+    def test_gives_float32_boxes_and_scores(self, finder: Detector) -> None:
+        found = finder.detect(scene((20, 20, 8)))
+        assert found.boxes.dtype == found.scores.dtype == np.float32
+        assert (found.boxes.shape, found.scores.shape) == ((1, 4), (1,))
+
+    def test_boxes_lie_within_the_photo(self, random_finder: Detector) -> None:
+        photo = noise()
+        x, y, width, height = random_finder.detect(photo).boxes.T
+        assert len(x) > 0
+        assert (x >= 0).all()
+        assert (y >= 0).all()
+        assert (x + width <= photo.shape[1] + 1e-4).all()
+        assert (y + height <= photo.shape[0] + 1e-4).all()
+
+    def test_takes_gray_and_colour(self, finder: Detector) -> None:
+        photo = scene((20, 20, 8))
+        expected = finder.detect(photo)
+        for same in (photo[:, :, 0], np.repeat(photo, 3, axis=2)):
+            found = finder.detect(same)
+            np.testing.assert_array_equal(found.boxes, expected.boxes)
+            np.testing.assert_array_equal(found.scores, expected.scores)
+
+    @pytest.mark.parametrize("shape", [(1, 1), (7, 200), (200, 7, 3)])
+    def test_finds_nothing_where_no_window_fits(
+        self, finder: Detector, shape: tuple[int, ...]
+    ) -> None:
+        found = finder.detect(np.full(shape, 200, dtype=np.uint8))
+        assert (found.boxes.shape, found.scores.shape) == ((0, 4), (0,))
+
+    def test_a_higher_threshold_finds_a_part_of_it(self, random_finder: Detector) -> None:
+        few = random_finder.windows(noise(), threshold=0.45).scores
+        assert 0 < len(few) < len(random_finder.windows(noise(), threshold=0.3).scores)
+        assert few.min() > 0.45
+
+    def test_refuses_floats(self, finder: Detector) -> None:
+        with pytest.raises(DtypeError, match="a photo is uint8"):
+            finder.detect(np.ones((30, 30)))  # type: ignore[arg-type]
+
+
+class TestWindows:
+    def test_scores_are_those_of_the_network_on_the_patches(self, random_finder: Detector) -> None:
+        found = random_finder.windows(noise())
+        network = random_finder.network.eval()
+        with tinynn.no_grad():
+            logits = network(tinynn.from_numpy(found.patches.astype(np.float32) / 255)).numpy()
+        np.testing.assert_allclose(found.scores, 1 / (1 + np.exp(-logits.ravel())), atol=1e-5)
+
+    def test_misses_no_window(self, random_finder: Detector) -> None:
+        """At full size: every place in steps of the stride, one window at a time."""
+        photo = noise(20, 23)
+        found = random_finder.windows(photo, threshold=1e-6)
+        full_size = found.boxes[found.boxes[:, 2] == WINDOW]
+        places = [(x, y) for y in range(0, 13, STRIDE) for x in range(0, 16, STRIDE)]
+        assert [(x, y) for x, y, _, _ in full_size] == places
+        for (x, y), patch in zip(places, found.patches, strict=False):
+            np.testing.assert_array_equal(patch, photo[y : y + WINDOW, x : x + WINDOW])
+
+    def test_a_strip_at_a_time_sees_the_same(
+        self, random_finder: Detector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = random_finder.windows(noise())
+        monkeypatch.setattr(detector, "STRIP_PIXELS", 600)
+        seen: list[int] = []
+        random_finder.network.register_forward_hook(
+            lambda module, inputs, output: seen.append(inputs[0].shape[1] * inputs[0].shape[2])
+        )
+        for part, expected in zip(random_finder.windows(noise()), whole, strict=True):
+            np.testing.assert_allclose(part, expected, atol=1e-6)
+        assert max(seen) <= 600
+
+
+class TestNetwork:
+    @pytest.fixture(params=[True, False])
+    def mode(self, request: pytest.FixtureRequest, random_finder: Detector) -> bool:
+        random_finder.network.train(request.param)
+        return request.param
+
+    def test_keeps_its_mode(self, random_finder: Detector, mode: bool) -> None:
+        random_finder.network[0].train(not mode)
+        random_finder.detect(noise())
+        modes = [module.training for module in random_finder.network]
+        assert modes == [not mode] + [mode] * 5
+
+    def test_is_evaluated_whatever_its_mode(self, random_finder: Detector, mode: bool) -> None:
+        first, again = random_finder.detect(noise()), random_finder.detect(noise())
+        np.testing.assert_array_equal(first.scores, again.scores)
+
+    def test_with_padding_is_refused(self) -> None:
+        padded = nn.Sequential(nn.Conv2d(1, 1, WINDOW, padding=1))
+        with pytest.raises(ShapeError, match=r"window 8 and stride 1.*\(1, 13, 13, 1\).*padding"):
+            Detector(padded, window=WINDOW, stride=1, min_size=WINDOW).detect(noise(20, 20))
+
+    @pytest.mark.parametrize("threshold", [0, 1, -0.5])
+    def test_threshold_is_a_score(self, threshold: float) -> None:
+        with pytest.raises(ArgumentError, match="threshold is a score between 0 and 1"):
+            Detector(bright_square(), threshold=threshold)
