@@ -201,7 +201,9 @@ def main() -> int:
     print(table(results))
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:  # noqa: PTH123
-            json.dump({"machine": machine, "versions": packages, "results": results}, file, indent=2)
+            json.dump(
+                {"machine": machine, "versions": packages, "results": results}, file, indent=2
+            )
     return 0
 
 

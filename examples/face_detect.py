@@ -23,7 +23,7 @@ from tinynn.nn.storage import write_atomically
 from tinynn.vision import Detections, Detector, draw_boxes, iou, read_photo, write_photo
 
 PROGRAM = "face_detect.py"
-QUICK_EPOCHS = 12
+QUICK_EPOCHS = 8
 LEAST_IOU = 0.3  # of a box that has found a face
 ASTRONAUT_FACE = (176, 72, 94, 94)  # x, y, width and height, marked by hand
 MONTAGES_SHOWN, MISTAKES_SHOWN = 3, 24

@@ -1,6 +1,9 @@
 """tinynn: a small neural-network library, written from scratch on NumPy and CuPy arrays."""
 
-from tinynn import functional, nn, optim
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tinynn import functional
 from tinynn.autograd import Tensor, enable_grad, grad, is_grad_enabled, no_grad
 from tinynn.backend import get_num_threads, set_num_threads
 from tinynn.creation import (
@@ -19,17 +22,46 @@ from tinynn.creation import (
     zeros_like,
 )
 from tinynn.errors import TinynnError
-from tinynn.nn.storage import load, load_extra, save
-from tinynn.nn.summary import summary
 from tinynn.random import Generator, manual_seed
 
+if TYPE_CHECKING:
+    from tinynn import data, nn, optim, training, vision
+    from tinynn.nn.storage import load, load_extra, save
+    from tinynn.nn.summary import summary
+
 __version__ = "0.1.0"
+
+_UPPER_FLOORS = {
+    **dict.fromkeys(("data", "nn", "optim", "training", "vision"), ""),
+    **dict.fromkeys(("load", "load_extra", "save"), "nn.storage"),
+    "summary": "nn.summary",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What lies above the functions is imported when it is first asked for."""
+    if name not in _UPPER_FLOORS:
+        raise AttributeError(f"module 'tinynn' has no attribute {name!r}")
+    place = _UPPER_FLOORS[name]
+    value = (
+        getattr(import_module(f"tinynn.{place}"), name)
+        if place
+        else import_module(f"tinynn.{name}")
+    )
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_UPPER_FLOORS})
+
 
 __all__ = [
     "Generator",
     "Tensor",
     "TinynnError",
     "arange",
+    "data",
     "enable_grad",
     "eye",
     "from_dlpack",
@@ -54,6 +86,8 @@ __all__ = [
     "set_num_threads",
     "summary",
     "tensor",
+    "training",
+    "vision",
     "zeros",
     "zeros_like",
 ]

@@ -72,5 +72,5 @@ def manual_seed(seed: int) -> None:
 
 def numpy_generator(seed: int, *position: int) -> np.random.Generator:
     """A NumPy generator that depends on (seed, position) only, for randomness on the host."""
-    entropy = (_checked_seed(seed), *position)
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+    sequence = np.random.SeedSequence(_checked_seed(seed), spawn_key=position)
+    return np.random.Generator(np.random.Philox(sequence))

@@ -50,7 +50,7 @@ def _summary(report: Report) -> str:
     return (
         "<p class=lead>Convolutional networks, trained from nothing within minutes on this machine "
         "by tinynn, a neural-network library written from scratch on arrays.</p>"
-        f"<div class=cards>{''.join(tiles)}</div>"
+        f"<div class=cards>{''.join(tiles)}</div>" + (_QUICK if report["quick"] else "")
     )
 
 
@@ -62,9 +62,9 @@ def _detection(detect: Report, pictures: Sequence[Picture]) -> str:
         "it looks at every place of a photo at once, and at the photo in many sizes. What it takes "
         "for a face in photos without one is shown to it again as a counterexample: its own false "
         "alarms teach it most.</p>"
-        f"<p>The montage pastes {montage['faces']} faces of people that no training saw into "
-        f"{montage['photos']} photos without faces that no training saw either, so that every true "
-        f"box is known exactly. Found: <b>{montage['recall']:.1%}</b>, with "
+        f"<p>{montage['photos']} montages test it: {montage['faces']} faces of people that no "
+        "training saw, pasted into photos without faces that no training saw either, so that every "
+        f"true box is known exactly. Found: <b>{montage['recall']:.1%}</b>, with "
         f"<b>{montage['false_positives_per_photo']:.2f}</b> false alarms per photo.</p>"
         + _figures(pictures)
     )
@@ -121,6 +121,8 @@ def _run(report: Report) -> str:
         f"in <code>report.json</code>.</p><table>{''.join(rows)}</table>"
     )
 
+
+_QUICK = "<p><b>This was a quick run:</b> a check that all works, trained far too little.</p>"
 
 _LIMITS = """
 <h2>What this does not show</h2>

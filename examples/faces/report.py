@@ -56,6 +56,7 @@ def plot_curves(history: History, title: str) -> bytes:
         _line(axes, [f[index] for f in history.training], BLUE, "training, augmented")
         _line(axes, [f[index] for f in history.validation], ORANGE, "test")
         axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     left.set_ylim(bottom=0)
@@ -65,20 +66,18 @@ def plot_curves(history: History, title: str) -> bytes:
 
 def plot_confusion(matrix: npt.NDArray[np.int64], people: Sequence[str]) -> bytes:
     """The confusion matrix as a PNG file: rows are the people, columns who they are taken for."""
-    size = min(9.0, 2.6 + 0.17 * len(people))
-    figure, (axes,) = _figure(columns=1, width=size + 0.8, height=size)
-    image = axes.imshow(matrix, cmap="Blues", vmin=0)
-    ticks = range(len(people))
-    axes.set_xticks(ticks, people, rotation=90, fontsize=7 if len(people) > 10 else 9)
-    axes.set_yticks(ticks, people, fontsize=7 if len(people) > 10 else 9)
+    size = min(9.0, 2.4 + 0.17 * len(people))
+    figure, (axes,) = _figure(columns=1, width=size, height=size)
+    axes.imshow(matrix, cmap="Blues", vmin=0)
+    letters = 7 if len(people) > 10 else 10
+    axes.set_xticks(range(len(people)), people, rotation=90, fontsize=letters)
+    axes.set_yticks(range(len(people)), people, fontsize=letters)
     axes.set(xlabel="taken for", ylabel="person on the picture")
     for row, column in zip(*np.nonzero(matrix), strict=True):
-        dark = matrix[row, column] > matrix.max() / 2
-        axes.text(
-            column, row, str(matrix[row, column]), ha="center", va="center", fontsize=7,
-            color="white" if dark else "black",
-        )  # fmt: skip
-    figure.colorbar(image, ax=axes, fraction=0.046, label="test pictures")
+        count = int(matrix[row, column])
+        color = "white" if count > matrix.max() / 2 else "black"
+        style = {"ha": "center", "va": "center", "fontsize": letters, "color": color}
+        axes.text(column, row, str(count), **style)
     return _drawn(figure)
 
 

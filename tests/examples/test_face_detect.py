@@ -108,10 +108,6 @@ def test_the_quick_form_leaves_everything_that_is_promised(quick: Path) -> None:
     assert not [name for name in names if name.startswith(".")], "an unfinished file was left"
 
 
-def test_the_quick_form_takes_less_than_a_minute(quick: Path) -> None:
-    assert json.loads((quick / "report.json").read_text())["seconds"]["total"] < 60
-
-
 def test_the_report_holds_the_promised_keys(quick: Path) -> None:
     report = json.loads((quick / "report.json").read_text())
     montage, astronaut = report["detect"]["montage"], report["detect"]["astronaut"]

@@ -200,7 +200,7 @@ class Backend:
     def max_pool2d(self, x: Array, window: Window) -> tuple[Array, Array]:
         """The largest value in each window, and the number of the tap that held it.
 
-        The image is padded with minus infinity. The first of equal values wins; NaN wins over all.
+        The image is padded with minus infinity. The first of equal values wins. NaN makes NaN.
         """
         xp = self.xp
         padded = self.pad_image(x, window, value=-math.inf)
@@ -209,10 +209,16 @@ class Backend:
         winner = xp.zeros(best.shape, dtype=xp.int16)
         for i, j, rows, columns in window.taps(out_h, out_w):
             candidate = padded[:, rows, columns]
-            better = (candidate > best) | (candidate != candidate)
-            best = xp.where(better, candidate, best)
-            winner = xp.where(better, xp.int16(i * window.kernel[1] + j), winner)
+            winner = xp.where(candidate > best, xp.int16(i * window.kernel[1] + j), winner)
+            best = xp.maximum(best, candidate)
         return best, winner
+
+    def conv2d_relu_pool(
+        self, x: Array, weight: Array, bias: Array | None, window: Window, pool: Window
+    ) -> tuple[Array, Array]:
+        """Convolution, max-pooling and ReLU (which commute) in one; the result and the winners."""
+        out, winner = self.max_pool2d(self.conv2d(x, weight, bias, window, 1), pool)
+        return self.relu(out), winner
 
     def max_pool2d_scatter(
         self, values: Array, winner: Array, window: Window, shape: tuple[int, ...]

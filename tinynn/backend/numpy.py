@@ -148,11 +148,38 @@ class NumpyBackend(Backend):
 
         def pool(images: slice) -> None:
             if _is_tiling(window):
-                _pool_pairs(self.pad_image(x[images], window, -np.inf), best[images], winner[images])
+                _pool_pairs(
+                    self.pad_image(x[images], window, -np.inf), best[images], winner[images]
+                )
             else:
                 best[images], winner[images] = Backend.max_pool2d(self, x[images], window)
 
         parallel(pool, _image_chunks(x))
+        return best, winner
+
+    def conv2d_relu_pool(
+        self, x: Array, weight: Array, bias: Array | None, window: Window, pool: Window
+    ) -> tuple[Array, Array]:
+        if not _is_tiling(pool) or any(map(any, pool.padding)):
+            return super().conv2d_relu_pool(x, weight, bias, window, pool)
+        outputs = weight.shape[3]
+        matrix = np.ascontiguousarray(weight.reshape(-1, outputs))
+        height, width = pool.output_size(*window.output_size(*x.shape[1:3]))
+        best = np.empty((x.shape[0], height, width, outputs), dtype=x.dtype)
+        winner = np.empty(best.shape, dtype=np.int8)
+
+        def work(tile: _Tile) -> None:
+            part = best[tile.images, slice(tile.rows.start // 2, tile.rows.stop // 2)]
+            columns = _columns(x, window, (2 * height, 2 * width), tile)
+            shape = (part.shape[0], 2 * part.shape[1], 2 * width, outputs)
+            full = _buffer("full", shape, x.dtype)
+            np.matmul(columns, matrix, out=full.reshape(-1, outputs))
+            _pool_pairs(full, part, winner[tile.images, tile.rows.start // 2 : tile.rows.stop // 2])
+            if bias is not None:
+                part += bias
+            np.maximum(part, 0, out=part)
+
+        parallel(work, _tiles(x, window, (2 * height, 2 * width), multiple=2))
         return best, winner
 
     def max_pool2d_scatter(
@@ -187,17 +214,12 @@ def _pool_pairs(x: Array, best: Array, winner: Array) -> None:
     images, height, width, channels = best.shape
     pairs = x[:, : 2 * height, : 2 * width].reshape(images, 2 * height, width, 2, channels)
     left, right = pairs[..., 0, :], pairs[..., 1, :]
-    from_right = _beats(right, left).reshape(images, height, 2, width, channels)
+    from_right = np.greater(right, left).reshape(images, height, 2, width, channels)
     across = np.maximum(left, right).reshape(from_right.shape)
     top, bottom = across[:, :, 0], across[:, :, 1]
-    from_bottom = _beats(bottom, top)
+    from_bottom = np.greater(bottom, top)
     np.maximum(top, bottom, out=best)
     winner[...] = np.where(from_bottom, from_right[:, :, 1] + np.int8(2), from_right[:, :, 0])
-
-
-def _beats(challenger: Array, holder: Array) -> Array:
-    """Where the challenger is larger, or NaN while the holder is not."""
-    return ~(challenger <= holder) & (holder == holder)
 
 
 class _Tile(NamedTuple):
@@ -221,8 +243,8 @@ def _buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return array
 
 
-def _tiles(x: Array, window: Window, out_size: Pair) -> list[_Tile]:
-    """Tiles whose columns take about ``_TILE_BYTES`` each."""
+def _tiles(x: Array, window: Window, out_size: Pair, multiple: int = 1) -> list[_Tile]:
+    """Tiles whose columns take about ``_TILE_BYTES`` each, of a multiple of so many rows."""
     images, (out_h, out_w) = x.shape[0], out_size
     row_bytes = out_w * window.kernel[0] * window.kernel[1] * x.shape[3] * x.itemsize
     image_bytes = max(1, out_h * row_bytes)
@@ -230,15 +252,16 @@ def _tiles(x: Array, window: Window, out_size: Pair) -> list[_Tile]:
         return [
             _Tile(slice(n, n + 1), rows)
             for n in range(images)
-            for rows in _shares(out_h, image_bytes)
+            for rows in _shares(out_h, image_bytes, multiple)
         ]
     return [_Tile(part, slice(0, out_h)) for part in _shares(images, images * image_bytes)]
 
 
-def _shares(length: int, total_bytes: int) -> list[slice]:
+def _shares(length: int, total_bytes: int, multiple: int = 1) -> list[slice]:
     """An axis cut into an even number of nearly equal parts of at most about ``_TILE_BYTES``."""
-    count = min(length, 2 * -(-total_bytes // (2 * _TILE_BYTES)))
-    edges = [length * part // count for part in range(count + 1)] if count else []
+    units = length // multiple
+    count = min(units, 2 * -(-total_bytes // (2 * _TILE_BYTES)))
+    edges = [units * part // count * multiple for part in range(count + 1)] if count else []
     return [slice(*edge) for edge in pairwise(edges)]
 
 
@@ -336,7 +359,7 @@ def _image_chunks(x: Array) -> list[slice]:
 
 
 def _in_chunks(function: Callable[..., Any], *arrays: Array) -> Array:
-    """function(*arrays, out=...) elementwise on arrays of one shape, on several threads if large."""
+    """An elementwise function of arrays of one shape, on several threads where they are large."""
     out = np.empty(arrays[0].shape, dtype=arrays[0].dtype)
     if out.size < 2 * _CHUNK or not all(array.flags.c_contiguous for array in arrays):
         function(*arrays, out=out)

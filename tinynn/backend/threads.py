@@ -86,7 +86,7 @@ _blas = _Blas()
 
 def _forget_threads() -> None:
     """A forked child has none of its parent's threads, and its locks may be held by them."""
-    global _blas  # noqa: PLW0603
+    global _blas
     _workers.pool = None
     _blas = _Blas()
 

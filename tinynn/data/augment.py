@@ -132,12 +132,13 @@ class RandomLightGradient:
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
         _check(images)
-        n, height, width, _ = images.shape
-        direction = _per_image(rng.uniform(0.0, 2 * math.pi, n))
+        n, (height, width) = len(images), images.shape[1:3]
+        direction = _per_image(rng.uniform(0, 2 * math.pi, n))
         y = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None]
         x = np.linspace(-1, 1, width, dtype=np.float32)[:, None]
         plane = np.cos(direction) * x + np.sin(direction) * y
-        return _clip(images + _per_image(rng.uniform(0, self.amount, n)) * plane)
+        amount = _per_image(rng.uniform(0, self.amount, n))
+        return _clip(images + amount * plane.astype(np.float32))
 
 
 class RandomGamma:
@@ -215,7 +216,8 @@ def _sample(images: Images, y: Images, x: Images) -> Images:
 
     def row(index: npt.NDArray[np.int64]) -> Images:
         start = (first + index) * width
-        near, far = pixels.take(start + left, axis=0), pixels.take(start + right, axis=0)
+        near: Images = pixels.take(start + left, axis=0)
+        far: Images = pixels.take(start + right, axis=0)
         return near + u * (far - near)
 
     upper = row(top)
@@ -230,7 +232,7 @@ def _smooth(images: Images, weight: Images, axis: int) -> Images:
     length = images.shape[axis]
     before = padded.take(range(length), axis=axis)
     after = padded.take(range(2, length + 2), axis=axis)
-    return cast(Images, images + weight * (before + after - 2 * images))
+    return images + weight * (before + after - 2 * images)
 
 
 def _check(images: Images) -> None:

@@ -40,6 +40,7 @@ from tinynn.functional.elementwise import (
     square,
     tanh,
 )
+from tinynn.functional.fused import conv2d_relu_max_pool2d
 from tinynn.functional.linear import einsum, linear, matmul
 from tinynn.functional.loss import (
     binary_cross_entropy_with_logits,
@@ -98,6 +99,7 @@ __all__ = [
     "clip",
     "concat",
     "conv2d",
+    "conv2d_relu_max_pool2d",
     "conv_transpose2d",
     "cos",
     "cross_entropy",

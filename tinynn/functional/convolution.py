@@ -7,7 +7,7 @@ three functions that are each other's gradients suffice for derivatives of every
 from __future__ import annotations
 
 from tinynn.autograd import Tensor, record
-from tinynn.backend import Window, same_padding
+from tinynn.backend import Array, Window, same_padding
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.operands import same_device, same_dtype
 
@@ -31,21 +31,36 @@ def conv2d(
     H' = ceil(H / stride) also for even kernels. ``groups`` splits the channels into that many
     independent convolutions. Raises ShapeError if the kernel is larger than the padded image.
     """
-    same_device("conv2d", x, weight, bias)
-    same_dtype("conv2d", x, weight, bias)
-    _check_image("conv2d", x)
+    window = check_conv2d("conv2d", x, weight, bias, stride, padding, dilation, groups)
+    return _conv2d(x, weight, bias, window, groups)
+
+
+def check_conv2d(
+    name: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Pair,
+    padding: Padding,
+    dilation: int | Pair,
+    groups: int,
+) -> Window:
+    """The window of a convolution, after a look whether its operands fit each other."""
+    same_device(name, x, weight, bias)
+    same_dtype(name, x, weight, bias)
+    _check_image(name, x)
     if weight.ndim != 4:
-        raise ShapeError(f"conv2d expects a weight (kh, kw, C / groups, O), got {weight.shape}")
-    _check_groups("conv2d", x.shape[3], weight.shape[3], groups)
+        raise ShapeError(f"{name} expects a weight (kh, kw, C / groups, O), got {weight.shape}")
+    _check_groups(name, x.shape[3], weight.shape[3], groups)
     if x.shape[3] != weight.shape[2] * groups:
         raise ShapeError(
-            f"conv2d expects images with {weight.shape[2] * groups} channels (the last axis) for a "
+            f"{name} expects images with {weight.shape[2] * groups} channels (the last axis) for a "
             f"weight {weight.shape} in {groups} groups, got images of shape {x.shape}"
         )
-    window = make_window("conv2d", x.shape, weight.shape[:2], stride, padding, dilation)
-    check_fits("conv2d", window, x.shape)
-    _check_bias("conv2d", weight.shape[3], bias)
-    return _conv2d(x, weight, bias, window, groups)
+    window = make_window(name, x.shape, weight.shape[:2], stride, padding, dilation)
+    check_fits(name, window, x.shape)
+    _check_bias(name, weight.shape[3], bias)
+    return window
 
 
 def conv_transpose2d(
@@ -100,13 +115,19 @@ def conv_transpose2d(
     return out if bias is None else out + bias
 
 
-def _conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int
-) -> Tensor:
+def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
     shift = None if bias is None else bias.data
+    out = x.backend.conv2d(x.data, weight.data, shift, window, groups)
+    return record_conv2d(out, x, weight, bias, window, groups)
+
+
+def record_conv2d(
+    out: Array, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int
+) -> Tensor:
+    """The result of a convolution, with its gradients."""
     return record(
         "conv2d",
-        x.backend.conv2d(x.data, weight.data, shift, window, groups),
+        out,
         (x, lambda grad: _conv2d_input_gradient(grad, weight, window, groups, x.shape)),
         (weight, lambda grad: _conv2d_weight_gradient(x, grad, window, groups)),
         (bias, lambda grad: grad.sum(axis=(0, 1, 2))),

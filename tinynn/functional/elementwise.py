@@ -94,13 +94,13 @@ def relu(x: Operand) -> Tensor:
     """max(x, 0); the gradient at 0 is 0. Nair and Hinton (2010)."""
     x = as_tensor("relu", x)
     out = x.backend.relu(x.data)
-    return record("relu", out, (x, lambda grad: _relu_gradient(grad, out)))
+    return record("relu", out, (x, lambda grad: relu_gradient(grad, out)))
 
 
-def _relu_gradient(grad_out: Tensor, out: Array) -> Tensor:
+def relu_gradient(grad_out: Tensor, out: Array) -> Tensor:
     """Linear in the gradient, so it is its own gradient."""
     data = grad_out.backend.relu_gradient(grad_out.data, out)
-    return record("relu_gradient", data, (grad_out, lambda grad: _relu_gradient(grad, out)))
+    return record("relu_gradient", data, (grad_out, lambda grad: relu_gradient(grad, out)))
 
 
 def leaky_relu(x: Operand, negative_slope: float = 0.01) -> Tensor:

@@ -54,23 +54,16 @@ _COMPARISONS: dict[str, _Binary] = {
     "eq": arithmetic.equal,
     "ne": arithmetic.not_equal,
 }
-_UFUNCS: dict[str, _Binary] = {
-    function.__name__: function
-    for function in (
-        *_ARITHMETIC.values(),
-        *_COMPARISONS.values(),
-        arithmetic.negative,
-        arithmetic.maximum,
-        arithmetic.minimum,
-        elementwise.absolute,
-        elementwise.exp,
-        elementwise.log,
-        elementwise.sqrt,
-        elementwise.square,
-        elementwise.sin,
-        elementwise.cos,
-        elementwise.tanh,
+_UFUNCS: dict[str, Callable[..., Tensor]] = {
+    name: getattr(module, name)
+    for module, names in (
+        (arithmetic, ("add", "subtract", "multiply", "divide", "power", "negative")),
+        (arithmetic, ("maximum", "minimum", "equal", "not_equal")),
+        (arithmetic, ("less", "less_equal", "greater", "greater_equal")),
+        (elementwise, ("absolute", "exp", "log", "sqrt", "square", "sin", "cos", "tanh")),
+        (linear, ("matmul",)),
     )
+    for name in names
 }
 _METHODS: dict[str, Callable[..., Any]] = {
     "__neg__": arithmetic.negative,

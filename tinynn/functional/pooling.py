@@ -22,19 +22,21 @@ def max_pool2d(
     ``stride`` defaults to the kernel size. ``ceil_mode`` adds a last window where the image ends
     within it. The first of equal values takes the gradient.
     """
-    window = _pool_window("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)
+    require_floating("max_pool2d", x)
+    window = pool_window("max_pool2d", x.shape, kernel_size, stride, padding, dilation, ceil_mode)
     out, winner = x.backend.max_pool2d(x.data, window)
-    return record("max_pool2d", out, (x, lambda grad: _scatter(grad, winner, window, x.shape)))
+    return record("max_pool2d", out, (x, lambda grad: scatter(grad, winner, window, x.shape)))
 
 
-def _scatter(values: Tensor, winner: Array, window: Window, shape: tuple[int, ...]) -> Tensor:
+def scatter(values: Tensor, winner: Array, window: Window, shape: tuple[int, ...]) -> Tensor:
+    """The values at the pixels that won their windows: the adjoint of taking the winners."""
     out = values.backend.max_pool2d_scatter(values.data, winner, window, shape)
     return record("max_pool2d_scatter", out, (values, lambda g: _gather(g, winner, window)))
 
 
 def _gather(x: Tensor, winner: Array, window: Window) -> Tensor:
     out = x.backend.max_pool2d_gather(x.data, winner, window)
-    return record("max_pool2d_gather", out, (x, lambda g: _scatter(g, winner, window, x.shape)))
+    return record("max_pool2d_gather", out, (x, lambda g: scatter(g, winner, window, x.shape)))
 
 
 def avg_pool2d(
@@ -50,7 +52,8 @@ def avg_pool2d(
     Zeros of the padding count as elements unless ``count_include_pad`` is false; the part of a
     window that ``ceil_mode`` lets hang over the padded image never counts.
     """
-    window = _pool_window("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
+    require_floating("avg_pool2d", x)
+    window = pool_window("avg_pool2d", x.shape, kernel_size, stride, padding, 1, ceil_mode)
     counted = pair("avg_pool2d", "padding", padding, 0) if count_include_pad else (0, 0)
     ones = x.backend.xp.ones(
         (1, x.shape[1] + 2 * counted[0], x.shape[2] + 2 * counted[1], 1), dtype=x.dtype
@@ -84,17 +87,18 @@ def global_max_pool2d(x: Tensor) -> Tensor:
     return x.max(axis=(1, 2))
 
 
-def _pool_window(
+def pool_window(
     name: str,
-    x: Tensor,
+    shape: tuple[int, ...],
     kernel_size: int | Pair,
     stride: int | Pair | None,
     padding: int | Pair,
     dilation: int | Pair,
     ceil_mode: bool,
 ) -> Window:
-    _check_image(name, x)
-    require_floating(name, x)
+    """The window of a pooling function for images of ``shape``; ShapeError if none fits."""
+    if len(shape) != 4 or 0 in shape[1:3]:
+        raise ShapeError(f"{name} expects images (N, H, W, C), channels last, got shape {shape}")
     kernel = pair(name, "kernel_size", kernel_size, 1)
     stride = kernel if stride is None else stride
     pads = pair(name, "padding", padding, 0)
@@ -102,10 +106,10 @@ def _pool_window(
         raise ArgumentError(
             f"{name} expects a padding of at most half the kernel {kernel}, got {pads}"
         )
-    window = make_window(name, x.shape, kernel, stride, pads, dilation)
+    window = make_window(name, shape, kernel, stride, pads, dilation)
     if ceil_mode:
-        window = window.rounding_up(x.shape[1], x.shape[2])
-    check_fits(name, window, x.shape)
+        window = window.rounding_up(shape[1], shape[2])
+    check_fits(name, window, shape)
     return window
 
 

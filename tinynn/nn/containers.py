@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tinynn.errors import ArgumentError
+from tinynn.nn import fusion
 from tinynn.nn.module import Module
 
 
@@ -36,9 +37,7 @@ class Sequential(_Container):
 
     def forward(self, x: Any) -> Any:
         """The last module's output."""
-        for module in self._modules():
-            x = module(x)
-        return x
+        return fusion.run(self._modules(), x)
 
     def __iter__(self) -> Iterator[Module]:
         return iter(self._modules())

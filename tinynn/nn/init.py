@@ -15,20 +15,42 @@ from typing import Any
 import numpy as np
 
 from tinynn.autograd import Tensor
-from tinynn.errors import ArgumentError, ShapeError
+from tinynn.errors import ArgumentError, FileFormatError, ShapeError
 from tinynn.random import default_generator
 
-_skipped: ContextVar[bool] = ContextVar("skipped", default=False)
+
+class _Allowance:
+    """How many numbers new parameters and buffers may still hold."""
+
+    def __init__(self, numbers: int) -> None:
+        self.numbers = numbers
+
+
+_skipped: ContextVar[_Allowance | None] = ContextVar("skipped", default=None)
 
 
 @contextmanager
-def skip_initialisation() -> Iterator[None]:
-    """Leave new parameters at zero: for a model whose values are about to be loaded."""
-    token = _skipped.set(True)
+def skip_initialisation(limit: int) -> Iterator[None]:
+    """Draw no initial values: for a model whose values are about to be loaded.
+
+    Layers that hold more than ``limit`` numbers together raise FileFormatError before they take
+    the memory for them.
+    """
+    token = _skipped.set(_Allowance(limit))
     try:
         yield
     finally:
         _skipped.reset(token)
+
+
+def new_array(shape: tuple[int, ...], value: float = 0.0) -> np.ndarray[Any, Any]:
+    """A float32 array for a new parameter or buffer, the same value everywhere."""
+    allowance = _skipped.get()
+    if allowance is not None:
+        allowance.numbers -= math.prod(shape)
+        if allowance.numbers < 0:
+            raise FileFormatError(f"an array of shape {shape} is more than the file holds")
+    return np.full(shape, value, dtype=np.float32)
 
 
 def zeros_(tensor: Tensor) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from tinynn import functional as F
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError
@@ -37,4 +35,4 @@ def new_parameter(layer: str, *shape: int) -> Parameter:
     """A float32 parameter of zeros; ArgumentError unless all sizes are whole numbers >= 1."""
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
         raise ArgumentError(f"{layer} expects sizes that are whole numbers >= 1, got {shape}")
-    return Parameter(np.zeros(shape, dtype=np.float32))
+    return Parameter(init.new_array(shape))

@@ -74,8 +74,13 @@ class Module:
         finally:
             if outermost:
                 _calls.trail = None
-        trail.append((self, _shapes(inputs), _shapes((output,))))
+        trail.append(((self,), _shapes((output,))))
         return output
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether somebody looks at what this module returns: then it must run by itself."""
+        return bool(self._forward_hooks)
 
     def register_forward_hook(self, hook: ForwardHook) -> Callable[[], None]:
         """Call ``hook(module, inputs, output)`` after every forward pass.
@@ -242,7 +247,7 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
 
 # -- errors that say where -------------------------------------------------------------------------
 
-_Step = tuple[Module, str, str]
+_Step = tuple[tuple[Module, ...], str]  # layers that ran as one, the shape they returned
 
 
 class _Calls(threading.local):
@@ -250,6 +255,12 @@ class _Calls(threading.local):
 
 
 _calls = _Calls()
+
+
+def note_call(modules: tuple[Module, ...], output: Any) -> None:
+    """Remember, for the error messages, that these modules ran as one."""
+    if _calls.trail is not None:
+        _calls.trail.append((modules, _shapes((output,))))
 
 
 def _shapes(values: tuple[Any, ...]) -> str:
@@ -276,9 +287,9 @@ def _locate(
         return
     rows = [("input", _shapes(inputs))]
     rows += [
-        (f"{paths.get(id(m), '?')} ({type(m).__name__})", after)
-        for m, _, after in trail
-        if next(m.named_children(), None) is None
+        (" + ".join(f"{paths.get(id(m), '?')} ({type(m).__name__})" for m in layers), shape)
+        for layers, shape in trail
+        if next(layers[0].named_children(), None) is None
     ]
     rows.append((f"{path or root} ({type(culprit).__name__})", "failed here"))
     width = max(len(name) for name, _ in rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from tinynn import functional as F
 from tinynn.autograd import Tensor
 from tinynn.errors import ShapeError
@@ -27,8 +25,8 @@ class BatchNorm(Module):
         self.bias = new_parameter("BatchNorm", channels) if affine else None
         if self.weight is not None:
             init.ones_(self.weight)
-        self.running_mean = Tensor(np.zeros(channels, dtype=np.float32))
-        self.running_var = Tensor(np.ones(channels, dtype=np.float32))
+        self.running_mean = Tensor(init.new_array((channels,)))
+        self.running_var = Tensor(init.new_array((channels,), 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """The shape of x."""

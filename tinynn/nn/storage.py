@@ -7,21 +7,20 @@ copies the numbers into it: a file cannot make it run anything else.
 
 from __future__ import annotations
 
-import json
+# import tinynn is to be quick: what only files need is imported by the functions that use it
 import os
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinynn.errors import ArgumentError, FileFormatError, TinynnError
+from tinynn.errors import ArgumentError, FileFormatError
 from tinynn.nn import init
 from tinynn.nn.module import Module
 
 FORMAT = "tinynn-1"
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
+_SPARE = 1_000_000  # numbers that constructors may make and drop again
 
 
 def save(model: Module, path: str | os.PathLike[str], extra: dict[str, Any] | None = None) -> None:
@@ -31,6 +30,8 @@ def save(model: Module, path: str | os.PathLike[str], extra: dict[str, Any] | No
     name only when it is complete. Raises ArgumentError if an argument that the model was made
     with cannot be written down.
     """
+    import json
+
     from safetensors.numpy import save as to_bytes
 
     arrays = {name: np.ascontiguousarray(t.numpy()) for name, t in model.state_dict().items()}
@@ -50,6 +51,8 @@ def load(
     ``classes`` are the module classes of your own that it is made of. Raises FileFormatError,
     naming the file, if it is damaged, foreign, or needs a class that was not handed in.
     """
+    import json
+
     header, arrays = read_safetensors(path)
     known = {cls.__name__: cls for cls in (*_library_classes(), *classes)}
     if header.get("tinynn") != FORMAT or "model" not in header:
@@ -58,23 +61,34 @@ def load(
             f'"tinynn": "{FORMAT}"; load its numbers with load_state_dict into a model of your own'
         )
     try:
-        with init.skip_initialisation():
+        held = sum(array.size for array in arrays.values())
+        with init.skip_initialisation(limit=2 * held + _SPARE):
             model = _build(json.loads(header["model"]), known)
         if not isinstance(model, Module):
             raise FileFormatError("its header describes no module")
+        _take_dtypes(model, arrays)
         model.load_state_dict(arrays)
-    except (TinynnError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
+    except Exception as error:  # a damaged header makes constructors fail in every way there is
         raise FileFormatError(f"cannot build the model of {path}: {error}") from error
     model.eval()
     return model if device is None else model.to(device)
 
 
+def _take_dtypes(model: Module, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+    """Give new parameters and buffers the floating-point dtypes of the file."""
+    for name, tensor in model.state_dict().items():
+        if name in arrays and arrays[name].dtype.kind == tensor.dtype.kind == "f":
+            tensor.data = tensor.data.astype(arrays[name].dtype)
+
+
 def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON data that was handed to ``save`` as ``extra``; empty if there was none."""
+    import json
+
     header, _ = read_safetensors(path)
     try:
         extra = json.loads(header.get("extra", "{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path} has a damaged header: {error}") from error
     if not isinstance(extra, dict):
         raise FileFormatError(f"{path} has a damaged header: extra is no object")
@@ -85,16 +99,21 @@ def read_safetensors(
     path: str | os.PathLike[str],
 ) -> tuple[dict[str, str], dict[str, np.ndarray[Any, Any]]]:
     """The metadata and the arrays of a safetensors file; FileFormatError if it is damaged."""
+    import json
+    from pathlib import Path
+
     from safetensors import SafetensorError
     from safetensors.numpy import load as from_bytes
 
+    if Path(path).is_dir():
+        raise FileFormatError(f"{path} is a directory, not a safetensors file")
     content = Path(path).read_bytes()
     try:
         arrays = from_bytes(content)
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + min(length, _LARGEST_HEADER)])
         metadata = header.get("__metadata__") or {}
-    except (SafetensorError, ValueError, TypeError, KeyError, MemoryError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise FileFormatError(
             f"{path} is no intact safetensors file ({error}); was it cut off, or is it of "
             "another kind?"
@@ -104,6 +123,9 @@ def read_safetensors(
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file so that its name shows either the old content or all of the new."""
+    import tempfile
+    from pathlib import Path
+
     target = Path(path)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     temporary = Path(name)
@@ -147,7 +169,7 @@ def _describe(value: Any, where: str) -> Any:
         }
     raise ArgumentError(
         f"cannot write down the argument {where} = {value!r:.60}: a model that is saved is made "
-        "from numbers, strings, tuples, lists, dicts and modules; or store its state_dict() yourself"
+        "from numbers, strings, tuples, lists, dicts and modules; or store state_dict() yourself"
     )
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinynn.autograd import Tensor, no_grad
 from tinynn.nn.module import Module
 
 
-@dataclass(frozen=True)
-class LayerSummary:
+class LayerSummary(NamedTuple):
     """One layer as it ran: sizes are per call, with the batch that was asked for."""
 
     path: str
@@ -22,8 +20,7 @@ class LayerSummary:
     activation_bytes: int
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """The layers of a model in the order they ran; printing it gives a table."""
 
     model: str

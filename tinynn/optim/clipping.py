@@ -21,12 +21,12 @@ def clip_grad_norm(parameters: Any, max_norm: float) -> Tensor:
     grads = _gradients(parameters)
     if not grads:
         raise ArgumentError("clip_grad_norm found no gradients: call loss.backward() first")
-    xp = grads[0].backend.xp
-    squares = xp.stack([xp.sum(grad.data * grad.data) for grad in grads])
+    xp = grads[0][1].backend.xp
+    squares = xp.stack([xp.sum(grad.data * grad.data) for _, grad in grads])
     norm = xp.sqrt(xp.sum(squares))
-    scale = xp.minimum(max_norm / (norm + 1e-6), 1).astype(grads[0].dtype)
-    for tensor in tensors:  # a new array for each: functions may hand one gradient to several
-        tensor.grad = Tensor(tensor.grad.data * scale)
+    scale = xp.minimum(max_norm / (norm + 1e-6), 1).astype(squares.dtype)
+    for tensor, grad in grads:
+        tensor.grad = Tensor(xp.asarray(grad.data * scale))
     return Tensor(xp.asarray(norm))
 
 
@@ -34,15 +34,17 @@ def clip_grad_value(parameters: Any, limit: float) -> None:
     """Hold every element of every gradient within [-limit, limit]."""
     if not 0 < limit < math.inf:
         raise ArgumentError(f"clip_grad_value expects a limit > 0, got {limit}")
-    for grad in _gradients(parameters):
-        grad.backend.xp.clip(grad.data, -limit, limit, out=grad.data)
+    for tensor, grad in _gradients(parameters):
+        xp = grad.backend.xp
+        tensor.grad = Tensor(xp.asarray(xp.clip(grad.data, -limit, limit)))
 
 
-def _gradients(parameters: Any) -> list[Tensor]:
+def _gradients(parameters: Any) -> list[tuple[Tensor, Tensor]]:
+    """Each tensor that has a gradient, and the gradient, which another tensor may share."""
     if hasattr(parameters, "parameters"):
         parameters = parameters.parameters
         parameters = parameters() if callable(parameters) else parameters
     if isinstance(parameters, Mapping):
         parameters = parameters.values()
     tensors: Iterable[Tensor] = parameters
-    return [tensor.grad for tensor in tensors if tensor.grad is not None]
+    return [(tensor, tensor.grad) for tensor in tensors if tensor.grad is not None]

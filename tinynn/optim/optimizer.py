@@ -101,7 +101,8 @@ class Optimizer:
             parameter = self.parameters.get(path)
             if parameter is None or np.shape(array) != parameter.shape:
                 raise FileFormatError(f"optimizer state {key!r} fits no parameter of this model")
-            restored.setdefault(path, {})[name] = parameter.backend.from_host(np.array(array))
+            own = np.array(array, dtype=parameter.dtype)
+            restored.setdefault(path, {})[name] = parameter.backend.from_host(own)
         for path, entry in restored.items():
             expected = self.init_single(self.parameters[path]).keys()
             if entry.keys() != expected:

@@ -1,0 +1,44 @@
+"""Several functions in one pass over the memory; each equals the functions that it joins."""
+
+from __future__ import annotations
+
+from tinynn.autograd import Tensor, record
+from tinynn.functional.convolution import (
+    Padding,
+    Pair,
+    check_conv2d,
+    record_conv2d,
+)
+from tinynn.functional.elementwise import relu_gradient
+from tinynn.functional.pooling import pool_window, scatter
+
+
+def conv2d_relu_max_pool2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: Padding = 0,
+    dilation: int | Pair = 1,
+    pool_size: int | Pair = 2,
+    pool_stride: int | Pair | None = None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """max_pool2d(relu(conv2d(x, weight, bias, ...)), pool_size, ...) in one.
+
+    The full-size result of the convolution is neither kept nor, where the backend can avoid it,
+    written to memory at all.
+    """
+    window = check_conv2d("conv2d_relu_max_pool2d", x, weight, bias, stride, padding, dilation, 1)
+    full = (x.shape[0], *window.output_size(*x.shape[1:3]), weight.shape[3])
+    pool = pool_window("conv2d_relu_max_pool2d", full, pool_size, pool_stride, 0, 1, ceil_mode)
+    shift = None if bias is None else bias.data
+    out, winner = x.backend.conv2d_relu_pool(x.data, weight.data, shift, window, pool)
+    xp = x.backend.xp
+    nowhere = xp.broadcast_to(xp.zeros((), dtype=x.dtype), full)  # a shape without memory
+    convolved = record_conv2d(nowhere, x, weight, bias, window, 1)
+    return record(
+        "relu_max_pool2d",
+        out,
+        (convolved, lambda grad: scatter(relu_gradient(grad, out), winner, pool, full)),
+    )
