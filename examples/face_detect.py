@@ -339,7 +339,7 @@ def _add_identify(commands: Any) -> None:
     )
     parser.add_argument(
         "--model", choices=sorted(identification.RECIPES),
-        help="small: ours, 56 x 46 pixels (default); original: the CNN of 2017, 91 x 91 pixels",
+        help="small: ours, for 40 x 48 pixels (default); original: the CNN of 2017, for 91 x 91",
     )  # fmt: skip
     parser.add_argument(
         "--arrays", metavar="NAME=FILE", nargs="+", type=_named_file,
@@ -408,7 +408,7 @@ def _portraits(options: argparse.Namespace) -> identification.Portraits:
         return identification.from_arrays(options.arrays)
     if options.data:
         recipe = identification.RECIPES[options.model]
-        return identification.from_folder(options.data, recipe.height, recipe.width)
+        return identification.from_folder(options.data, 2 * recipe.height, 2 * recipe.width)
     return identification.orl()
 
 

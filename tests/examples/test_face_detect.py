@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -131,10 +132,10 @@ def test_the_report_holds_the_promised_keys(quick: Path) -> None:
 
 def test_the_page_needs_no_network_and_claims_no_more_than_was_shown(quick: Path) -> None:
     html = (quick / "report.html").read_text()
-    assert html.count("data:image/png;base64,") >= 4
-    assert "http" not in html
-    assert "src=" in html
-    assert 'src="data:' in html
+    words = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "PICTURE", html)
+    assert words.count('src="PICTURE"') == words.count("<img") >= 4
+    assert "://" not in words
+    assert "url(" not in words
     assert "40 people, mostly light-skinned men, photographed from 1992 to 1994" in html
     assert "AT&amp;T Laboratories Cambridge" in html
     assert "no general accuracy is claimed" in html

@@ -51,11 +51,15 @@ def check_conv2d(
     _check_image(name, x)
     if weight.ndim != 4:
         raise ShapeError(f"{name} expects a weight (kh, kw, C / groups, O), got {weight.shape}")
-    _check_groups(name, x.shape[3], weight.shape[3], groups)
-    if x.shape[3] != weight.shape[2] * groups:
+    check_groups(name, x.shape[3], weight.shape[3], groups)
+    channels = weight.shape[2] * groups
+    if x.shape[3] != channels:
+        split = f" in {groups} groups" if groups > 1 else ""
+        turned = "; images are channels last: use x.permute(0, 2, 3, 1)"
         raise ShapeError(
-            f"{name} expects images with {weight.shape[2] * groups} channels (the last axis) for a "
-            f"weight {weight.shape} in {groups} groups, got images of shape {x.shape}"
+            f"{name} expects images with {channels} channels (the last axis) for a weight "
+            f"{weight.shape}{split}, got images of shape {x.shape}"
+            f"{turned if x.shape[1] == channels else ''}"
         )
     window = make_window(name, x.shape, weight.shape[:2], stride, padding, dilation)
     check_fits(name, window, x.shape)
@@ -88,7 +92,7 @@ def conv_transpose2d(
             f"shape {x.shape}, got {weight.shape}"
         )
     outputs = weight.shape[2] * groups
-    _check_groups("conv_transpose2d", x.shape[3], outputs, groups)
+    check_groups("conv_transpose2d", x.shape[3], outputs, groups)
     pads = pair("conv_transpose2d", "padding", padding, 0)
     window = Window(
         (weight.shape[0], weight.shape[1]),
@@ -214,8 +218,12 @@ def _check_image(name: str, x: Tensor) -> None:
         raise ShapeError(f"{name} expects images (N, H, W, C), channels last, got shape {x.shape}")
 
 
-def _check_groups(name: str, inputs: int, outputs: int, groups: int) -> None:
-    if not isinstance(groups, int) or groups < 1 or inputs % groups or outputs % groups:
+def check_groups(name: str, inputs: int, outputs: int, groups: int) -> None:
+    """Raise unless the sizes are whole numbers >= 1 and groups divides both numbers of channels."""
+    for size in (inputs, outputs, groups):
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ArgumentError(f"{name} expects channels and groups >= 1, got {size!r}")
+    if inputs % groups or outputs % groups:
         raise ShapeError(
             f"{name}: {groups!r} groups do not divide {inputs} input and {outputs} output channels"
         )

@@ -45,6 +45,7 @@ def _transposed(x: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight + bias: (..., in) with (in, out) and (out,) -> (..., out)."""
     same_device("linear", x, weight, bias)
+    same_dtype("linear", x, weight, bias)
     if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[0]:
         raise ShapeError(
             f"linear expects an input (..., {weight.shape[0] if weight.ndim else '?'}) for a "

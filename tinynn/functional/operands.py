@@ -21,8 +21,16 @@ def as_tensor(name: str, x: Any) -> Tensor:
     if isinstance(x, (int, float, np.generic)):
         x = np.asarray(x, dtype="float32" if type(x) is float else None)
     if backend_of(x) is None:
-        raise TypeError(f"{name} expects a tensor, got {type(x).__name__}")
+        raise no_tensor(name, x)
     return Tensor(x)
+
+
+def no_tensor(name: str, x: Any) -> DtypeError:
+    """The error for an operand that is no tensor."""
+    maker = "from_numpy" if isinstance(x, np.ndarray) else "tensor"
+    return DtypeError(
+        f"{name} expects a tensor, got {type(x).__name__}; tinynn.{maker}() makes one of it"
+    )
 
 
 def operands(name: str, a: Any, b: Any) -> tuple[Any, Any, Any]:
@@ -82,6 +90,9 @@ def mixed_devices(name: str, a: Tensor, b: Tensor) -> DeviceError:
 def same_device(name: str, *tensors: Tensor | None) -> None:
     """Raise DeviceError, naming the function, if tensors live on different devices."""
     present = [tensor for tensor in tensors if tensor is not None]
+    for operand in present:
+        if not isinstance(operand, Tensor):
+            raise no_tensor(name, operand)
     for other in present[1:]:
         if other.backend is not present[0].backend:
             raise mixed_devices(name, present[0], other)

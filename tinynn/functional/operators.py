@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from tinynn.autograd import Tensor
 from tinynn.functional import arithmetic, elementwise, linear, reduction, shape
 
@@ -36,6 +38,40 @@ def _apply_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options:
             "use tinynn.functional, or x.numpy() to leave the graph"
         )
     return function(*inputs)
+
+
+def _apply_function(
+    self: Tensor, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """np.concatenate([x, y]) and the like: plain NumPy, unless that would lose a gradient."""
+    found = [x for x in _flat((args, kwargs)) if isinstance(x, Tensor)]
+    if any(tensor.requires_grad for tensor in found):
+        raise TypeError(
+            f"np.{function.__name__} would leave the graph and lose the gradient: use "
+            "tinynn.functional, or x.numpy() to leave it on purpose"
+        )
+    return function(*_as_arrays(args), **_as_arrays(kwargs))
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _flat(part)
+    else:
+        yield value
+
+
+def _as_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_arrays(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_as_arrays(part) for part in value)
+    return np.asarray(value) if isinstance(value, Tensor) else value
+
+
+def _or_not(compare: _Binary) -> Callable[[Any, Any], Any]:
+    """A comparison that leaves it to Python to compare a tensor with None."""
+    return lambda a, b: NotImplemented if b is None else compare(a, b)
 
 
 _ARITHMETIC: dict[str, _Binary] = {
@@ -71,6 +107,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "__getitem__": shape.index,
     "__iter__": _iterate,
     "__array_ufunc__": _apply_ufunc,
+    "__array_function__": _apply_function,
     "T": property(shape.permute),  # type: ignore[dict-item]
     "abs": elementwise.absolute,
     "exp": elementwise.exp,
@@ -99,6 +136,6 @@ def install() -> None:
         setattr(Tensor, f"__{name}__", function)
         setattr(Tensor, f"__r{name}__", _swapped(function))
     for name, function in _COMPARISONS.items():
-        setattr(Tensor, f"__{name}__", function)
+        setattr(Tensor, f"__{name}__", _or_not(function))
     for name, function in _METHODS.items():
         setattr(Tensor, name, function)

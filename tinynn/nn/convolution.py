@@ -6,8 +6,7 @@ import math
 
 from tinynn import functional as F
 from tinynn.autograd import Tensor
-from tinynn.errors import ShapeError
-from tinynn.functional.convolution import Padding, Pair, pair
+from tinynn.functional.convolution import Padding, Pair, check_groups, pair
 from tinynn.nn import init
 from tinynn.nn.linear import new_parameter
 from tinynn.nn.module import Module
@@ -31,7 +30,7 @@ class Conv2d(Module):
         groups: int = 1,
         bias: bool = True,
     ) -> None:
-        _check_groups("Conv2d", in_channels, out_channels, groups)
+        check_groups("Conv2d", in_channels, out_channels, groups)
         kernel = pair("Conv2d", "kernel_size", kernel_size, 1)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.weight = new_parameter("Conv2d", *kernel, in_channels // groups, out_channels)
@@ -64,7 +63,7 @@ class ConvTranspose2d(Module):
         groups: int = 1,
         bias: bool = True,
     ) -> None:
-        _check_groups("ConvTranspose2d", in_channels, out_channels, groups)
+        check_groups("ConvTranspose2d", in_channels, out_channels, groups)
         kernel = pair("ConvTranspose2d", "kernel_size", kernel_size, 1)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.output_padding = output_padding
@@ -95,10 +94,3 @@ class ConvTranspose2d(Module):
         stride = math.prod(pair("ConvTranspose2d", "stride", self.stride, 1))
         kh, kw, _, inputs = self.weight.shape
         return math.prod(output_shape) * kh * kw * inputs // (self.groups * stride)
-
-
-def _check_groups(layer: str, inputs: int, outputs: int, groups: int) -> None:
-    if not isinstance(groups, int) or groups < 1 or inputs % groups or outputs % groups:
-        raise ShapeError(
-            f"{layer}: {groups!r} groups do not divide {inputs} input and {outputs} output channels"
-        )

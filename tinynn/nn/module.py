@@ -264,8 +264,7 @@ def note_call(modules: tuple[Module, ...], output: Any) -> None:
 
 
 def _shapes(values: tuple[Any, ...]) -> str:
-    found = [str(value.shape) for value in values if isinstance(value, Tensor)]
-    return ", ".join(found) if found else "?"
+    return ", ".join(str(v.shape) if isinstance(v, Tensor) else type(v).__name__ for v in values)
 
 
 def _locate(
@@ -281,7 +280,7 @@ def _locate(
     paths = {id(m): path for path, m in module.named_modules()}
     path = paths.get(id(culprit), "")
     root = type(module).__name__
-    place = f"in {root}{'.' if path else ''}{path} ({type(culprit).__name__})"
+    place = f"in {root}.{path} ({type(culprit).__name__})" if path else f"in {root}"
     if not isinstance(error, TinynnError):
         error.add_note(place)
         return
@@ -291,7 +290,7 @@ def _locate(
         for layers, shape in trail
         if next(layers[0].named_children(), None) is None
     ]
-    rows.append((f"{path or root} ({type(culprit).__name__})", "failed here"))
+    rows.append((f"{path} ({type(culprit).__name__})" if path else root, "failed here"))
     width = max(len(name) for name, _ in rows)
     steps = "\n".join(f"    {name.ljust(width)}  {shape}" for name, shape in rows)
     error.args = (f"{error}\n  {place}, which got {error.input_shapes}:\n{steps}",)  # type: ignore[attr-defined]

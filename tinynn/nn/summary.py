@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from tinynn.autograd import Tensor, no_grad
+from tinynn.errors import TinynnError
 from tinynn.nn.module import Module
 
 
@@ -83,6 +84,12 @@ def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) ->
     try:
         with no_grad():
             model.eval()(_zeros(model, shape))
+    except TinynnError as error:
+        error.add_note(
+            f"summary({input_shape}) ran the model on {shape}: it takes the shape of one example, "
+            "without the batch axis"
+        )
+        raise
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -30,8 +30,7 @@ class Optimizer:
             parameters = {str(i): parameter for i, parameter in enumerate(parameters)}
         if not isinstance(parameters, Mapping) or not parameters:
             raise ArgumentError(
-                "an optimizer expects a model with parameters, or tensors, got "
-                f"{type(parameters).__name__} with none"
+                "an optimizer expects a model with parameters, or tensors, and got none"
             )
         for path, parameter in parameters.items():
             if not isinstance(parameter, Tensor) or not parameter.is_leaf:

@@ -1,0 +1,261 @@
+"""What NumpyBackend does faster gives what the reference kernels of Backend give."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinynn
+from tinynn.backend import Backend, Window, get_backend
+
+FAST = get_backend("cpu")
+TINY, SMALL = st.integers(1, 3), st.integers(0, 3)
+
+
+class Reference(Backend):
+    """The base class itself, on NumPy arrays."""
+
+    xp = np
+    array_type = np.ndarray
+    device = "cpu"
+
+
+PLAIN = Reference()
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    count = tinynn.get_num_threads()
+    yield
+    tinynn.set_num_threads(count)
+
+
+def pairs(numbers: st.SearchStrategy[int]) -> st.SearchStrategy[tuple[int, int]]:
+    return st.tuples(numbers, numbers)
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], Window, int]:
+    """The shapes of images and weight, a window that fits, and groups."""
+    groups = draw(st.sampled_from([1, 1, 1, 2]))
+    channels, outputs = draw(TINY), groups * draw(TINY)
+    window = Window(
+        draw(pairs(st.integers(1, 4))),
+        draw(pairs(TINY)),
+        draw(pairs(pairs(SMALL))),
+        draw(pairs(TINY)),
+    )
+    size = [
+        max(1, extent - sum(padding)) + draw(st.integers(0, 5))
+        for extent, padding in zip(window.extent, window.padding, strict=True)
+    ]
+    x = (draw(st.integers(0, 3)), *size, groups * channels)
+    return x, (*window.kernel, channels, outputs), window, groups
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> tuple[tuple[int, ...], Window]:
+    kernel = draw(st.sampled_from([(2, 2), (2, 2), (1, 1), (3, 2), (2, 3), (3, 3)]))
+    stride = draw(st.one_of(st.just(kernel), pairs(TINY)))
+    padding = tuple((draw(st.integers(0, k // 2)), draw(st.integers(0, k))) for k in kernel)
+    size = [k + draw(st.integers(0, 5)) for k in kernel]
+    return (draw(SMALL), *size, draw(TINY)), Window(kernel, stride, padding)
+
+
+def normal(*shape: int, dtype: str = "float64") -> np.ndarray:
+    return np.random.default_rng(shape).standard_normal(shape).astype(dtype)
+
+
+def same(result: Any, expected: Any) -> None:
+    for ours, theirs in zip(result, expected, strict=True):
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+class TestConvolution:
+    @given(convolutions())
+    @settings(max_examples=150, deadline=None)
+    def test_and_its_gradients(self, case: tuple[Any, ...]) -> None:
+        x_shape, w_shape, window, groups = case
+        x, w, bias = normal(*x_shape), normal(*w_shape), normal(w_shape[3])
+        grad = normal(x_shape[0], *window.output_size(*x_shape[1:3]), w_shape[3])
+        for kernel, arguments in (
+            ("conv2d", (x, w, bias, window, groups)),
+            ("conv2d", (x, w, None, window, groups)),
+            ("conv2d_input_gradient", (grad, w, window, groups, x_shape)),
+            ("conv2d_weight_gradient", (x, grad, window, groups)),
+        ):
+            same([getattr(FAST, kernel)(*arguments)], [getattr(PLAIN, kernel)(*arguments)])
+
+    @pytest.mark.parametrize("stride", [1, 2])
+    @pytest.mark.parametrize(("size", "channels"), [((97, 211), 8), ((300, 61), 16)])
+    def test_of_an_image_larger_than_a_tile(
+        self, size: tuple[int, int], channels: int, stride: int
+    ) -> None:
+        window = Window((3, 3), (stride, stride), ((1, 1), (2, 0)))
+        x, w = normal(2, *size, channels), normal(3, 3, channels, 5)
+        grad = normal(2, *window.output_size(*size), 5)
+        same([FAST.conv2d(x, w, None, window, 1)], [PLAIN.conv2d(x, w, None, window, 1)])
+        same(
+            [FAST.conv2d_input_gradient(grad, w, window, 1, x.shape)],
+            [PLAIN.conv2d_input_gradient(grad, w, window, 1, x.shape)],
+        )
+        same(
+            [FAST.conv2d_weight_gradient(x, grad, window, 1) / 1e3],
+            [PLAIN.conv2d_weight_gradient(x, grad, window, 1) / 1e3],
+        )
+
+    def test_of_views_that_are_not_contiguous(self) -> None:
+        x, w = normal(3, 8, 9, 4)[:, ::-1, 1::2, ::2], normal(4, 3, 2, 2).transpose(1, 0, 2, 3)
+        window = Window((3, 4), padding=((1, 1), (1, 2)))
+        grad = np.broadcast_to(normal(2), (3, *window.output_size(8, 4), 2))
+        same([FAST.conv2d(x, w, None, window, 1)], [PLAIN.conv2d(x, w, None, window, 1)])
+        same(
+            [FAST.conv2d_weight_gradient(x, grad, window, 1)],
+            [PLAIN.conv2d_weight_gradient(x, grad, window, 1)],
+        )
+        same(
+            [FAST.conv2d_input_gradient(grad, w, window, 1, x.shape)],
+            [PLAIN.conv2d_input_gradient(grad, w, window, 1, x.shape)],
+        )
+
+    def test_does_not_leak_one_call_into_the_next(self) -> None:
+        window = Window((3, 3), padding=((1, 1), (1, 1)))
+        large, small, w = normal(2, 20, 20, 3), normal(1, 4, 4, 3), normal(3, 3, 3, 2)
+        expected = FAST.conv2d(small, w, None, window, 1)
+        FAST.conv2d(large, w, None, window, 1)
+        np.testing.assert_array_equal(FAST.conv2d(small, w, None, window, 1), expected)
+
+
+class TestPooling:
+    @given(pools())
+    @settings(max_examples=150, deadline=None)
+    def test_and_its_gradients(self, case: tuple[tuple[int, ...], Window]) -> None:
+        shape, window = case
+        x = normal(*shape).round(1)  # ties included
+        best, winner = PLAIN.max_pool2d(x, window)
+        fast_best, fast_winner = FAST.max_pool2d(x, window)
+        same([fast_best, fast_winner], [best, winner])
+        grad = normal(*best.shape)
+        for kernel, arguments in (
+            ("max_pool2d_scatter", (grad, fast_winner, window, shape)),
+            ("max_pool2d_gather", (x, fast_winner, window)),
+            ("sum_pool2d", (x, window)),
+            ("sum_pool2d_adjoint", (grad, window, shape)),
+        ):
+            same([getattr(FAST, kernel)(*arguments)], [getattr(PLAIN, kernel)(*arguments)])
+
+    def test_nan_spreads_over_its_window_only(self) -> None:
+        x = normal(1, 4, 4, 1)
+        x[0, 1, 0] = np.nan
+        for window in (Window((2, 2), (2, 2)), Window((2, 2))):
+            best = FAST.max_pool2d(x, window)[0]
+            np.testing.assert_array_equal(np.isnan(best), np.isnan(PLAIN.max_pool2d(x, window)[0]))
+            assert np.isnan(best[0, 0, 0, 0])
+            assert not np.isnan(best[0, -1, -1, 0])
+
+    @given(convolutions(), st.sampled_from([(2, 2), (3, 2)]), st.booleans())
+    @settings(max_examples=60, deadline=None)
+    def test_fused_with_convolution_and_relu(
+        self, case: tuple[Any, ...], kernel: tuple[int, int], with_bias: bool
+    ) -> None:
+        (n, h, w, _), (kh, kw, channels, outputs), window, _ = case
+        x = normal(n, h + 4, w + 4, channels)
+        weight, bias = normal(kh, kw, channels, outputs), normal(outputs) if with_bias else None
+        pool = Window(kernel, kernel)
+        if 0 in pool.output_size(*window.output_size(h + 4, w + 4)):
+            return
+        same(
+            FAST.conv2d_relu_pool(x, weight, bias, window, pool),
+            PLAIN.conv2d_relu_pool(x, weight, bias, window, pool),
+        )
+
+
+class TestOthers:
+    @pytest.mark.parametrize(
+        ("shape", "axes"),
+        [((), ()), ((7,), (0,)), ((5, 3), (0,)), ((4, 5, 6, 3), (0, 1, 2)), ((2, 3, 4), (0, 2))],
+    )
+    @pytest.mark.parametrize("keepdims", [False, True])
+    def test_sum(self, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> None:
+        x = normal(*shape)
+        for view in (x, x[::-1] if shape else x):
+            result = np.asarray(FAST.sum(view, axes, keepdims))
+            same([result], [np.asarray(PLAIN.sum(view, axes, keepdims))])
+
+    def test_relu_and_its_gradient_on_many_elements(self) -> None:
+        x, grad = normal(3, 300_000), normal(300_000, 3).T
+        same([FAST.relu(x)], [PLAIN.relu(x)])
+        same([FAST.relu_gradient(grad, x)], [PLAIN.relu_gradient(grad, x)])
+
+    @pytest.mark.parametrize(
+        ("a", "b"), [((700, 300), (300, 200)), ((3, 2), (2, 4)), ((2, 3, 4), (4, 5)), ((0, 3), (3, 2))]
+    )
+    def test_matmul(self, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+        same([FAST.matmul(normal(*a), normal(*b))], [PLAIN.matmul(normal(*a), normal(*b))])
+
+    def test_normalise(self) -> None:
+        x, axes = normal(4, 30, 30, 3), (0, 1, 2)
+        out, mean, variance = FAST.normalise(x, axes, 1e-5)
+        same((out, mean, variance), PLAIN.normalise(x, axes, 1e-5))
+        arguments = (normal(30, 30, 4, 3).reshape(x.shape), out, variance, axes, 1e-5)
+        same([FAST.normalise_gradient(*arguments)], [PLAIN.normalise_gradient(*arguments)])
+
+    def test_normalise_survives_a_large_mean(self) -> None:
+        x = (1e4 + normal(64, 3)).astype(np.float32)
+        assert np.abs(FAST.normalise(x, (0,), 0.0)[0].std(0) - 1).max() < 1e-3
+
+    @pytest.mark.parametrize(
+        "index",
+        [
+            (slice(None), np.array([0, 0, 2])),
+            (np.array([1, 1]),),
+            np.array([True, False, True]),
+            (0, slice(1, None)),
+        ],
+        ids=["repeated columns", "repeated rows", "mask", "slice"],
+    )
+    def test_scatter_add(self, index: Any) -> None:
+        shape = (3, 4)
+        values = normal(*np.zeros(shape)[index].shape)
+        expected = np.zeros(shape)
+        np.add.at(expected, index, values)
+        same([FAST.scatter_add(shape, index, values)], [expected])
+
+
+class TestThreads:
+    @pytest.mark.usefixtures("threads")
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_no_result_depends_on_their_number(self, dtype: str) -> None:
+        window, pool = Window((3, 3), padding=((1, 1), (1, 1))), Window((2, 2), (2, 2))
+        x, w = normal(6, 64, 65, 16, dtype=dtype), normal(3, 3, 16, 8, dtype=dtype)
+        grad = normal(6, 64, 65, 8, dtype=dtype)
+        wide, high = normal(640, 512, dtype=dtype), normal(512, 96, dtype=dtype)
+
+        def everything() -> list[bytes]:
+            best, winner = FAST.max_pool2d(x, pool)
+            arrays = [
+                FAST.conv2d(x, w, None, window, 1),
+                FAST.conv2d_input_gradient(grad, w, window, 1, x.shape),
+                FAST.conv2d_weight_gradient(x, grad, window, 1),
+                *FAST.conv2d_relu_pool(x, w, w[0, 0, 0], window, pool),
+                best,
+                FAST.max_pool2d_scatter(best, winner, pool, x.shape),
+                FAST.relu(x),
+                FAST.relu_gradient(grad, grad),
+                FAST.sum(x, (0, 1, 2)),
+                FAST.matmul(wide, high),
+                *FAST.normalise(x, (0, 1, 2), 1e-5),
+            ]
+            return [array.tobytes() for array in arrays]
+
+        tinynn.set_num_threads(1)
+        expected = everything()
+        for count in (2, 3):
+            tinynn.set_num_threads(count)
+            assert [a == b for a, b in zip(everything(), expected, strict=True)] == [True] * len(
+                expected
+            )

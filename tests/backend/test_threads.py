@@ -1,0 +1,72 @@
+"""The worker threads of the CPU kernels."""
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import tinynn
+from tinynn.backend.threads import parallel
+from tinynn.errors import ArgumentError
+
+
+@pytest.fixture(autouse=True)
+def restore() -> Iterator[None]:
+    count = tinynn.get_num_threads()
+    yield
+    tinynn.set_num_threads(count)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_every_item_is_done_once(count: int) -> None:
+    tinynn.set_num_threads(count)
+    done: list[int] = []
+    parallel(done.append, range(100))
+    assert sorted(done) == list(range(100))
+    assert tinynn.get_num_threads() == count
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_error_reaches_the_caller(count: int) -> None:
+    tinynn.set_num_threads(count)
+
+    def fail(item: int) -> None:
+        if item == 7:
+            raise ZeroDivisionError(item)
+
+    with pytest.raises(ZeroDivisionError):
+        parallel(fail, range(10))
+    done: list[int] = []
+    parallel(done.append, range(10))
+    assert len(done) == 10
+
+
+def test_several_threads_may_compute_at_once() -> None:
+    tinynn.set_num_threads(2)
+    done: list[int] = []
+    callers = [threading.Thread(target=parallel, args=(done.append, range(50))) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=60)
+    assert len(done) == 200
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"])
+def test_their_number_is_whole_and_positive(count: object) -> None:
+    with pytest.raises(ArgumentError, match="whole number >= 1"):
+        tinynn.set_num_threads(count)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_workers_of_its_own() -> None:
+    tinynn.set_num_threads(2)
+    parallel(lambda item: None, range(4))
+    child = os.fork()
+    if child == 0:
+        done: list[int] = []
+        parallel(done.append, range(4))
+        os._exit(0 if len(done) == 4 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
