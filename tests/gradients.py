@@ -33,7 +33,11 @@ def check_gradient(
         float((g.numpy() * v).sum()) for g, v in zip(gradients, along, strict=True) if g is not None
     )
     ends = [
-        float(weighted(function, [x + sign * STEP * v for x, v in zip(arrays, along, strict=True)], device))
+        float(
+            weighted(
+                function, [x + sign * STEP * v for x, v in zip(arrays, along, strict=True)], device
+            )
+        )
         for sign in (1, -1)
     ]
     measured = (ends[0] - ends[1]) / (2 * STEP)
@@ -45,7 +49,9 @@ def check_gradient(
 
 def weighted(function: Function, arrays: Sequence[np.ndarray], device: str) -> Tensor:
     """⟨u, f(x)⟩ for fixed random weights u."""
-    return _weighted(function, [tinynn.tensor(a, device=device, requires_grad=True) for a in arrays])
+    return _weighted(
+        function, [tinynn.tensor(a, device=device, requires_grad=True) for a in arrays]
+    )
 
 
 def _weighted(function: Function, inputs: Sequence[Tensor]) -> Tensor:

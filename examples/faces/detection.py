@@ -33,7 +33,7 @@ Boxes = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float32]
 
 WINDOW, STRIDE = 24, 4
-THRESHOLD = 0.993
+THRESHOLD, MIN_WINDOWS = 0.94, 3
 ALARM = 0.27  # what scores more on a photo without a face is worth learning from
 
 ORL_FACE = (45.0, 62.0, 80.0)  # centre x, y and side of the face in an ORL picture of 92 x 112
@@ -43,19 +43,20 @@ CANVAS, FACE = 68, 48  # faces are kept in twice the window's size, with what su
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of everything; the defaults are the full training."""
+    """How much of everything; the defaults are the full training.
+
+    Each mining round but the last is followed by one epoch, the last by ``last_epochs``.
+    """
 
     faces: int = 10_000
     windows: int = 12_000
     pieces: int = 3_000
-    mining_rounds: int = 4
+    mining_rounds: int = 10
     first_epochs: int = 2
-    round_epochs: int = 1
-    last_epochs: int = 8
+    last_epochs: int = 3
     batch_size: int = 128
     learning_rate: float = 3e-3
-    looks: int = 2  # how many variants of each photo a mining round scans
-    alarms_per_look: int = 200
+    alarms_per_photo: int = 200
 
 
 FULL = Recipe()
@@ -66,7 +67,6 @@ QUICK = Recipe(
     mining_rounds=2,
     first_epochs=2,
     last_epochs=2,
-    looks=1,
 )
 
 
@@ -106,7 +106,9 @@ def _convolution(channels: int, out: int, kernel: int, stride: int = 1) -> list[
 
 def face_detector(network: nn.Module, threshold: float = THRESHOLD) -> Detector:
     """The detector around a network of :func:`face_network`."""
-    return Detector(network, window=WINDOW, stride=STRIDE, threshold=threshold)
+    return Detector(
+        network, window=WINDOW, stride=STRIDE, threshold=threshold, min_windows=MIN_WINDOWS
+    )
 
 
 def save(detector: Detector, path: str | os.PathLike[str]) -> None:
@@ -158,9 +160,6 @@ def _learn(
     device: str,
 ) -> None:
     """One round of learning faces from others."""
-    first, last = number == 0, number == recipe.mining_rounds
-    epochs = recipe.first_epochs if first else recipe.last_epochs if last else recipe.round_epochs
-    peak = recipe.learning_rate if first else 0.7 * recipe.learning_rate
     loader = DataLoader(
         ArrayDataset(np.concatenate([faces, others]), np.repeat([1, 0], [len(faces), len(others)])),
         recipe.batch_size,
@@ -171,13 +170,18 @@ def _learn(
         device=device,
     )
     classifier = nn.Sequential(training.detector.network, nn.Flatten())
-    schedule = optim.one_cycle(peak, epochs * len(loader), warm_up_share=0.2)
-    optimizer = optim.AdamW(classifier, learning_rate=schedule)
+    plan = [recipe.first_epochs] + [1] * (recipe.mining_rounds - 1) + [recipe.last_epochs]
+    done, epochs = sum(plan[:number]), plan[number]
+    cycle = optim.one_cycle(recipe.learning_rate, sum(plan) * CYCLE, warm_up_share=0.1)
+    optimizer = optim.AdamW(
+        classifier, learning_rate=lambda step: cycle(int((done + step / len(loader)) * CYCLE))
+    )
     name = f"round {number} of {recipe.mining_rounds}"
     history = fit(classifier, loader, optimizer, _loss, epochs=epochs, description=name)
     training.history.training += history.training
 
 
+CYCLE = 1000  # one cycle of learning rates spans all rounds: so many of its steps make an epoch
 ANEW = augment.Compose(
     augment.RandomFlip(), augment.RandomContrast(0.67, 1.4), augment.RandomBrightness(0.1)
 )
@@ -305,31 +309,28 @@ def _false_alarms(
     from tqdm import tqdm
 
     alarms = [np.zeros((0, WINDOW, WINDOW, 1), dtype=np.uint8)]
-    for photo, faces in tqdm(
-        list(_mining_photos(scenes, recipe, rng)), desc="mining", disable=None
-    ):
+    for photo, faces in tqdm(list(_mining_photos(scenes, rng)), desc="mining", disable=None):
         found = detector.windows(photo, ALARM)
         wrong = np.flatnonzero(~(iou(found.boxes, faces) > CLOSE).any(axis=1))
-        worst = wrong[np.argsort(-found.scores[wrong], kind="stable")][: recipe.alarms_per_look]
+        worst = wrong[np.argsort(-found.scores[wrong], kind="stable")][: recipe.alarms_per_photo]
         alarms.append(found.patches[worst])
     return np.concatenate(alarms)
 
 
 CLOSE = 0.35  # IoU; a window nearer to a face than this is no clear false alarm
 MINING_SIDE = 560  # pixels of the longer side
-TRAINING_MONTAGES = 4
+TRAINING_MONTAGES = 3
 
 
 def _mining_photos(
-    scenes: Sequence[Photo], recipe: Recipe, rng: np.random.Generator
+    scenes: Sequence[Photo], rng: np.random.Generator
 ) -> Iterator[tuple[Photo, Boxes]]:
     """Photos with the boxes of their faces: variants of the scenes, and a few montages.
 
     The variants change from round to round, so that no round looks for what is known by heart.
     """
     for scene in scenes:
-        for _ in range(recipe.looks):
-            yield _variant(scene, rng), np.zeros((0, 4), dtype=np.float32)
+        yield _variant(scene, rng), np.zeros((0, 4), dtype=np.float32)
     people = photos.orl_faces()[: photos.TRAINING_PEOPLE]
     yield from montages(people, scenes, TRAINING_MONTAGES, rng)
 

@@ -192,7 +192,8 @@ class TestOthers:
         same([FAST.relu_gradient(grad, x)], [PLAIN.relu_gradient(grad, x)])
 
     @pytest.mark.parametrize(
-        ("a", "b"), [((700, 300), (300, 200)), ((3, 2), (2, 4)), ((2, 3, 4), (4, 5)), ((0, 3), (3, 2))]
+        ("a", "b"),
+        [((700, 300), (300, 200)), ((3, 2), (2, 4)), ((2, 3, 4), (4, 5)), ((0, 3), (3, 2))],
     )
     def test_matmul(self, a: tuple[int, ...], b: tuple[int, ...]) -> None:
         same([FAST.matmul(normal(*a), normal(*b))], [PLAIN.matmul(normal(*a), normal(*b))])

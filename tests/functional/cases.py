@@ -196,7 +196,11 @@ def reductions() -> Iterator[Case]:
                 lambda x, f=reference, o=option: f(x, **o),
                 (sample(*shape),),
             )
-    for name, function, reference in (("sum", F.sum, np.sum), ("max", F.max, np.max)):
+    for name, function, reference in (
+        ("sum", F.sum, np.sum),
+        ("max", F.max, np.max),
+        ("logsumexp", F.logsumexp, logsumexp),
+    ):
         yield Case(name, "number", function, reference, (normal(),))
     yield Case("sum", "empty", lambda x: F.sum(x, 0), lambda x: x.sum(0), (normal(0, 3),))
     for name, f, g in (("var", F.var, np.var), ("std", F.std, np.std)):
@@ -230,7 +234,13 @@ def shapes() -> Iterator[Case]:
         ("reshape", "empty", lambda x: x.reshape(3, 0), lambda x: x.reshape(3, 0), (0, 3)),
         ("flatten", "1", lambda x: x.flatten(1), lambda x: x.reshape(2, 12), (2, 3, 4)),
         ("flatten", "number", F.flatten, lambda x: x.reshape(1), ()),
-        ("permute", "axes", lambda x: x.permute(2, 0, 1), lambda x: x.transpose(2, 0, 1), (2, 3, 4)),
+        (
+            "permute",
+            "axes",
+            lambda x: x.permute(2, 0, 1),
+            lambda x: x.transpose(2, 0, 1),
+            (2, 3, 4),
+        ),
         ("permute", "reversed", lambda x: x.T, lambda x: x.T, (2, 3)),
         ("squeeze", "all", F.squeeze, np.squeeze, (1, 3, 1)),
         ("squeeze", "one", lambda x: F.squeeze(x, -1), lambda x: x[..., 0], (1, 3, 1)),
@@ -303,9 +313,7 @@ def _indices() -> Iterator[Case]:
         "full mask": np.arange(3 * 4 * 2).reshape(3, 4, 2) % 3 == 0,
     }
     for label, key in keys.items():
-        yield Case(
-            "index", label, lambda x, k=key: x[k], lambda x, k=key: x[k], (normal(3, 4, 2),)
-        )
+        yield Case("index", label, lambda x, k=key: x[k], lambda x, k=key: x[k], (normal(3, 4, 2),))
 
 
 def products() -> Iterator[Case]:
@@ -319,7 +327,11 @@ def products() -> Iterator[Case]:
     ):
         yield Case("matmul", f"{a}-{b}", F.matmul, np.matmul, (normal(*a), normal(*b)))
     yield Case(
-        "linear", "bias", F.linear, lambda x, w, b: x @ w + b, (normal(4, 3), normal(3, 2), normal(2))
+        "linear",
+        "bias",
+        F.linear,
+        lambda x, w, b: x @ w + b,
+        (normal(4, 3), normal(3, 2), normal(2)),
     )
     yield Case("linear", "axes", F.linear, lambda x, w: x @ w, (normal(2, 1, 3), normal(3, 2)))
     yield Case("linear", "empty", F.linear, lambda x, w: x @ w, (normal(0, 3), normal(3, 2)))
@@ -397,6 +409,33 @@ def convolutions() -> Iterator[Case]:
             (normal(*x), normal(*w), normal(w[3])),
         )
     yield from _transposed()
+    yield from _fused()
+
+
+def _fused() -> Iterator[Case]:
+    table: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any], dict[str, Any]]] = [
+        ("plain", (1, 5, 5, 1), (2, 2, 1, 2), {}, {}),
+        ("odd", (2, 5, 7, 2), (3, 3, 2, 3), {"padding": "same"}, {"pads": ((1, 1), (1, 1))}),
+        ("stride", (1, 9, 8, 1), (3, 2, 1, 2), {"stride": (2, 1)}, {"stride": (2, 1)}),
+    ]
+    pools: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {"kernel": (2, 2), "stride": (2, 2)}),
+        ({"ceil_mode": True}, {"kernel": (2, 2), "stride": (2, 2), "ceil_mode": True}),
+        ({"pool_size": 3, "pool_stride": 1}, {"kernel": (3, 3), "stride": (1, 1)}),
+    ]
+
+    def reference(x: Any, w: Any, b: Any, plain: dict[str, Any], pool: dict[str, Any]) -> Any:
+        return references.max_pool2d(np.maximum(references.conv2d(x, w, b, **plain), 0), **pool)
+
+    for label, x, w, options, plain in table:
+        for number, (pooling, pool) in enumerate(pools):
+            yield Case(
+                "conv2d_relu_max_pool2d",
+                f"{label}{number}",
+                lambda x, w, b, o=options | pooling: F.conv2d_relu_max_pool2d(x, w, b, **o),
+                lambda x, w, b, o=plain, p=pool: reference(x, w, b, o, p),
+                (normal(*x), normal(*w), normal(w[3])),
+            )
 
 
 def _transposed() -> Iterator[Case]:
@@ -596,7 +635,13 @@ def _pairwise_losses() -> Iterator[Case]:
             lambda x, t: references.binary_cross_entropy(x, t, 3.0).sum(),
             (normal(3, 2), share),
         ),
-        ("mse_loss", "mean", F.mse_loss, lambda x, t: ((x - t) ** 2).mean(), (normal(4), normal(4))),
+        (
+            "mse_loss",
+            "mean",
+            F.mse_loss,
+            lambda x, t: ((x - t) ** 2).mean(),
+            (normal(4), normal(4)),
+        ),
         (
             "l1_loss",
             "mean",

@@ -60,7 +60,9 @@ def conv_transpose2d(
     for y, z, c in np.ndindex(H, W, C):
         group = c // (C // groups)
         for i, j, o in np.ndindex(kh, kw, O):
-            full[:, y * sh + i * dh, z * sw + j * dw, group * O + o] += x[:, y, z, c] * w[i, j, o, c]
+            full[:, y * sh + i * dh, z * sw + j * dw, group * O + o] += (
+                x[:, y, z, c] * w[i, j, o, c]
+            )
     (top, left), (height, width) = padding, full.shape[1:3]
     out = full[:, top : height - top, left : width - left]
     return out if bias is None else out + bias

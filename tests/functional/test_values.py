@@ -50,6 +50,7 @@ class TestNothingOverflows:
 
 
 class TestInfinity:
+    @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # NumPy's, for log(0)
     def test_logsumexp_of_minus_infinity(self, device: str) -> None:
         x = tinynn.tensor([[-math.inf, -math.inf], [0.0, -math.inf]], device=device)
         assert F.logsumexp(x, 1).tolist() == [-math.inf, 0]
@@ -90,14 +91,6 @@ class TestPooling:
         x = tinynn.full((1, 3, 3, 1), -5.0, device=device)
         assert set(F.max_pool2d(x, 3, 1, padding=1).numpy().ravel()) == {-5}
 
-    def test_many_taps(self, device: str) -> None:
-        x = np.zeros((1, 190, 180, 1), np.float32)
-        x[0, -1, -1, 0] = 1
-        image = leaf(x, device)
-        F.max_pool2d(image, (190, 180)).sum().backward()
-        assert image.grad is not None
-        assert image.grad.numpy()[0, -1, -1, 0] == 1
-
 
 class TestComparisons:
     def test_are_boolean_without_gradient(self, device: str) -> None:
@@ -136,9 +129,6 @@ class TestNumbersOnly:
         x = tinynn.zeros((1, 4, 4, 1), device=device)
         assert F.max_pool2d(x, np.int64(2)).shape == (1, 2, 2, 1)  # type: ignore[arg-type]
         assert x.reshape(np.int64(16)).shape == (16,)
-
-    def test_the_mean_of_many_halves_does_not_overflow(self, device: str) -> None:
-        assert F.mean(tinynn.ones(100_000, "float16", device)).item() == 1
 
 
 class TestDropout:

@@ -55,7 +55,15 @@ class TestContents:
 
     def test_children_have_paths(self) -> None:
         paths = [path for path, _ in Block().named_modules()]
-        assert paths == ["", "first", "branches.0", "branches.1", "heads.a", "heads.b.0", "heads.b.1"]
+        assert paths == [
+            "",
+            "first",
+            "branches.0",
+            "branches.1",
+            "heads.a",
+            "heads.b.0",
+            "heads.b.1",
+        ]
 
     def test_an_attribute_set_later_counts(self) -> None:
         block = Block()
@@ -100,7 +108,9 @@ class TestDeviceAndDtype:
         weight = block.first.weight
         assert block.to(device) is block
         assert block.first.weight is weight
-        assert {t.device for t in block.state_dict().values()} == {tinynn.zeros(1, device=device).device}
+        assert {t.device for t in block.state_dict().values()} == {
+            tinynn.zeros(1, device=device).device
+        }
 
     def test_astype_converts_all_floats(self, device: str) -> None:
         block = Block().to(device).astype("float64")
@@ -238,9 +248,7 @@ class TestErrors:
 
     def test_an_error_outside_of_a_model_is_plain(self, device: str) -> None:
         with pytest.raises(LabelError) as caught:
-            F.cross_entropy(
-                tinynn.zeros((1, 2), device=device), tinynn.tensor([2], device=device)
-            )
+            F.cross_entropy(tinynn.zeros((1, 2), device=device), tinynn.tensor([2], device=device))
         assert "failed here" not in str(caught.value)
 
     def test_forward_must_be_written(self) -> None:

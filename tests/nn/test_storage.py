@@ -101,7 +101,9 @@ class TestRoundTrip:
         np.testing.assert_array_equal(loaded(x).numpy(), expected)
 
     def test_models_of_ones_own(self, tmp_path: Path) -> None:
-        model = nn.Sequential(twin(), nn.ModuleDict({"a": nn.ModuleList([nn.Linear(1, 1)])})["a"][0])
+        model = nn.Sequential(
+            twin(), nn.ModuleDict({"a": nn.ModuleList([nn.Linear(1, 1)])})["a"][0]
+        )
         tinynn.save(model, tmp_path / "twin")
         loaded = tinynn.load(tmp_path / "twin", classes=[Twin])
         x = tinynn.randn((5, 4))
@@ -198,7 +200,13 @@ class TestDamage:
 
     @pytest.mark.parametrize(
         "content",
-        [b"", b"\0" * 8, b"\xff" * 100, pickle.dumps({"weight": [1.0]}), b"PK\x03\x04" + b"\0" * 99],
+        [
+            b"",
+            b"\0" * 8,
+            b"\xff" * 100,
+            pickle.dumps({"weight": [1.0]}),
+            b"PK\x03\x04" + b"\0" * 99,
+        ],
         ids=["empty", "zeros", "ones", "pickle", "zip"],
     )
     def test_another_kind_of_file(self, content: bytes, tmp_path: Path) -> None:

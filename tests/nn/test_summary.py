@@ -44,7 +44,18 @@ def test_prints_a_table() -> None:
     assert lines[0].split("  ")[0] == "layer"
     assert "input" in lines[2]
     assert "(1, 48, 48, 3)" in lines[2]
-    assert lines[3].split() == ["0", "(Conv2d)", "(1,", "48,", "48,", "16)", "448", "995,328", "147.5", "kB"]
+    assert lines[3].split() == [
+        "0",
+        "(Conv2d)",
+        "(1,",
+        "48,",
+        "48,",
+        "16)",
+        "448",
+        "995,328",
+        "147.5",
+        "kB",
+    ]
     assert "9,090" in lines[-1]
 
 

@@ -146,7 +146,9 @@ class TestState:
     def test_of_another_model_is_refused(self) -> None:
         optimizer = optim.SGD(nn.Linear(2, 1), 0.1, momentum=0.9)
         with pytest.raises(FileFormatError, match=r"'0\.weight\.velocity' fits no parameter"):
-            optimizer.load_state_dict({"steps": 1, "arrays": {"0.weight.velocity": np.ones((2, 1))}})
+            optimizer.load_state_dict(
+                {"steps": 1, "arrays": {"0.weight.velocity": np.ones((2, 1))}}
+            )
         with pytest.raises(FileFormatError, match=r"'weight\.velocity' fits no parameter"):
             optimizer.load_state_dict({"steps": 1, "arrays": {"weight.velocity": np.ones((3, 1))}})
 

@@ -123,6 +123,13 @@ class TestMergeOverlapping:
         np.testing.assert_array_equal(best, scores[kept])
         assert merged.shape == (len(kept), 4)
 
+    def test_leaves_out_groups_of_fewer_than_least(self) -> None:
+        pair, single = [[0, 0, 10, 10], [2, 0, 10, 10]], [[50, 50, 10, 10]]
+        boxes, scores = merge_overlapping(pair + single, [0.5, 0.5, 0.9], 0.3, least=2)
+        np.testing.assert_allclose(boxes, [[1, 0, 10, 10]])
+        np.testing.assert_allclose(scores, [0.5])
+        assert merge_overlapping(pair, [0.5, 0.5], 0.3, least=3)[0].shape == (0, 4)
+
     def test_a_group_whose_scores_are_zero_keeps_its_first_box(self) -> None:
         boxes, _ = merge_overlapping([[0, 0, 10, 10], [2, 0, 10, 10]], [0, 0], 0.3)
         np.testing.assert_array_equal(boxes, [[0, 0, 10, 10]])

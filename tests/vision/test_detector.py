@@ -106,6 +106,13 @@ class TestDetect:
         assert 0 < len(few) < len(random_finder.windows(noise(), threshold=0.3).scores)
         assert few.min() > 0.45
 
+    def test_what_few_windows_show_is_no_object(self, finder: Detector) -> None:
+        photo = scene((20, 20, 8), (70, 50, 8))
+        candidates = len(finder.windows(photo).boxes)
+        assert len(finder.detect(photo).boxes) == 2
+        finder.min_windows = candidates
+        assert len(finder.detect(photo).boxes) == 0
+
     def test_refuses_floats(self, finder: Detector) -> None:
         with pytest.raises(DtypeError, match="a photo is uint8"):
             finder.detect(np.ones((30, 30)))  # type: ignore[arg-type]

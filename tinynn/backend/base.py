@@ -69,7 +69,8 @@ class Backend:
         coefficients = _erf_coefficients()
         for coefficient in coefficients[:0:-1]:  # Clenshaw's recurrence
             previous, current = current, 2 * t * current - previous + coefficient
-        return clipped * (t * current - previous + coefficients[0])
+        series = clipped * (t * current - previous + coefficients[0])
+        return xp.where(clipped == x, series, xp.sign(x))  # exactly 1 far out
 
     # -- matrix products --------------------------------------------------------------------
 

@@ -87,7 +87,8 @@ class NumpyBackend(Backend):
     # -- reductions -------------------------------------------------------------------------
 
     def sum(self, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
-        if axes != tuple(range(x.ndim - 1)) or x.dtype.kind != "f" or not x.flags.c_contiguous:
+        leading = x.ndim > 1 and axes == tuple(range(x.ndim - 1))
+        if not leading or x.dtype.kind != "f" or not x.flags.c_contiguous:
             return super().sum(x, axes, keepdims)
         # over all axes but a short last one NumPy sums in short steps; BLAS does not
         rows = x.reshape(-1, x.shape[-1])

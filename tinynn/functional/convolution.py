@@ -6,6 +6,8 @@ three functions that are each other's gradients suffice for derivatives of every
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from tinynn.autograd import Tensor, record
 from tinynn.backend import Array, Window, same_padding
 from tinynn.errors import ArgumentError, ShapeError
@@ -168,12 +170,12 @@ def _check_bias(name: str, outputs: int, bias: Tensor | None) -> None:
 
 def pair(name: str, what: str, value: int | Pair, least: int) -> Pair:
     """(rows, columns) from one number or two; ArgumentError if one is below ``least``."""
-    both = (value, value) if isinstance(value, int) else tuple(value)
-    if len(both) != 2 or any(not isinstance(v, int) or v < least for v in both):
+    both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(both) != 2 or any(not isinstance(v, Integral) or v < least for v in both):
         raise ArgumentError(
             f"{name} expects {what} as one or two whole numbers >= {least}, got {value!r}"
         )
-    return both[0], both[1]
+    return int(both[0]), int(both[1])
 
 
 def make_window(

@@ -22,7 +22,11 @@ def _swapped(function: _Binary) -> _Binary:
 
 def _sizes(arguments: tuple[Any, ...]) -> Any:
     """reshape(2, 3) and reshape((2, 3)) mean the same."""
-    return arguments[0] if len(arguments) == 1 and not isinstance(arguments[0], int) else arguments
+    return (
+        arguments[0]
+        if len(arguments) == 1 and isinstance(arguments[0], (tuple, list))
+        else arguments
+    )
 
 
 def _iterate(x: Tensor) -> Iterator[Tensor]:

@@ -8,6 +8,8 @@ from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.convolution import Pair, check_fits, make_window, pair
 from tinynn.functional.elementwise import require_floating
 
+_MOST_TAPS = 2**15 - 1  # backends number the taps of a kernel in int16
+
 
 def max_pool2d(
     x: Tensor,
@@ -100,6 +102,11 @@ def pool_window(
     if len(shape) != 4 or 0 in shape[1:3]:
         raise ShapeError(f"{name} expects images (N, H, W, C), channels last, got shape {shape}")
     kernel = pair(name, "kernel_size", kernel_size, 1)
+    if kernel[0] * kernel[1] > _MOST_TAPS:
+        raise ArgumentError(
+            f"{name} takes kernels of at most {_MOST_TAPS} pixels, got {kernel}; "
+            "global pooling takes images of any size"
+        )
     stride = kernel if stride is None else stride
     pads = pair(name, "padding", padding, 0)
     if any(2 * p > k for p, k in zip(pads, kernel, strict=True)):

@@ -93,8 +93,10 @@ def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over the axes, shifted by the maximum so that nothing overflows."""
     x = as_tensor("logsumexp", x)
     axes = normal_axes("logsumexp", axis, x.ndim)
-    shift = x.data.max(axis=axes, keepdims=True)
-    shifted = log(sum(exp(x - Tensor(shift)), axes, keepdims=True)) + Tensor(shift)
+    xp = x.backend.xp
+    highest = x.data.max(axis=axes, keepdims=True)
+    shift = Tensor(xp.where(xp.isfinite(highest), highest, 0).astype(highest.dtype))
+    shifted = log(sum(exp(x - shift), axes, keepdims=True)) + shift
     return shifted if keepdims else shifted.squeeze(axes)
 
 

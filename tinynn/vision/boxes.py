@@ -61,17 +61,18 @@ def non_maximum_suppression(
 
 
 def merge_overlapping(
-    boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float
+    boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float, least: int = 1
 ) -> tuple[Boxes, Scores]:
     """One box per group: the mean, weighted by score, of the best box and those over it.
 
     A group is what :func:`non_maximum_suppression` would keep once: a best box and the boxes
-    with IoU > ``threshold`` to it. Its score is the best one. Best first.
+    with IoU > ``threshold`` to it; groups of fewer than ``least`` are left out. Its score is the
+    best one. Best first.
     """
     array, values = _scored(boxes, scores)
-    groups = list(_groups(array, values, threshold))
+    groups = [group for group in _groups(array, values, threshold) if len(group[1]) >= least]
     if not groups:
-        return array, values
+        return array[:0], values[:0]
     merged = [_weighted_mean(array[members], values[members]) for _, members in groups]
     leaders = [leader for leader, _ in groups]
     return np.stack(merged), values[leaders]

@@ -52,7 +52,8 @@ class Detector:
 
     A photo is looked at in sizes that differ by ``step``, from that in which the window covers
     ``min_size`` pixels of the photo up to the whole photo. Windows of a score, the sigmoid of the
-    logit, above ``threshold`` are candidates.
+    logit, above ``threshold`` are candidates; an object shows in several of them, next to each
+    other and at sizes next to each other, and what shows in fewer than ``min_windows`` is none.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Detector:
         step: float = 1.2,
         threshold: float = 0.5,
         min_size: float = 24,
+        min_windows: int = 1,
     ) -> None:
         if not 0 < threshold < 1:
             raise ArgumentError(f"threshold is a score between 0 and 1, got {threshold}")
@@ -72,6 +74,7 @@ class Detector:
         self.step = step
         self.threshold = threshold
         self.min_size = min_size
+        self.min_windows = min_windows
 
     def detect(self, photo: npt.NDArray[np.uint8]) -> Detections:
         """The objects in ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3), best first.
@@ -81,7 +84,7 @@ class Detector:
         """
         height, width = photo.shape[:2]
         found = self.windows(photo)
-        boxes, scores = merge_overlapping(found.boxes, found.scores, MERGE_IOU)
+        boxes, scores = merge_overlapping(*found[:2], MERGE_IOU, self.min_windows)
         kept = drop_nested(boxes, scores, NESTED)
         return Detections(clip_boxes(boxes[kept], height, width), scores[kept])
 
