@@ -1,4 +1,4 @@
-"""``pytest --device cuda`` runs the tests of the numeric floors on a GPU; the default is the CPU."""
+"""``pytest --device cuda`` runs the tests of the numeric floors on a GPU (default: cpu)."""
 
 import pytest
 

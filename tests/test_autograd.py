@@ -140,17 +140,11 @@ class TestDeepGraphs:
         y = x
         for _ in range(DEEP):
             y = y + 1
-        y.backward()
+        y.backward(retain_graph=True)
         assert_equal(y, DEEP + 1)
         assert_equal(x.grad, 1)
-
-    def test_are_freed_without_recursion(self, device: str) -> None:
-        x = leaf(1.0, device)
-        y = x
-        for _ in range(DEEP):
-            y = y * 1
         watched = weakref.ref(x)
-        del x, y
+        del x, y  # the whole record at once
         assert watched() is None
 
     def test_are_freed_while_going_back(self, device: str) -> None:
@@ -413,7 +407,7 @@ class TestNumpyProtocols:
         x = leaf([1.0], "cpu")
         with pytest.raises(TypeError, match=r"np\.arctan .*tinynn.functional, or x\.numpy\(\)"):
             np.arctan(x)
-        with pytest.raises(TypeError, match="np.add"):
+        with pytest.raises(TypeError, match=r"np\.add"):
             np.add.reduce(x)
 
     def test_dlpack_shares_memory(self) -> None:
@@ -442,7 +436,7 @@ def test_devices_do_not_mix(device: str) -> None:
     if device == "cpu":
         pytest.skip("needs a second device")
     a, b = tinynn.ones(2, device=device), tinynn.ones(3)
-    with pytest.raises(DeviceError, match=r"add: .*\(2,\) is on cuda.*\(3,\) is on cpu.*\.to\("):
+    with pytest.raises(DeviceError, match=r"add: .*\(2,\) is on cuda.*\(3,\) on cpu.*\.to\("):
         a + b
 
 

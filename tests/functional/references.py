@@ -23,12 +23,12 @@ def conv2d(
     groups: int = 1,
 ) -> Array:
     x = padded(x, pads)
-    (N, H, W, _), (kh, kw, C, O) = x.shape, w.shape
+    (N, H, W, _), (kh, kw, C, outputs) = x.shape, w.shape
     (sh, sw), (dh, dw) = stride, dilation
     out_h, out_w = (H - (kh - 1) * dh - 1) // sh + 1, (W - (kw - 1) * dw - 1) // sw + 1
-    out = np.zeros((N, out_h, out_w, O))
-    for y, z, o in np.ndindex(out_h, out_w, O):
-        group = o // (O // groups)
+    out = np.zeros((N, out_h, out_w, outputs))
+    for y, z, o in np.ndindex(out_h, out_w, outputs):
+        group = o // (outputs // groups)
         channels = slice(group * C, (group + 1) * C)
         for i, j in np.ndindex(kh, kw):
             pixel = x[:, y * sh + i * dh, z * sw + j * dw, channels]
@@ -47,20 +47,20 @@ def conv_transpose2d(
     groups: int = 1,
 ) -> Array:
     """Every input pixel stamps the kernel onto the output, which is then cropped by the padding."""
-    (N, H, W, C), (kh, kw, O, _) = x.shape, w.shape
+    (N, H, W, C), (kh, kw, outputs, _) = x.shape, w.shape
     (sh, sw), (dh, dw) = stride, dilation
     full = np.zeros(
         (
             N,
             (H - 1) * sh + (kh - 1) * dh + 1 + output_padding[0],
             (W - 1) * sw + (kw - 1) * dw + 1 + output_padding[1],
-            O * groups,
+            outputs * groups,
         )
     )
     for y, z, c in np.ndindex(H, W, C):
         group = c // (C // groups)
-        for i, j, o in np.ndindex(kh, kw, O):
-            full[:, y * sh + i * dh, z * sw + j * dw, group * O + o] += (
+        for i, j, o in np.ndindex(kh, kw, outputs):
+            full[:, y * sh + i * dh, z * sw + j * dw, group * outputs + o] += (
                 x[:, y, z, c] * w[i, j, o, c]
             )
     (top, left), (height, width) = padding, full.shape[1:3]

@@ -24,7 +24,7 @@ class TestSequential:
         assert part[0] is model[0]
 
     def test_holds_modules_only(self) -> None:
-        with pytest.raises(ArgumentError, match="holds modules, got function as '1'.*forward"):
+        with pytest.raises(ArgumentError, match=r"holds modules, got function as '1'.*forward"):
             nn.Sequential(nn.ReLU(), lambda x: x)
 
 

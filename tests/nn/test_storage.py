@@ -253,7 +253,7 @@ class TestDamage:
     def test_a_header_cannot_ask_for_more_than_the_file_holds(
         self, model: object, tmp_path: Path
     ) -> None:
-        with pytest.raises(FileFormatError, match="model: .*more than the file holds"):
+        with pytest.raises(FileFormatError, match=r"model: .*more than the file holds"):
             tinynn.load(write(tmp_path / "model", model))
 
     @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ class TestDamage:
         ids=lambda model: str(model)[:50],
     )
     def test_a_header_that_makes_no_sense(self, model: object, tmp_path: Path) -> None:
-        with pytest.raises(FileFormatError, match="cannot build the model of .*model"):
+        with pytest.raises(FileFormatError, match=r"cannot build the model of .*model"):
             tinynn.load(write(tmp_path / "model", model))
 
     def test_numbers_that_do_not_fit_the_model(self, tmp_path: Path) -> None:

@@ -119,6 +119,14 @@ class TestDetect:
 
 
 class TestWindows:
+    @pytest.mark.parametrize(("share", "smallest"), [(0.0, 8), (0.05, 8), (0.25, 25), (0.5, 50)])
+    def test_start_at_min_size_or_the_share_of_the_longer_side(
+        self, random_finder: Detector, share: float, smallest: float
+    ) -> None:
+        random_finder.min_share = share
+        sides = random_finder.windows(noise(60, 100), threshold=1e-6).boxes[:, 2:]
+        assert sides.min() == pytest.approx(smallest, rel=0.1)
+
     def test_scores_are_those_of_the_network_on_the_patches(self, random_finder: Detector) -> None:
         found = random_finder.windows(noise())
         network = random_finder.network.eval()

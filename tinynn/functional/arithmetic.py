@@ -60,7 +60,7 @@ def divide(a: Operand, b: Operand) -> Tensor:
     """a / b, elementwise with broadcasting; integers are divided as float32."""
     x, y, xp = operands("divide", a, b)
     if all(not isinstance(part, Tensor) or part.dtype.kind in "iub" for part in (x, y)):
-        x, y, xp = operands("divide", as_tensor("divide", x).astype("float32"), y)
+        x, y = (p.astype("float32") if isinstance(p, Tensor) else p for p in (x, y))
     return record(
         "divide",
         _broadcast("divide", xp.divide, x, y),
@@ -132,7 +132,7 @@ def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
     if condition.dtype.kind != "b":
         raise DtypeError(f"where expects a boolean condition, got {condition.dtype}")
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
-        a = as_tensor("where", a)
+        a = Tensor(condition.backend.from_host(as_tensor("where", a).data))
     x, y, xp = operands("where", a, b)
     tensors = [part for part in (x, y) if isinstance(part, Tensor)]
     same_device("where", condition, *tensors)

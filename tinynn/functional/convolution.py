@@ -6,7 +6,7 @@ three functions that are each other's gradients suffice for derivatives of every
 
 from __future__ import annotations
 
-from numbers import Integral
+import numpy as np
 
 from tinynn.autograd import Tensor, record
 from tinynn.backend import Array, Window, same_padding
@@ -171,7 +171,7 @@ def _check_bias(name: str, outputs: int, bias: Tensor | None) -> None:
 def pair(name: str, what: str, value: int | Pair, least: int) -> Pair:
     """(rows, columns) from one number or two; ArgumentError if one is below ``least``."""
     both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(both) != 2 or any(not isinstance(v, Integral) or v < least for v in both):
+    if len(both) != 2 or any(not isinstance(v, (int, np.integer)) or v < least for v in both):
         raise ArgumentError(
             f"{name} expects {what} as one or two whole numbers >= {least}, got {value!r}"
         )

@@ -1,13 +1,13 @@
 """The one place that recognises layers which are faster together.
 
 ``Sequential`` runs its layers through ``run``. Users write ordinary layers, and the results are
-those of the layers one by one: a run of layers is fused only if nobody looks in between.
+those of the layers one by one, up to rounding: layers are joined only if nobody looks in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple
 
 from tinynn import functional as F
 from tinynn.autograd import Tensor
@@ -15,49 +15,80 @@ from tinynn.errors import TinynnError
 from tinynn.nn.activation import ReLU
 from tinynn.nn.convolution import Conv2d
 from tinynn.nn.module import Module, note_call
+from tinynn.nn.normalisation import BatchNorm2d
 from tinynn.nn.pooling import MaxPool2d
 
 
+class _Joined(NamedTuple):
+    """A convolution and what can be computed with it; at least one of the others is there."""
+
+    conv: Conv2d
+    norm: BatchNorm2d | None
+    pool: MaxPool2d | None
+    modules: tuple[Module, ...]
+
+
 def run(modules: Sequence[Module], x: Any) -> Any:
-    """The modules one after the other, fused where they can be."""
+    """The modules one after the other, joined where they can be."""
     position = 0
     while position < len(modules):
-        three = tuple(modules[position : position + 3])
-        if isinstance(x, Tensor) and _is_conv_relu_pool(three):
-            x = _conv_relu_pool(*three, x)
-            position += 3
-        else:
-            x = modules[position](x)
-            position += 1
+        joined = _recognise(modules, position) if isinstance(x, Tensor) else None
+        x = modules[position](x) if joined is None else _compute(joined, x)
+        position += 1 if joined is None else len(joined.modules)
     return x
 
 
-def _is_conv_relu_pool(
-    modules: tuple[Module, ...],
-) -> TypeGuard[tuple[Conv2d, ReLU, MaxPool2d]]:
-    if tuple(map(type, modules)) != (Conv2d, ReLU, MaxPool2d):
-        return False
-    conv, _, pool = modules
-    assert isinstance(conv, Conv2d)
-    assert isinstance(pool, MaxPool2d)
-    plain = conv.groups == 1 and pool.padding == 0 and pool.dilation == 1
-    return plain and not any(module.is_observed for module in modules)
+def _recognise(modules: Sequence[Module], start: int) -> _Joined | None:
+    """Convolution, then batch norm in evaluation, ReLU with max-pooling, or both."""
+    conv = modules[start]
+    if type(conv) is not Conv2d:
+        return None
+    stop = start + 1
+    norm = pool = None
+    if stop < len(modules) and type(modules[stop]) is BatchNorm2d and not modules[stop].training:
+        norm, stop = modules[stop], stop + 1
+    relu_and_pool = tuple(map(type, modules[stop : stop + 2])) == (ReLU, MaxPool2d)
+    if relu_and_pool and conv.groups == 1 and _is_plain(modules[stop + 1]):
+        pool, stop = modules[stop + 1], stop + 2
+    members = tuple(modules[start:stop])
+    if len(members) == 1 or any(module.is_observed for module in members):
+        return None
+    return _Joined(conv, norm, pool, members)  # type: ignore[arg-type]
 
 
-def _conv_relu_pool(conv: Conv2d, relu: ReLU, pool: MaxPool2d, x: Tensor) -> Any:
+def _is_plain(pool: Any) -> bool:
+    return bool(pool.padding == 0 and pool.dilation == 1)
+
+
+def _compute(joined: _Joined, x: Tensor) -> Any:
+    conv, pool = joined.conv, joined.pool
     try:
-        out = F.conv2d_relu_max_pool2d(
-            x,
-            conv.weight,
-            conv.bias,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            pool.kernel_size,
-            pool.stride,
-            pool.ceil_mode,
-        )
+        weight, bias = (conv.weight, conv.bias) if joined.norm is None else _folded(joined)
+        place = (conv.stride, conv.padding, conv.dilation)
+        if pool is None:
+            out = F.conv2d(x, weight, bias, *place, conv.groups)
+        else:
+            pooling = (pool.kernel_size, pool.stride, pool.ceil_mode)
+            out = F.conv2d_relu_max_pool2d(x, weight, bias, *place, *pooling)
     except TinynnError:
-        return pool(relu(conv(x)))  # raises again, and names the layer
-    note_call((conv, relu, pool), out)
+        return _one_by_one(joined.modules, x)  # raises again, and names the layer
+    note_call(joined.modules, out)
     return out
+
+
+def _folded(joined: _Joined) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution with which the normalisation is already done."""
+    conv, norm = joined.conv, joined.norm
+    assert norm is not None
+    scale = (norm.running_var + norm.eps) ** -0.5
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
+    bias = shift * scale
+    return conv.weight * scale, bias if norm.bias is None else bias + norm.bias
+
+
+def _one_by_one(modules: Sequence[Module], x: Any) -> Any:
+    for module in modules:
+        x = module(x)
+    return x

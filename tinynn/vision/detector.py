@@ -51,9 +51,12 @@ class Detector:
     just one window it is an ordinary classifier (h = w = 1), which is how it is trained.
 
     A photo is looked at in sizes that differ by ``step``, from that in which the window covers
-    ``min_size`` pixels of the photo up to the whole photo. Windows of a score, the sigmoid of the
-    logit, above ``threshold`` are candidates; an object shows in several of them, next to each
-    other and at sizes next to each other, and what shows in fewer than ``min_windows`` is none.
+    ``min_size`` pixels of the photo, or ``min_share`` of its longer side if that is more, up to
+    the whole photo. With a share above 0 a photo of any size takes about the same work.
+
+    Windows of a score, the sigmoid of the logit, above ``threshold`` are candidates; an object
+    shows in several of them, next to each other and at sizes next to each other, and what shows in
+    fewer than ``min_windows`` is none.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Detector:
         step: float = 1.2,
         threshold: float = 0.5,
         min_size: float = 24,
+        min_share: float = 0.0,
         min_windows: int = 1,
     ) -> None:
         if not 0 < threshold < 1:
@@ -74,6 +78,7 @@ class Detector:
         self.step = step
         self.threshold = threshold
         self.min_size = min_size
+        self.min_share = min_share
         self.min_windows = min_windows
 
     def detect(self, photo: npt.NDArray[np.uint8]) -> Detections:
@@ -94,9 +99,11 @@ class Detector:
         Where the photo shows no object these are the false alarms to learn from.
         """
         limit = self.threshold if threshold is None else threshold
+        gray = to_gray(photo)
+        smallest = max(self.min_size, self.min_share * max(gray.shape))
         found = [_no_windows(self.window)]
         with _evaluating(self.network):
-            for level in image_pyramid(to_gray(photo), self.step, self.window, self.min_size):
+            for level in image_pyramid(gray, self.step, self.window, smallest):
                 scale = np.array([level.scale_x, level.scale_y], dtype=np.float32)
                 for top, logits in self._strips(level.photo):
                     found.append(self._above(limit, level.photo, top, logits, scale))

@@ -1,0 +1,88 @@
+"""Layers that are computed together give what they give one by one."""
+
+import numpy as np
+import pytest
+
+import tinynn
+from tinynn import functional as F
+from tinynn import nn
+
+
+def settled(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """A batch norm that has seen data: nothing in it is 0 or 1."""
+    for tensor in (norm.running_mean, norm.weight, norm.bias):
+        nn.init.normal_(tensor)
+    nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    return norm
+
+
+def models() -> dict[str, nn.Sequential]:
+    conv, relu, pool = nn.Conv2d(3, 4, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2)
+    plain = nn.Conv2d(3, 4, 2, stride=2, bias=False)
+    return {
+        "conv relu pool": nn.Sequential(conv, relu, pool),
+        "conv relu pool ceil": nn.Sequential(conv, relu, nn.MaxPool2d(2, ceil_mode=True)),
+        "conv relu wide pool": nn.Sequential(conv, relu, nn.MaxPool2d(3, stride=2)),
+        "conv relu padded pool": nn.Sequential(conv, relu, nn.MaxPool2d(3, 2, padding=1)),
+        "conv norm": nn.Sequential(conv, settled(nn.BatchNorm2d(4))),
+        "conv norm relu": nn.Sequential(plain, settled(nn.BatchNorm2d(4)), relu),
+        "conv norm relu pool": nn.Sequential(plain, settled(nn.BatchNorm2d(4)), relu, pool),
+        "groups": nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), settled(nn.BatchNorm2d(6)), relu),
+        "twice": nn.Sequential(conv, relu, pool, nn.Conv2d(4, 2, 2), relu, pool),
+    }
+
+
+NAMES = list(models())
+
+
+def one_by_one(model: nn.Sequential, x: tinynn.Tensor) -> tinynn.Tensor:
+    for layer in model:
+        x = layer(x)
+    return x
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("name", NAMES)
+def test_values_and_gradients_are_those_of_the_layers(name: str, training: bool, device: str):
+    model = models()[name].astype("float64").to(device).train(training)
+    array = np.random.default_rng(1).standard_normal((2, 9, 11, 3))
+    results = []
+    for compute in (model, lambda x: one_by_one(model, x)):
+        x = tinynn.tensor(array, device=device, requires_grad=True)
+        model.zero_grad()
+        out = compute(x)
+        (out * out).sum().backward()
+        grads = [parameter.grad.numpy() for parameter in model.parameters()]
+        results.append([out.numpy(), x.grad.numpy(), *grads])
+    for joined, single in zip(*results, strict=True):
+        np.testing.assert_allclose(joined, single, rtol=1e-9, atol=1e-9)
+
+
+def test_the_layers_are_joined(monkeypatch: pytest.MonkeyPatch):
+    called = []
+    monkeypatch.setattr(F, "conv2d", lambda *args: called.append(args))
+    models()["conv relu pool"](tinynn.zeros((1, 8, 8, 3)))
+    assert not called
+
+
+def test_a_hook_sees_what_its_layer_returns():
+    model = models()["conv relu pool"]
+    seen = []
+    remove = model[0].register_forward_hook(lambda module, inputs, out: seen.append(out.shape))
+    model(tinynn.zeros((1, 8, 8, 3)))
+    assert seen == [(1, 8, 8, 4)]
+    remove()
+    model(tinynn.zeros((1, 8, 8, 3)))
+    assert len(seen) == 1
+
+
+def test_an_error_names_the_layer_and_not_its_neighbours():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(4))
+    with pytest.raises(tinynn.TinynnError, match=r"in Sequential\.2 \(MaxPool2d\)"):
+        model(tinynn.zeros((1, 5, 5, 3)))
+
+
+def test_later_errors_list_the_joined_layers():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Linear(5, 2))
+    with pytest.raises(tinynn.TinynnError, match=r"0 \(Conv2d\) \+ 1 \(ReLU\) \+ 2 \(MaxPool2d\)"):
+        model(tinynn.zeros((1, 8, 8, 3)))
