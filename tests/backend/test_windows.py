@@ -2,7 +2,7 @@
 
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinynn.backend import Window, same_padding
@@ -15,6 +15,7 @@ def fits(size: int, padding: tuple[int, int], extent: int, stride: int) -> int:
     return len(range(0, size + sum(padding) - extent + 1, stride))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(sizes, kernels, steps, steps, st.integers(0, 3), st.integers(0, 3))
 def test_output_size(
     size: int, kernel: int, stride: int, dilation: int, before: int, after: int
@@ -25,6 +26,7 @@ def test_output_size(
     assert window.output_size(size, 1) == (fits(size, (before, after), extent, stride), 1)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(sizes, kernels, steps)
 def test_same_padding_gives_one_output_per_stride(size: int, extent: int, stride: int) -> None:
     before, after = same_padding(size, extent, stride)
@@ -34,6 +36,7 @@ def test_same_padding_gives_one_output_per_stride(size: int, extent: int, stride
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(sizes, kernels, steps, st.integers(0, 3))
 def test_rounding_up_covers_the_image(size: int, kernel: int, stride: int, border: int) -> None:
     padding = min(border, kernel // 2)

@@ -296,3 +296,39 @@ class TestDamage:
             path.write_bytes(to_bytes({}, metadata={"extra": extra}))
             with pytest.raises(FileFormatError, match="model has a damaged header"):
                 tinynn.load_extra(path)
+
+
+class TestWhatWouldNotComeBack:
+    def test_a_layer_that_was_exchanged(self, tmp_path: Path) -> None:
+        model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        vars(model)["1"] = nn.Tanh()
+        with pytest.raises(ArgumentError, match=r"1 is Tanh.*make ReLU"):
+            tinynn.save(model, tmp_path / "m.safetensors")
+
+    def test_a_layer_that_is_shared(self, tmp_path: Path) -> None:
+        layer = nn.Linear(2, 2)
+        with pytest.raises(ArgumentError, match="1 is the same as 0"):
+            tinynn.save(nn.Sequential(layer, layer), tmp_path / "m.safetensors")
+
+    def test_a_setting_that_was_changed(self, tmp_path: Path) -> None:
+        model = nn.Sequential(nn.Dropout(0.5))
+        model[0].p = 0.1
+        with pytest.raises(ArgumentError, match=r"0\.1.*0\.5"):
+            tinynn.save(model, tmp_path / "m.safetensors")
+
+
+def test_a_flipped_bit_in_the_numbers_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    tinynn.save(nn.Linear(3, 4), path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match="checksum"):
+        tinynn.load(path)
+
+
+def test_a_module_that_holds_itself_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model[0].parent = model
+    with pytest.raises(ArgumentError, match=r"0\.parent.*holds itself"):
+        list(model.parameters())

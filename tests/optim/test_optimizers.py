@@ -147,20 +147,38 @@ class TestState:
         optimizer = optim.SGD(nn.Linear(2, 1), 0.1, momentum=0.9)
         with pytest.raises(FileFormatError, match=r"'0\.weight\.velocity' fits no parameter"):
             optimizer.load_state_dict(
-                {"steps": 1, "arrays": {"0.weight.velocity": np.ones((2, 1))}}
+                {
+                    "steps": 1,
+                    "updates": {"weight": 1, "0": 1},
+                    "arrays": {"0.weight.velocity": np.ones((2, 1))},
+                }
             )
         with pytest.raises(FileFormatError, match=r"'weight\.velocity' fits no parameter"):
-            optimizer.load_state_dict({"steps": 1, "arrays": {"weight.velocity": np.ones((3, 1))}})
+            optimizer.load_state_dict(
+                {
+                    "steps": 1,
+                    "updates": {"weight": 1, "0": 1},
+                    "arrays": {"weight.velocity": np.ones((3, 1))},
+                }
+            )
 
     def test_of_another_formula_is_refused(self) -> None:
         optimizer = optim.Adam(nn.Linear(2, 1))
         with pytest.raises(FileFormatError, match=r"'weight' holds \['velocity'\], Adam expects"):
-            optimizer.load_state_dict({"steps": 1, "arrays": {"weight.velocity": np.ones((2, 1))}})
+            optimizer.load_state_dict(
+                {
+                    "steps": 1,
+                    "updates": {"weight": 1, "0": 1},
+                    "arrays": {"weight.velocity": np.ones((2, 1))},
+                }
+            )
 
     def test_takes_the_dtype_of_the_parameter(self) -> None:
         parameter = tinynn.ones(2, requires_grad=True)
         optimizer = optim.SGD([parameter], 0.1, momentum=0.9)
-        optimizer.load_state_dict({"steps": 1, "arrays": {"0.velocity": np.ones(2)}})
+        optimizer.load_state_dict(
+            {"steps": 1, "updates": {"weight": 1, "0": 1}, "arrays": {"0.velocity": np.ones(2)}}
+        )
         assert optimizer.state["0"]["velocity"].dtype == np.float32
 
 
@@ -239,3 +257,13 @@ class TestArguments:
     def test_ranges(self, kind: Any, options: dict[str, Any], words: str) -> None:
         with pytest.raises(ArgumentError, match=words):
             kind(nn.Linear(1, 1), **options)
+
+
+def test_a_parameter_that_joins_later_starts_its_own_count(device: str) -> None:
+    early, late = (tinynn.ones(1, device=device, requires_grad=True) for _ in range(2))
+    optimizer = optim.Adam([early, late], learning_rate=0.1)
+    for step in range(5):
+        optimizer.zero_grad()
+        (early * 3 if step < 4 else early * 3 + late * 3).sum().backward()
+        optimizer.step()
+    assert late.item() == pytest.approx(0.9)

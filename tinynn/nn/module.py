@@ -16,7 +16,7 @@ import numpy as np
 
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, backend_of, get_backend
-from tinynn.errors import DtypeError, FileFormatError, TinynnError
+from tinynn.errors import ArgumentError, DtypeError, FileFormatError, TinynnError
 
 Self = TypeVar("Self", bound="Module")
 ForwardHook = Callable[["Module", tuple[Any, ...], Any], Any]
@@ -98,11 +98,19 @@ class Module:
         for name, value in vars(self).items():
             yield from _modules_in(name, value)
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
         """Path and module of this module (path "") and of all below it."""
-        yield prefix, self
+        return self._walk("", ())
+
+    def _walk(self, path: str, above: tuple[Module, ...]) -> Iterator[tuple[str, Module]]:
+        if any(self is module for module in above):
+            raise ArgumentError(
+                f"the module at {path!r} holds itself: a child must not have its parent as an "
+                "attribute"
+            )
+        yield path, self
         for name, child in self.named_children():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+            yield from child._walk(f"{path}.{name}" if path else name, (*above, self))
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it."""

@@ -27,17 +27,21 @@ def save(model: Module, path: str | os.PathLike[str], extra: dict[str, Any] | No
     """Write a model to a safetensors file: its parameters, buffers and construction.
 
     ``extra`` is JSON data of your own, which ``load_extra`` gives back. The file appears under its
-    name only when it is complete. Raises ArgumentError if an argument that the model was made
-    with cannot be written down.
+    name only when it is complete. Raises ArgumentError if the model would not come back as it is:
+    because an argument that it was made with cannot be written down, or because layers were
+    exchanged, shared or changed after they were made.
     """
     import json
 
     from safetensors.numpy import save as to_bytes
 
+    description = _describe(model, type(model).__name__)
+    _check_comes_back(model, description)
     arrays = {name: np.ascontiguousarray(t.numpy()) for name, t in model.state_dict().items()}
-    header = {"tinynn": FORMAT, "model": json.dumps(_describe(model, type(model).__name__))}
+    header = {"tinynn": FORMAT, "model": json.dumps(description)}
     if extra is not None:
         header["extra"] = json.dumps(extra)
+    header["crc32"] = _checksum(header, arrays)
     write_atomically(path, to_bytes(arrays, metadata=header))
 
 
@@ -60,6 +64,8 @@ def load(
             f"{path} is a safetensors file, but not one of tinynn.save: its header has no "
             f'"tinynn": "{FORMAT}"; load its numbers with load_state_dict into a model of your own'
         )
+    if "crc32" in header and header["crc32"] != _checksum(header, arrays):
+        raise FileFormatError(f"{path} is damaged: its content does not have its checksum")
     try:
         held = sum(array.size for array in arrays.values())
         with init.skip_initialisation(limit=2 * held + _SPARE):
@@ -79,6 +85,18 @@ def _take_dtypes(model: Module, arrays: dict[str, np.ndarray[Any, Any]]) -> None
     for name, tensor in model.state_dict().items():
         if name in arrays and arrays[name].dtype.kind == tensor.dtype.kind == "f":
             tensor.data = tensor.data.astype(arrays[name].dtype)
+
+
+def _checksum(header: dict[str, str], arrays: dict[str, np.ndarray[Any, Any]]) -> str:
+    """CRC-32 of the description and of all numbers."""
+    import zlib
+
+    crc = zlib.crc32(f"{header['model']}{header.get('extra', '')}".encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        crc = zlib.crc32(f"{name}{array.dtype}{array.shape}".encode(), crc)
+        crc = zlib.crc32(array.tobytes(), crc)
+    return str(crc)
 
 
 def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -123,28 +141,20 @@ def read_safetensors(
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file so that its name shows either the old content or all of the new."""
-    import tempfile
     from pathlib import Path
+    from uuid import uuid4
 
     target = Path(path)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 # -- the construction of a model as JSON -----------------------------------------------------------
@@ -171,6 +181,45 @@ def _describe(value: Any, where: str) -> Any:
         f"cannot write down the argument {where} = {value!r:.60}: a model that is saved is made "
         "from numbers, strings, tuples, lists, dicts and modules; or store state_dict() yourself"
     )
+
+
+def _check_comes_back(model: Module, description: Any) -> None:
+    """Build the model anew from its description and compare the two."""
+    known = {cls.__name__: cls for cls in (*_library_classes(), *map(type, model.modules()))}
+    held = sum(tensor.size for tensor in model.state_dict().values())
+    with init.skip_initialisation(limit=2 * held + _SPARE):
+        own, twin = _structure(model), _structure(_build(description, known))
+    for path in (*own, *twin):
+        if own.get(path) != twin.get(path):
+            raise ArgumentError(
+                f"{type(model).__name__} would not come back from the file as it is: "
+                f"{path or 'it'} is {own.get(path, 'missing')}, but its constructor arguments "
+                f"make {twin.get(path, 'nothing')}; make the model from arguments, without "
+                "changing its layers afterwards, or store its state_dict() yourself"
+            )
+
+
+def _structure(model: Module) -> dict[str, str]:
+    """By path what each module is, and the shape of each tensor; things that are shared say so."""
+    first: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for path, module in model.named_modules():
+        same = first.setdefault(id(module), path)
+        found[path] = _class_and_settings(module) if same == path else f"the same as {same}"
+    for path, tensor in model.state_dict().items():
+        same = first.setdefault(id(tensor), path)
+        found[path] = f"of shape {tensor.shape}" if same == path else f"the same as {same}"
+    return found
+
+
+def _class_and_settings(module: Module) -> str:
+    """The class, and for layers of this library the settings too."""
+    name = type(module).__name__
+    if not type(module).__module__.startswith("tinynn.nn."):
+        return name
+    simple = {k: v for k, v in vars(module).items() if isinstance(v, (bool, int, float, str))}
+    simple.pop("training", None)
+    return f"{name} {simple}" if simple else name
 
 
 def _build(value: Any, known: dict[str, type[Module]]) -> Any:

@@ -38,7 +38,12 @@ class Adam(Optimizer):
         return {"first": zeros_like(parameter.data), "second": zeros_like(parameter.data)}
 
     def update_single(
-        self, parameter: Tensor, grad: Array, state: dict[str, Array], learning_rate: float
+        self,
+        parameter: Tensor,
+        grad: Array,
+        state: dict[str, Array],
+        learning_rate: float,
+        count: int,
     ) -> None:
         """One step for one parameter."""
         parameter.backend.adam_update(
@@ -46,7 +51,7 @@ class Adam(Optimizer):
             grad,
             state["first"],
             state["second"],
-            self.steps + 1,
+            count,
             learning_rate,
             self.betas,
             self.eps,

@@ -41,6 +41,7 @@ class Optimizer:
         self.schedule = learning_rate
         self.steps = 0
         self.state: dict[str, dict[str, Array]] = {}
+        self.updates: dict[str, int] = {}  # by path: a parameter may join or pause
 
     @property
     def learning_rate(self) -> float:
@@ -65,7 +66,8 @@ class Optimizer:
                 continue
             if path not in self.state:
                 self.state[path] = self.init_single(parameter)
-            self.update_single(parameter, parameter.grad.data, self.state[path], rate)
+            self.updates[path] = count = self.updates.get(path, 0) + 1
+            self.update_single(parameter, parameter.grad.data, self.state[path], rate, count)
             updated += 1
         if not updated:
             raise GradientError("optimizer.step() found no gradients: call loss.backward() first")
@@ -76,21 +78,26 @@ class Optimizer:
         return {}
 
     def update_single(
-        self, parameter: Tensor, grad: Array, state: dict[str, Array], learning_rate: float
+        self,
+        parameter: Tensor,
+        grad: Array,
+        state: dict[str, Array],
+        learning_rate: float,
+        count: int,
     ) -> None:
-        """Apply the formula to one parameter, in place."""
+        """Apply the formula to one parameter, in place; ``count`` is 1 for its first update."""
         raise NotImplementedError
 
     # -- state --------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of steps and, by path and name, the arrays on the host."""
+        """The numbers of steps and updates and, by path and name, the arrays on the host."""
         arrays = {
             f"{path}.{name}": self.parameters[path].backend.to_host(array).copy()
             for path, entry in self.state.items()
             for name, array in entry.items()
         }
-        return {"steps": self.steps, "arrays": arrays}
+        return {"steps": self.steps, "updates": dict(self.updates), "arrays": arrays}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned; FileFormatError where it does not fit."""
@@ -110,6 +117,8 @@ class Optimizer:
                     f"{type(self).__name__} expects {sorted(expected)}"
                 )
         self.state, self.steps = restored, int(state["steps"])
+        counts = state["updates"].items()
+        self.updates = {path: int(n) for path, n in counts if path in self.parameters}
 
 
 def check_range(name: str, value: float, low: float, high: float) -> float:

@@ -37,7 +37,12 @@ class RMSprop(Optimizer):
         return {name: parameter.backend.xp.zeros_like(parameter.data) for name in names}
 
     def update_single(
-        self, parameter: Tensor, grad: Array, state: dict[str, Array], learning_rate: float
+        self,
+        parameter: Tensor,
+        grad: Array,
+        state: dict[str, Array],
+        learning_rate: float,
+        count: int,
     ) -> None:
         """One step for one parameter."""
         parameter.backend.rmsprop_update(

@@ -40,7 +40,12 @@ class SGD(Optimizer):
         return {"velocity": parameter.backend.xp.zeros_like(parameter.data)}
 
     def update_single(
-        self, parameter: Tensor, grad: Array, state: dict[str, Array], learning_rate: float
+        self,
+        parameter: Tensor,
+        grad: Array,
+        state: dict[str, Array],
+        learning_rate: float,
+        count: int,
     ) -> None:
         """One step for one parameter."""
         parameter.backend.sgd_update(
