@@ -58,7 +58,7 @@ def face_cnn_torch(batch: int, training: bool, threads: int, channels_last: bool
     """One step of the same network in PyTorch."""
     import torch
     from torch import nn
-    from torch.nn import functional as F  # noqa: N812
+    from torch.nn import functional as F
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 import time
@@ -23,6 +24,7 @@ from tinynn.nn.storage import write_atomically
 from tinynn.vision import Detections, Detector, draw_boxes, iou, read_photo, write_photo
 
 PROGRAM = "face_detect.py"
+INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
 QUICK_EPOCHS = 8
 LEAST_IOU = 0.3  # of a box that has found a face
 ASTRONAUT_FACE = (176, 72, 94, 94)  # x, y, width and height, marked by hand
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         options.run(options)
     except KeyboardInterrupt:
-        return _end("interrupted", 130)
+        return _end("interrupted", INTERRUPTED)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _end(f"error: {where}{error.strerror or error}", 2)
@@ -430,4 +432,9 @@ def _versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == INTERRUPTED:  # Ctrl-C can leave a thread half started, and Python waits for it
+        os._exit(code)
+    sys.exit(code)

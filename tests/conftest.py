@@ -1,7 +1,8 @@
-"""``pytest --device cuda`` runs the tests of the numeric floors on a GPU (default: cpu)."""
+"""``pytest --device cuda`` runs the tests that compute with tensors on a GPU (default: cpu)."""
 
 import pytest
 
+import tinynn
 from tinynn.backend import get_backend
 from tinynn.errors import DeviceError
 
@@ -17,6 +18,21 @@ def pytest_configure(config: pytest.Config) -> None:
         get_backend(config.getoption("--device"))
     except DeviceError as error:
         raise pytest.UsageError(f"--device: {error}") from error
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Elsewhere than on the CPU, only what computes there is worth a second run."""
+    if config.getoption("--device") == "cpu":
+        return
+    chosen = [item for item in items if "device" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
+
+
+@pytest.fixture(autouse=True)
+def same_random_sequence() -> None:
+    """Every test draws the same initial weights, whichever tests ran before."""
+    tinynn.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,8 @@ import sys, numpy
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 import tinynn
-print([name for name in opened if not name.endswith((".py", ".pyc", ".so")) and ".pyc." not in name])
+modules = (".py", ".pyc", ".so")
+print([name for name in opened if not name.endswith(modules) and ".pyc." not in name])
 """
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from tinynn import functional
 from tinynn.autograd import Tensor, enable_grad, grad, is_grad_enabled, no_grad
-from tinynn.backend import get_num_threads, set_num_threads
+from tinynn.backend import default_device, get_num_threads, set_default_device, set_num_threads
+from tinynn.backend.inventory import devices
 from tinynn.creation import (
     arange,
     eye,
@@ -62,6 +63,8 @@ __all__ = [
     "TinynnError",
     "arange",
     "data",
+    "default_device",
+    "devices",
     "enable_grad",
     "eye",
     "from_dlpack",
@@ -83,6 +86,7 @@ __all__ = [
     "rand",
     "randn",
     "save",
+    "set_default_device",
     "set_num_threads",
     "summary",
     "tensor",

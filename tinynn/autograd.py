@@ -173,7 +173,7 @@ class Tensor:
         dtype = np.dtype(dtype)
         if dtype == self.dtype:
             return self
-        data = self.data.astype(dtype)
+        data = self.backend.xp.asarray(self.data, dtype=dtype)
         if dtype.kind != "f":
             return Tensor(data)
         origin = self.dtype

@@ -1,6 +1,7 @@
 """New tensors: from numbers, from arrays, from nothing, at random.
 
-Python floats become float32, Python integers int64; NumPy arrays keep their dtype.
+Python floats become float32, Python integers int64; NumPy arrays keep their dtype. Where ``device``
+is left out, a tensor is born on ``tinynn.default_device()``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinynn.autograd import Tensor
-from tinynn.backend import Backend, get_backend
+from tinynn.backend import Backend, default_backend, get_backend
 from tinynn.errors import ArgumentError
 from tinynn.random import default_generator
 
@@ -26,10 +27,13 @@ def tensor(
     device: str | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """A tensor with a copy of ``data``: a number, nested lists, a NumPy array or a tensor."""
-    backend = _backend(device)
+    """A tensor with a copy of ``data``: a number, nested lists, a NumPy array or a tensor.
+
+    The copy of a tensor stays on its device unless ``device`` names another.
+    """
     if isinstance(data, Tensor):
-        data = data.numpy()
+        device, data = device or data.device, data.numpy()
+    backend = _backend(device)
     known = isinstance(data, (np.ndarray, np.generic))
     try:
         array = np.array(data, dtype=dtype)
@@ -51,11 +55,12 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
 
 def from_dlpack(source: Any) -> Tensor:
     """A tensor that shares the memory of any object with ``__dlpack__`` (PyTorch, JAX, CuPy)."""
-    kind = int(source.__dlpack_device__()[0])
+    kind, index = map(int, source.__dlpack_device__())
     cpu, cuda = 1, 2  # DLDeviceType of dlpack.h
     if kind not in (cpu, cuda):
         raise ArgumentError(f"from_dlpack takes arrays of a CPU or a CUDA device, got kind {kind}")
-    return Tensor(get_backend("cpu" if kind == cpu else "cuda").xp.from_dlpack(source))
+    backend = get_backend("cpu" if kind == cpu else f"cuda:{index}")
+    return Tensor(backend.xp.from_dlpack(source))
 
 
 def zeros(
@@ -153,4 +158,4 @@ def randn(
 
 
 def _backend(device: str | None) -> Backend:
-    return get_backend("cpu" if device is None else device)
+    return default_backend() if device is None else get_backend(device)

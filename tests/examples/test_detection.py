@@ -58,11 +58,19 @@ class TestPatches:
             if kind == "faces":
                 return detection._augmented_faces(orl, lfw, 30, generator())
             if kind == "pieces":
-                return detection._pieces(orl, 30, generator())
+                return detection._pieces_of_faces(scenes, 60, generator())[:30]
             return detection._random_windows(scenes, 30, generator())
 
         assert (make().shape, make().dtype) == ((30, 24, 24, 1), np.uint8)
         np.testing.assert_array_equal(make(), make())
+
+
+def test_textures_are_gray_photos_that_all_differ() -> None:
+    first, second = detection._textures(2, generator())
+    assert (first.shape, first.dtype) == ((400, 400, 1), np.uint8)
+    assert first.std() > 1
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, detection._textures(1, generator())[0])
 
 
 class TestMontage:

@@ -325,7 +325,10 @@ def test_ctrl_c_ends_with_one_line_and_130(tmp_path: Path) -> None:
     assert process.stdout.readline().startswith("Identification")
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "face_detect.py: interrupted"
     assert "Traceback" not in errors

@@ -62,11 +62,12 @@ def test_a_saved_original_keeps_what_it_measured(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded(x).numpy(), standardise(x).numpy())
 
 
-def test_the_small_network_takes_any_size() -> None:
-    model = identification.small(5, PICTURES)
-    model.eval()
-    with tinynn.no_grad():
-        for size in ((56, 46), (91, 91)):
+def test_each_network_takes_pictures_of_its_recipes_size() -> None:
+    for recipe in identification.RECIPES.values():
+        size = (recipe.height, recipe.width)
+        model = recipe.network(5, PICTURES)
+        model.eval()
+        with tinynn.no_grad():
             assert model(tinynn.zeros((2, *size, 1))).shape == (2, 5)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinynn.errors import ArgumentError, DtypeError, LabelError, ShapeError
@@ -46,6 +46,7 @@ def test_rows_are_the_truth_and_columns_the_prediction() -> None:
     np.testing.assert_array_equal(matrix, [[1, 1], [0, 1]])
 
 
+@settings(deadline=None)
 @given(pairs)
 def test_the_diagonal_of_the_confusion_matrix_is_the_accuracy(pair: np.ndarray) -> None:
     predictions, labels = pair

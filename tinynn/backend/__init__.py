@@ -5,17 +5,29 @@ what their machine does faster. Upper floors ask a tensor for its backend, never
 """
 
 from tinynn.backend.base import Array, Backend
-from tinynn.backend.devices import backend_of, get_backend
+from tinynn.backend.devices import (
+    backend_of,
+    default_backend,
+    default_device,
+    get_backend,
+    set_default_device,
+)
+from tinynn.backend.inventory import Device, Devices
 from tinynn.backend.threads import get_num_threads, set_num_threads
 from tinynn.backend.windows import Window, same_padding
 
 __all__ = [
     "Array",
     "Backend",
+    "Device",
+    "Devices",
     "Window",
     "backend_of",
+    "default_backend",
+    "default_device",
     "get_backend",
     "get_num_threads",
     "same_padding",
+    "set_default_device",
     "set_num_threads",
 ]

@@ -15,7 +15,6 @@ class CupyBackend(Backend):
     def __init__(self, index: int) -> None:
         import cupy
 
-        cupy.cuda.Device(index).use()
         self.xp = cupy
         self.array_type = cupy.ndarray
         self.device = "cuda" if index == 0 else f"cuda:{index}"

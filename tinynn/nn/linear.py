@@ -6,6 +6,7 @@ import math
 
 from tinynn import functional as F
 from tinynn.autograd import Tensor
+from tinynn.backend import default_backend
 from tinynn.errors import ArgumentError
 from tinynn.nn import init
 from tinynn.nn.module import Module, Parameter
@@ -32,7 +33,10 @@ class Linear(Module):
 
 
 def new_parameter(layer: str, *shape: int) -> Parameter:
-    """A float32 parameter of zeros; ArgumentError unless all sizes are whole numbers >= 1."""
+    """A float32 parameter of zeros, on the default device.
+
+    ArgumentError unless all sizes are whole numbers >= 1.
+    """
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
         raise ArgumentError(f"{layer} expects sizes that are whole numbers >= 1, got {shape}")
-    return Parameter(init.new_array(shape))
+    return Parameter(default_backend().from_host(init.new_array(shape)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -188,6 +189,17 @@ class Module:
     def eval(self: Self) -> Self:
         """Switch this module and all below to evaluation."""
         return self.train(False)
+
+    @contextmanager
+    def in_mode(self, training: bool) -> Iterator[None]:
+        """Training or evaluation for a while; afterwards each module is in the mode it had."""
+        before = [(module, module.training) for module in self.modules()]
+        self.train(training)
+        try:
+            yield
+        finally:
+            for module, was_training in before:
+                module.training = was_training
 
     def requires_grad_(self: Self, requires_grad: bool = True) -> Self:
         """Freeze (False) or train (True) all parameters."""

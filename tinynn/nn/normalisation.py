@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tinynn import functional as F
 from tinynn.autograd import Tensor
+from tinynn.backend import default_backend
 from tinynn.errors import ShapeError
 from tinynn.nn import init
 from tinynn.nn.linear import new_parameter
@@ -25,8 +26,8 @@ class BatchNorm(Module):
         self.bias = new_parameter("BatchNorm", channels) if affine else None
         if self.weight is not None:
             init.ones_(self.weight)
-        self.running_mean = Tensor(init.new_array((channels,)))
-        self.running_var = Tensor(init.new_array((channels,), 1.0))
+        self.running_mean = _new_buffer(channels, 0.0)
+        self.running_var = _new_buffer(channels, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """The shape of x."""
@@ -85,3 +86,7 @@ class GroupNorm(Module):
     def forward(self, x: Tensor) -> Tensor:
         """The shape of x."""
         return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+
+
+def _new_buffer(channels: int, value: float) -> Tensor:
+    return Tensor(default_backend().from_host(init.new_array((channels,), value)))

@@ -79,11 +79,10 @@ def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) ->
         for path, module in model.named_modules()
         if next(module.named_children(), None) is None
     ]
-    modes = {module: module.training for module in model.modules()}
     shape = (batch_size, *input_shape)
     try:
-        with no_grad():
-            model.eval()(_zeros(model, shape))
+        with model.in_mode(training=False), no_grad():
+            model(_zeros(model, shape))
     except TinynnError as error:
         error.add_note(
             f"summary({input_shape}) ran the model on {shape}: it takes the shape of one example, "
@@ -91,8 +90,6 @@ def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) ->
         )
         raise
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for remove in removers:
             remove()
     return Summary(type(model).__name__, shape, tuple(layers), model.num_parameters())

@@ -22,11 +22,11 @@ def clip_grad_norm(parameters: Any, max_norm: float) -> Tensor:
     if not grads:
         raise ArgumentError("clip_grad_norm found no gradients: call loss.backward() first")
     xp = grads[0][1].backend.xp
-    squares = xp.stack([xp.sum(grad.data * grad.data) for _, grad in grads])
+    squares = xp.stack([xp.sum(xp.square(grad.data)) for _, grad in grads])
     norm = xp.sqrt(xp.sum(squares))
     scale = xp.minimum(max_norm / (norm + 1e-6), 1).astype(squares.dtype)
     for tensor, grad in grads:
-        tensor.grad = Tensor(xp.asarray(grad.data * scale))
+        tensor.grad = Tensor(xp.asarray(xp.multiply(grad.data, scale)))
     return Tensor(xp.asarray(norm))
 
 

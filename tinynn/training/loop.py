@@ -89,7 +89,7 @@ def fit(
     if len(loader) == 0:
         raise ArgumentError("fit needs at least one batch: the loader is empty")
     history = History()
-    with _mode(model, training=True), _progress(description, epochs, len(loader)) as progress:
+    with model.in_mode(training=True), _progress(description, epochs, len(loader)) as progress:
         for _ in range(epochs):
             history.training.append(_epoch(model, loader, optimizer, loss_function, progress))
             if validation is not None:
@@ -101,7 +101,7 @@ def fit(
 def evaluate(model: Module, loader: Loader, loss_function: LossFunction) -> Figures:
     """Loss and accuracy of ``model`` over ``loader``, in evaluation mode and without gradients."""
     measured = _Measured()
-    with _mode(model, training=False), no_grad():
+    with model.in_mode(training=False), no_grad():
         for images, labels in loader:
             logits = model(images)
             measured.add(loss_function(logits, labels), logits, labels)
@@ -119,7 +119,7 @@ def predict(
     device = next(iter(model.parameters())).device
     unlabelled = ArrayDataset(images, np.zeros(len(images), dtype=np.int64))
     loader = DataLoader(unlabelled, batch_size, device=device)
-    with _mode(model, training=False), no_grad():
+    with model.in_mode(training=False), no_grad():
         return np.concatenate([model(batch).numpy() for batch, _ in loader])
 
 
@@ -169,18 +169,6 @@ def _finite(loss: float) -> float:
             "gradients, and look for inputs that are not finite"
         )
     return loss
-
-
-@contextmanager
-def _mode(model: Module, *, training: bool) -> Iterator[None]:
-    """The model in one mode for a while; afterwards each module is in the mode that it had."""
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
 
 
 @contextmanager

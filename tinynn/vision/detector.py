@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +101,7 @@ class Detector:
         gray = to_gray(photo)
         smallest = max(self.min_size, self.min_share * max(gray.shape))
         found = [_no_windows(self.window)]
-        with _evaluating(self.network):
+        with self.network.in_mode(training=False), no_grad():
             for level in image_pyramid(gray, self.step, self.window, smallest):
                 scale = np.array([level.scale_x, level.scale_y], dtype=np.float32)
                 for top, logits in self._strips(level.photo):
@@ -161,16 +160,3 @@ def _no_windows(window: int) -> Windows:
         np.zeros(0, dtype=np.float32),
         np.zeros((0, window, window, 1), dtype=np.uint8),
     )
-
-
-@contextmanager
-def _evaluating(network: Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each module is in the mode it had."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        with no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -1,0 +1,315 @@
+"""The way from the word "cuda" to a GPU that computes, and what to do where it ends.
+
+Every step that can fail has one message: what is there, what is missing, what to run. CuPy is
+imported here, when a CUDA device is asked for, and nowhere before. Only names that CuPy 13.6 and 14
+both have are used; what differs between them is ``_preload_cuda11_wheels``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tinynn.errors import DeviceError
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
+
+class Extra(NamedTuple):
+    """One of the CUDA extras of pyproject.toml and what its CUDA needs."""
+
+    name: str
+    driver: str  # which release of NVIDIA's driver
+    capability: tuple[int, int]  # the lowest compute capability
+
+
+EXTRAS = {  # by the major version of CUDA
+    11: Extra("cuda11", "470 (a GPU later than a K80 takes newer ones too)", (3, 5)),
+    12: Extra("cuda12", "525 or newer", (5, 0)),
+    13: Extra("cuda13", "580 or newer", (7, 5)),
+}
+
+
+class Cuda(NamedTuple):
+    """CuPy, and what is beneath it for all devices alike."""
+
+    cupy: Any
+    package: str  # the distribution: "cupy-cuda12x"
+    extra: Extra
+    emulated: bool
+    device_count: int
+
+    @property
+    def title(self) -> str:
+        """Version and distribution of CuPy."""
+        return f"CuPy {self.cupy.__version__} ({self.package})"
+
+
+@cache
+def find_cuda() -> Cuda:
+    """CuPy, on a machine with at least one CUDA device; DeviceError says why there is none."""
+    found = _cupy_distributions()
+    _warn_of_several(found)
+    _preload_cuda11_wheels(found)
+    cupy = _import_cupy(found)
+    package = found[0].name if found else "cupy"
+    extra = EXTRAS.get(cupy.cuda.driver.get_build_version() // 1000, EXTRAS[12])
+    emulated = bool(found) and found[0].version.endswith("+cpuemu")
+    cuda = Cuda(cupy, package, extra, emulated, 0)
+    return cuda._replace(device_count=_count_devices(cuda))
+
+
+# -- CuPy ------------------------------------------------------------------------------------------
+
+
+def _cupy_distributions() -> list[Distribution]:
+    """The distributions that bring a package ``cupy``; the one that is imported comes first."""
+    from importlib.metadata import distributions
+
+    found: dict[str, Distribution] = {}
+    for distribution in distributions():  # in the order in which imports are searched
+        if re.fullmatch(r"cupy(-cuda\w+|-rocm[\w-]*)?", distribution.name or ""):
+            found.setdefault(distribution.name, distribution)
+    return list(found.values())
+
+
+def _warn_of_several(found: list[Distribution]) -> None:
+    names = sorted(distribution.name for distribution in found)
+    if len(names) > 1:
+        warnings.warn(
+            f"{' and '.join(names)} are installed together and overwrite each other's files: run "
+            f"pip uninstall {' '.join(names)}, then {_install('cuda12')} (for a K80 '.[cuda11]')",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _preload_cuda11_wheels(found: list[Distribution]) -> None:
+    """Load NVIDIA's libraries out of their wheels, which CuPy 13 does not search (14 does).
+
+    A library that is loaded already is found by its name, wherever it came from.
+    """
+    if not found or found[0].name != "cupy-cuda11x":
+        return
+    import ctypes
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    for wheel, libraries in _CUDA11_WHEELS.items():
+        try:
+            files = {file.name: file for file in distribution(wheel).files or ()}
+        except PackageNotFoundError:
+            continue  # the libraries may be those of the system
+        for library in libraries:
+            if library in files:
+                ctypes.CDLL(str(files[library].locate()), mode=ctypes.RTLD_GLOBAL)
+
+
+_CUDA11_WHEELS = {  # what a library needs stands before it
+    "nvidia-cuda-runtime-cu11": ("libcudart.so.11.0",),
+    "nvidia-cuda-nvrtc-cu11": ("libnvrtc-builtins.so.11.8", "libnvrtc.so.11.2"),
+    "nvidia-cublas-cu11": ("libcublasLt.so.11", "libcublas.so.11"),
+    "nvidia-curand-cu11": ("libcurand.so.10",),
+}
+
+
+def _import_cupy(found: list[Distribution]) -> Any:
+    try:
+        with warnings.catch_warnings():  # CuPy's own word on several distributions
+            warnings.filterwarnings("ignore", message=r"[\s-]*CuPy may not function correctly")
+            import cupy
+    except ImportError as error:
+        if not found:
+            raise DeviceError(_no_cupy()) from error
+        raise DeviceError(
+            f"{found[0].name} {found[0].version} is installed but cannot be imported "
+            f"({_last_line(error)}): {_install(_extra_of(found[0].name))}, which brings what it "
+            f"needs{_or_cpu()}"
+        ) from error
+    return cupy
+
+
+def _no_cupy() -> str:
+    if sys.platform == "darwin":
+        return f"a CUDA device needs CuPy, which there is none of for macOS{_or_cpu()}"
+    return (
+        f"a CUDA device needs CuPy, which is not installed: {_install('cuda12')} (driver "
+        f"{EXTRAS[12].driver}) or, for a K80 (AWS p2) with driver 470, pip install -e '.[cuda11]'"
+        f"{_python_for_cuda11()}{_or_cpu()}"
+    )
+
+
+# -- the driver and its devices --------------------------------------------------------------------
+
+
+def _count_devices(cuda: Cuda) -> int:
+    runtime = cuda.cupy.cuda.runtime
+    if runtime.driverGetVersion() == 0:
+        raise DeviceError(
+            f"{cuda.title} is installed, but there is no NVIDIA driver: install driver "
+            f"{cuda.extra.driver}; where there is one, nvidia-smi shows the GPU{_or_cpu()}"
+        )
+    try:
+        count = int(runtime.getDeviceCount())
+    except runtime.CUDARuntimeError as error:
+        insufficient_driver, no_device = 35, 100  # cudaError_t of driver_types.h
+        if error.status == insufficient_driver:
+            raise DeviceError(_old_driver(cuda)) from error
+        if error.status != no_device:
+            raise DeviceError(
+                f"{cuda.title} and the {driver_title(cuda)} do not come together ({error}): nvidia-smi "
+                f"may say more; a driver that was just updated needs a restart{_or_cpu()}"
+            ) from error
+        count = 0
+    if not count:
+        raise DeviceError(_no_device(cuda))
+    return count
+
+
+def driver_title(cuda: Cuda) -> str:
+    """What NVIDIA's driver is: its release, where Linux tells, and the CUDA it was made for."""
+    version = cuda.cupy.cuda.runtime.driverGetVersion()
+    release = _driver_release()
+    return f"NVIDIA driver {release + ' ' if release else ''}for CUDA {dotted(version)}"
+
+
+def _driver_release() -> str:
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    match = re.search(r"Kernel Module.*?\s(\d+\.\d+[.\d]*)", text)
+    return match[1] if match else ""
+
+
+def dotted(version: int) -> str:
+    """A version of CUDA as people write it: 12060 is 12.6."""
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _old_driver(cuda: Cuda) -> str:
+    advice = f"install driver {cuda.extra.driver}"
+    major = cuda.cupy.cuda.runtime.driverGetVersion() // 1000
+    if major == 11:
+        advice += f" or, {_for_a_k80(cuda)}"
+    elif major in EXTRAS:
+        advice += f", or {_change(cuda.package, EXTRAS[major].name)}"
+    return (
+        f"the {driver_title(cuda)} is too old for {cuda.title}, which is made for CUDA "
+        f"{dotted(cuda.cupy.cuda.driver.get_build_version())}: {advice}{_or_cpu()}"
+    )
+
+
+def _no_device(cuda: Cuda) -> str:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hint = "" if visible is None else f"CUDA_VISIBLE_DEVICES={visible!r} may hide it; "
+    return (
+        f"{cuda.title} and the {driver_title(cuda)} are installed, but they see no GPU: {hint}"
+        f"nvidia-smi should list one; {_for_a_k80(cuda)}{_or_cpu()}"
+    )
+
+
+# -- one device ------------------------------------------------------------------------------------
+
+
+def why_unfit(cuda: Cuda, index: int) -> str | None:
+    """Why a device is too old for this CUDA, or None."""
+    properties = cuda.cupy.cuda.runtime.getDeviceProperties(index)
+    capability = (properties["major"], properties["minor"])
+    if capability >= cuda.extra.capability:
+        return None
+    old = capability < EXTRAS[12].capability
+    advice = _for_a_k80(cuda) if old else _change(cuda.package, "cuda12")
+    return (
+        f"cuda:{index}, a {device_title(properties)}, has compute capability "
+        f"{capability[0]}.{capability[1]}, and {cuda.title} needs "
+        f"{'.'.join(map(str, cuda.extra.capability))} or newer: {advice}{_or_cpu()}"
+    )
+
+
+def device_title(properties: dict[str, Any]) -> str:
+    """The name of a GPU's model."""
+    name = properties["name"]
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+
+
+def smoke_test(cuda: Cuda, index: int) -> None:
+    """Compile a kernel, multiply two matrices: DeviceError if a device cannot do even that."""
+    cupy = cuda.cupy
+    try:
+        with cupy.cuda.Device(index):
+            ones = cupy.ones((2, 2), dtype="float32")
+            result = cupy.asnumpy(cupy.matmul(ones + ones, ones))
+    except Exception as error:  # whatever is missing, CuPy meets it here
+        raise DeviceError(_first_failure(cuda, index, error)) from error
+    if (result != 4).any():
+        raise DeviceError(
+            f"cuda:{index} multiplies matrices wrongly: expected 4 in every place, got "
+            f"{result.tolist()}; is the driver fit for {cuda.title}?"
+        )
+
+
+def _first_failure(cuda: Cuda, index: int, error: Exception) -> str:
+    out_of_memory = 2  # cudaErrorMemoryAllocation
+    if isinstance(error, MemoryError) or getattr(error, "status", 0) == out_of_memory:
+        return (
+            f"cuda:{index} has no memory left for a first computation ({_last_line(error)}): end "
+            f"the program that holds it (nvidia-smi lists them){_or_cpu()}"
+        )
+    match = _LIBRARY.search(str(error))
+    if match:
+        return (
+            f"{cuda.title} finds a GPU, but not NVIDIA's {match[0].partition('.so')[0]}: "
+            f"{_install(cuda.extra.name)}, which brings it{_or_cpu()}"
+        )
+    return (
+        f"a first computation on cuda:{index} fails with {cuda.title} and the "
+        f"{driver_title(cuda)} ({type(error).__name__}: {_last_line(error)}): "
+        f"{_install(cuda.extra.name)} may complete it{_or_cpu()}"
+    )
+
+
+_LIBRARY = re.compile(r"\blib\w+\.so[.\d]*\b|\b\w+64_\w+\.dll|\bcu\w+\.h\b")
+
+
+# -- what to run -----------------------------------------------------------------------------------
+
+
+def _install(extra: str) -> str:
+    return f"from the checkout run pip install -e '.[{extra}]'"
+
+
+def _change(package: str, extra: str) -> str:
+    return f"run pip uninstall {package}, then from the checkout pip install -e '.[{extra}]'"
+
+
+def _for_a_k80(cuda: Cuda) -> str:
+    advice = "for a K80 (AWS p2), take driver 470 (newer ones do not see it)"
+    if cuda.extra.name == "cuda11":
+        return advice
+    return f"{advice} and {_change(cuda.package, 'cuda11')}{_python_for_cuda11()}"
+
+
+def _python_for_cuda11() -> str:
+    return " (with Python 3.13 or older)" if sys.version_info >= (3, 14) else ""
+
+
+def _extra_of(package: str) -> str:
+    match = re.match(r"cupy-cuda(\d\d)", package)
+    return EXTRAS.get(int(match[1]) if match else 12, EXTRAS[12]).name
+
+
+def _or_cpu() -> str:
+    return '; or use device "cpu"'
+
+
+def _last_line(error: BaseException) -> str:
+    """The line of a long message that names the cause."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line.strip("=-")] or [type(error).__name__]
+    return lines[-1][:200]
