@@ -332,3 +332,11 @@ def test_a_module_that_holds_itself_is_refused() -> None:
     model[0].parent = model
     with pytest.raises(ArgumentError, match=r"0\.parent.*holds itself"):
         list(model.parameters())
+
+
+def test_equal_models_make_equal_files(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 3))
+    files = [tmp_path / f"{number}.safetensors" for number in range(4)]
+    for file in files:
+        tinynn.save(model, file, extra={"b": 1, "a": 2})
+    assert len({file.read_bytes() for file in files}) == 1

@@ -162,8 +162,9 @@ def _count_devices(cuda: Cuda) -> int:
             raise DeviceError(_old_driver(cuda)) from error
         if error.status != no_device:
             raise DeviceError(
-                f"{cuda.title} and the {driver_title(cuda)} do not come together ({error}): nvidia-smi "
-                f"may say more; a driver that was just updated needs a restart{_or_cpu()}"
+                f"{cuda.title} and the {driver_title(cuda)} do not come together ({error}): "
+                "nvidia-smi may say more; a driver that was just updated needs a restart"
+                f"{_or_cpu()}"
             ) from error
         count = 0
     if not count:

@@ -13,7 +13,6 @@ from typing import Any, overload
 import numpy as np
 
 from tinynn.backend.base import Backend
-from tinynn.backend.cuda_setup import find_cuda, smoke_test, why_unfit
 from tinynn.backend.numpy import NumpyBackend
 from tinynn.errors import DeviceError
 
@@ -51,6 +50,8 @@ def _backend(index: int) -> Backend:
 
 def _open(index: int) -> Backend:
     """A CUDA device that has been seen to compute."""
+    from tinynn.backend.cuda_setup import find_cuda, smoke_test, why_unfit
+
     cuda = find_cuda()
     if index >= cuda.device_count:
         names = ", ".join(f"cuda:{number}" for number in range(cuda.device_count))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+# import tinynn is to be quick: the search for a GPU is imported by the functions that search
 import os
 import platform
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinynn.backend.cuda_setup import Cuda, device_title, dotted, driver_title, find_cuda, why_unfit
 from tinynn.backend.threads import usable_cores
 from tinynn.errors import DeviceError
+
+if TYPE_CHECKING:
+    from tinynn.backend.cuda_setup import Cuda
 
 
 class Device(NamedTuple):
@@ -63,6 +65,8 @@ def devices() -> Devices:
 
     >>> print(tinynn.devices())
     """
+    from tinynn.backend.cuda_setup import find_cuda
+
     try:
         cuda = find_cuda()
     except DeviceError as error:
@@ -77,6 +81,8 @@ def _cpu() -> Device:
 
 
 def _cpu_title() -> str:
+    from pathlib import Path
+
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -94,6 +100,8 @@ def _main_memory() -> int | None:
 
 
 def _gpu(cuda: Cuda, index: int) -> Device:
+    from tinynn.backend.cuda_setup import device_title, dotted, driver_title, why_unfit
+
     properties: dict[str, Any] = cuda.cupy.cuda.runtime.getDeviceProperties(index)
     title = device_title(properties)
     runtime = dotted(cuda.cupy.cuda.runtime.runtimeGetVersion())

@@ -42,7 +42,17 @@ def save(model: Module, path: str | os.PathLike[str], extra: dict[str, Any] | No
     if extra is not None:
         header["extra"] = json.dumps(extra)
     header["crc32"] = _checksum(header, arrays)
-    write_atomically(path, to_bytes(arrays, metadata=header))
+    write_atomically(path, _in_order(to_bytes(arrays, metadata=header)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with the keys of its header sorted: equal models make equal files."""
+    import json
+
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[start:]
 
 
 def load(
