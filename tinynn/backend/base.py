@@ -99,6 +99,10 @@ class Backend:
 
     # -- indexing ---------------------------------------------------------------------------
 
+    def gather(self, x: Array, index: Any) -> Array:
+        """x[index]."""
+        return x[index]
+
     def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
         """Zeros of ``shape`` with ``values`` added at ``index``; repeated indices add up."""
         raise NotImplementedError

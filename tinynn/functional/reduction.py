@@ -78,15 +78,14 @@ def _extreme(name: str, x: Operand, axis: Axis, keepdims: bool) -> Tensor:
     x = as_tensor(name, x)
     axes = normal_axes(name, axis, x.ndim)
     _count(name, x, axis)
-    data = x.data
+    data, extreme = x.data, getattr(x.backend.xp, name)
 
     def vjp(grad: Tensor) -> Tensor:
-        best = getattr(data, name)(axis=axes, keepdims=True)
-        winners = (data == best).astype(grad.dtype)
+        winners = (data == extreme(data, axis=axes, keepdims=True)).astype(grad.dtype)
         winners /= winners.sum(axis=axes, keepdims=True)
         return _expand(grad, x.shape, axes, keepdims) * as_tensor(name, winners)
 
-    return record(name, getattr(data, name)(axis=axes, keepdims=keepdims), (x, vjp))
+    return record(name, extreme(data, axis=axes, keepdims=keepdims), (x, vjp))
 
 
 def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -94,7 +93,7 @@ def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     x = as_tensor("logsumexp", x)
     axes = normal_axes("logsumexp", axis, x.ndim)
     xp = x.backend.xp
-    highest = x.data.max(axis=axes, keepdims=True)
+    highest = xp.max(x.data, axis=axes, keepdims=True)
     shift = Tensor(xp.where(xp.isfinite(highest), highest, 0).astype(highest.dtype))
     shifted = log(sum(exp(x - shift), axes, keepdims=True)) + shift
     return shifted if keepdims else shifted.squeeze(axes)

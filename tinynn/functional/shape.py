@@ -29,7 +29,7 @@ def reshape(x: Operand, shape: Sequence[int] | int) -> Tensor:
     if sizes == x.shape:
         return x
     try:
-        out = x.data.reshape(sizes)
+        out = x.backend.xp.reshape(x.data, sizes)
     except ValueError as error:
         raise ShapeError(
             f"reshape: {x.shape} has {x.size} elements, which do not fit into {sizes}"
@@ -164,7 +164,7 @@ def index(x: Operand, key: Any) -> Tensor:
     x = as_tensor("index", x)
     key = _array_key(x, key)
     try:
-        out = x.data[key]
+        out = x.backend.gather(x.data, key)
     except IndexError as error:
         raise IndexError(f"index of a tensor of shape {x.shape}: {error}") from None
     return record("index", out, (x, lambda grad: _scatter_add(grad, x.shape, key)))

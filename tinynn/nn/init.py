@@ -55,17 +55,17 @@ def new_array(shape: tuple[int, ...], value: float = 0.0) -> np.ndarray[Any, Any
 
 def zeros_(tensor: Tensor) -> None:
     """All zeros."""
-    tensor.data[...] = 0
+    constant_(tensor, 0)
 
 
 def ones_(tensor: Tensor) -> None:
     """All ones."""
-    tensor.data[...] = 1
+    constant_(tensor, 1)
 
 
 def constant_(tensor: Tensor, value: float) -> None:
     """The same value everywhere."""
-    tensor.data[...] = value
+    tensor.backend.xp.copyto(tensor.data, value)
 
 
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> None:

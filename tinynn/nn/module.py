@@ -228,7 +228,7 @@ class Module:
             raise DtypeError(f"a module has a floating-point dtype, got {np.dtype(dtype)}")
         for _, tensor in self._named_tensors():
             if tensor.dtype.kind == "f":
-                tensor.data, tensor.grad = tensor.data.astype(dtype), None
+                tensor.data, tensor.grad = tensor.backend.xp.asarray(tensor.data, dtype), None
         return self
 
     def __repr__(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tinynn.backend import default_device
 from tinynn.errors import ArgumentError, FileFormatError
 from tinynn.nn import init
 from tinynn.nn.module import Module
@@ -76,9 +77,10 @@ def load(
         )
     if "crc32" in header and header["crc32"] != _checksum(header, arrays):
         raise FileFormatError(f"{path} is damaged: its content does not have its checksum")
+    place = default_device() if device is None else device
     try:
         held = sum(array.size for array in arrays.values())
-        with init.skip_initialisation(limit=2 * held + _SPARE):
+        with default_device(place), init.skip_initialisation(limit=2 * held + _SPARE):
             model = _build(json.loads(header["model"]), known)
         if not isinstance(model, Module):
             raise FileFormatError("its header describes no module")
@@ -87,14 +89,14 @@ def load(
     except Exception as error:  # a damaged header makes constructors fail in every way there is
         raise FileFormatError(f"cannot build the model of {path}: {error}") from error
     model.eval()
-    return model if device is None else model.to(device)
+    return model.to(place)
 
 
 def _take_dtypes(model: Module, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
     """Give new parameters and buffers the floating-point dtypes of the file."""
     for name, tensor in model.state_dict().items():
         if name in arrays and arrays[name].dtype.kind == tensor.dtype.kind == "f":
-            tensor.data = tensor.data.astype(arrays[name].dtype)
+            tensor.data = tensor.backend.xp.asarray(tensor.data, arrays[name].dtype)
 
 
 def _checksum(header: dict[str, str], arrays: dict[str, np.ndarray[Any, Any]]) -> str:
