@@ -41,6 +41,7 @@ LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Sigmoid(), IMAGES),
     (nn.Tanh(), IMAGES),
     (nn.Softmax(axis=1), IMAGES),
+    (nn.LogSoftmax(0), IMAGES),
     (nn.Identity(), IMAGES),
     (nn.Dropout(0.4), IMAGES),
     (nn.Flatten(2), IMAGES),

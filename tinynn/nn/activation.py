@@ -100,6 +100,17 @@ class Softmax(Module):
         return F.softmax(x, self.axis)
 
 
+class LogSoftmax(Module):
+    """The logarithm of softmax along an axis, for ``nll_loss``."""
+
+    def __init__(self, axis: int = -1) -> None:
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The shape of x."""
+        return F.log_softmax(x, self.axis)
+
+
 class Dropout(Module):
     """In training each element is 0 with probability p and the others are divided by 1 - p."""
 
