@@ -1,14 +1,19 @@
 """The worker threads of the CPU kernels."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import tinynn
 from tinynn.backend.threads import parallel
 from tinynn.errors import ArgumentError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +56,31 @@ def test_several_threads_may_compute_at_once() -> None:
     for caller in callers:
         caller.join(timeout=60)
     assert len(done) == 200
+
+
+def test_work_may_ask_for_help_itself() -> None:
+    tinynn.set_num_threads(3)
+    done: list[int] = []
+    parallel(lambda _: parallel(done.append, range(20)), range(20))
+    assert len(done) == 400
+
+
+def test_an_interrupt_reaches_the_caller() -> None:
+    tinynn.set_num_threads(2)
+
+    def interrupt(item: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel(interrupt, range(10))
+
+
+def test_a_program_does_not_wait_for_its_idle_workers() -> None:
+    code = (
+        "import tinynn; from tinynn.backend.threads import parallel; tinynn.set_num_threads(3);"
+        "parallel(print, range(4))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"])

@@ -11,12 +11,10 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from tinynn.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
 
 T = TypeVar("T")
 
@@ -29,23 +27,42 @@ def usable_cores() -> int:
 
 
 class _Workers:
-    """The thread pool, made at first use."""
+    """Threads that wait for work, started when there is some.
+
+    They are daemons: a program that ends, or is interrupted, does not wait for them.
+    """
 
     def __init__(self) -> None:
         self.count = usable_cores()
-        self.pool: ThreadPoolExecutor | None = None
+        self.started = 0
+        self.lock = threading.Lock()
+        self.tasks: SimpleQueue[tuple[Callable[[], None], threading.Lock]] = SimpleQueue()
 
-    def start(self) -> ThreadPoolExecutor:
-        if self.pool is None:
-            from concurrent.futures import ThreadPoolExecutor
+    def run(self, work: Callable[[], None], times: int) -> list[threading.Lock]:
+        """Have ``work`` called so many times; each lock can be acquired when one call is done."""
+        with self.lock:
+            for _ in range(self.started, self.count - 1):
+                threading.Thread(target=self._loop, name="tinynn", daemon=True).start()
+                self.started += 1  # not before: an interrupt must not leave us waiting for nobody
+        locks = [threading.Lock() for _ in range(times)]
+        for lock in locks:
+            lock.acquire()
+            self.tasks.put((work, lock))
+        return locks
 
-            self.pool = ThreadPoolExecutor(max(1, self.count - 1), thread_name_prefix="tinynn")
-        return self.pool
+    def _loop(self) -> None:
+        _this_thread.is_worker = True
+        while True:
+            work, lock = self.tasks.get()
+            work()
+            lock.release()
 
-    def stop(self) -> None:
-        pool, self.pool = self.pool, None
-        if pool is not None:
-            pool.shutdown(wait=False)
+
+class _ThisThread(threading.local):
+    is_worker = False
+
+
+_this_thread = _ThisThread()
 
 
 class _Blas:
@@ -86,9 +103,9 @@ _blas = _Blas()
 
 def _forget_threads() -> None:
     """A forked child has none of its parent's threads, and its locks may be held by them."""
-    global _blas
-    _workers.pool = None
-    _blas = _Blas()
+    global _blas, _workers
+    count, _workers, _blas = _workers.count, _Workers(), _Blas()
+    _workers.count = count
 
 
 if hasattr(os, "register_at_fork"):
@@ -99,7 +116,6 @@ def set_num_threads(count: int) -> None:
     """Use ``count`` threads for the kernels of the NumPy backend (default: the usable cores)."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ArgumentError(f"set_num_threads expects a whole number >= 1, got {count!r}")
-    _workers.stop()
     _workers.count = count
 
 
@@ -120,25 +136,27 @@ def single_threaded_blas() -> Iterator[None]:
 
 
 def parallel(function: Callable[[T], object], items: Sequence[T]) -> None:
-    """Call ``function`` on every item, on the worker threads; the first exception is raised.
+    """Call ``function`` on every item, on several threads; the first exception is raised.
 
     Items must write to places of their own; their order of execution is not defined.
     """
-    with single_threaded_blas():
-        if _workers.count == 1 or len(items) < 2:
-            for item in items:
-                function(item)
-            return
-        queue = iter(items)
+    queue = iter(items)
+    failures: list[BaseException] = []
 
-        def work() -> None:
-            for item in queue:
-                function(item)
-
-        pool = _workers.start()
-        others = [pool.submit(work) for _ in range(min(_workers.count, len(items)) - 1)]
+    def work() -> None:
         try:
-            work()  # the calling thread takes its share
-        finally:
-            for other in others:
-                other.result()
+            for item in queue:
+                if failures:
+                    return
+                function(item)
+        except BaseException as error:  # raised below, on the thread that called
+            failures.append(error)
+
+    helpers = 0 if _this_thread.is_worker else min(_workers.count, len(items)) - 1
+    with single_threaded_blas():
+        locks = _workers.run(work, helpers) if helpers > 0 else []
+        work()  # the calling thread takes its share
+        for lock in locks:
+            lock.acquire()
+    if failures:
+        raise failures[0]
