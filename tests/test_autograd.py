@@ -456,3 +456,26 @@ def test_a_training_loop_leaves_nothing_to_the_garbage_collector(device: str) ->
         assert [ref() for ref in watched] == [None, None, None]
     finally:
         gc.enable()
+
+
+class TestGradientsAreTheLeavesOwn:
+    def test_two_leaves_do_not_share_one(self, device: str) -> None:
+        x, y = (tinynn.ones(3, device=device, requires_grad=True) for _ in range(2))
+        (x + y).sum().backward()
+        x.grad.data *= 2
+        assert x.grad.tolist() == [2, 2, 2]
+        assert y.grad.tolist() == [1, 1, 1]
+
+    def test_nor_views_of_one(self, device: str) -> None:
+        x = tinynn.ones((2, 2), device=device, requires_grad=True)
+        y = tinynn.ones(4, device=device, requires_grad=True)
+        (x.reshape(4) + y).backward(tinynn.ones(4, device=device))
+        x.grad.data *= 2
+        assert y.grad.tolist() == [1, 1, 1, 1]
+
+    def test_the_caller_keeps_his(self, device: str) -> None:
+        x = tinynn.ones(2, device=device, requires_grad=True)
+        seed = tinynn.ones(2, device=device)
+        (x + 0.0).backward(seed)
+        x.grad.data *= 2
+        assert seed.tolist() == [1, 1]

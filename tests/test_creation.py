@@ -82,3 +82,15 @@ def test_random_numbers_are_the_same_on_every_device(device: str) -> None:
         assert make((3, 5)).tolist() == here.tolist()
         assert here.dtype == np.float32
         assert make(4, "float64", device).shape == (4,)
+
+
+def test_the_shape_is_one_argument() -> None:
+    with pytest.raises(ArgumentError, match=r"zeros\(\(2, 3\)\)"):
+        tinynn.zeros(2, 3)
+
+
+def test_only_real_numbers_are_held() -> None:
+    with pytest.raises(ArgumentError, match="complex64"):
+        tinynn.zeros(2, "complex64")
+    with pytest.raises(ArgumentError, match="real numbers"):
+        tinynn.from_numpy(np.array(["a"]))

@@ -207,8 +207,9 @@ class Tensor:
         seed = _seed_gradient(self, gradient)
         keep = create_graph if retain_graph is None else retain_graph
         with _set_grad_mode(create_graph):
+            given = {id(_memory(seed))}
             for leaf, grad in _propagate([self], [seed], keep, None).values():
-                leaf.grad = grad if leaf.grad is None else leaf.grad + grad
+                leaf.grad = _own(grad, given) if leaf.grad is None else leaf.grad + grad
 
     __hash__ = object.__hash__
 
@@ -228,6 +229,10 @@ class Tensor:
         def __rpow__(self, other: _Operand) -> Tensor: ...
         def __matmul__(self, other: Tensor | np.ndarray[Any, Any]) -> Tensor: ...
         def __rmatmul__(self, other: Tensor | np.ndarray[Any, Any]) -> Tensor: ...
+        def __and__(self, other: _Operand) -> Tensor: ...
+        def __or__(self, other: _Operand) -> Tensor: ...
+        def __xor__(self, other: _Operand) -> Tensor: ...
+        def __invert__(self) -> Tensor: ...
         def __neg__(self) -> Tensor: ...
         def __abs__(self) -> Tensor: ...
         def __lt__(self, other: Any) -> Tensor: ...
@@ -432,6 +437,20 @@ def _seed_gradient(output: Tensor, gradient: Tensor | None) -> Tensor:
     if gradient.backend is not output.backend:
         raise DeviceError(f"backward: tensor on {output.device}, gradient on {gradient.device}")
     return gradient.astype(output.dtype)
+
+
+def _own(grad: Tensor, given: set[int]) -> Tensor:
+    """A gradient that may be written to: a copy where its memory is somebody else's too."""
+    if id(_memory(grad)) in given or not grad.data.flags.c_contiguous:
+        copy = grad.backend.xp.array(grad.data, copy=True, order="C")
+        grad = record("copy", copy, (grad, lambda grad: grad))
+    given.add(id(_memory(grad)))
+    return grad
+
+
+def _memory(tensor: Tensor) -> Array:
+    """The array that owns the memory of a tensor."""
+    return tensor.data if tensor.data.base is None else tensor.data.base
 
 
 def _key(tensor: Tensor) -> int:

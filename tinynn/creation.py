@@ -50,6 +50,7 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
     """A tensor on the CPU that shares the memory of a NumPy array."""
     if not isinstance(array, np.ndarray):
         raise ArgumentError(f"from_numpy expects a NumPy array, got {type(array).__name__}")
+    _numeric(array.dtype)
     return Tensor(array)
 
 
@@ -70,7 +71,7 @@ def zeros(
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor of zeros."""
-    return Tensor(_backend(device).xp.zeros(shape, dtype=dtype), requires_grad)
+    return Tensor(_backend(device).xp.zeros(shape, dtype=_numeric(dtype)), requires_grad)
 
 
 def ones(
@@ -80,7 +81,7 @@ def ones(
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor of ones."""
-    return Tensor(_backend(device).xp.ones(shape, dtype=dtype), requires_grad)
+    return Tensor(_backend(device).xp.ones(shape, dtype=_numeric(dtype)), requires_grad)
 
 
 def full(
@@ -91,7 +92,7 @@ def full(
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor with the same value everywhere."""
-    return Tensor(_backend(device).xp.full(shape, value, dtype=dtype), requires_grad)
+    return Tensor(_backend(device).xp.full(shape, value, dtype=_numeric(dtype)), requires_grad)
 
 
 def zeros_like(other: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ def ones_like(other: Tensor) -> Tensor:
 
 def eye(size: int, dtype: DTypeLike = "float32", device: str | None = None) -> Tensor:
     """The identity matrix (size, size)."""
-    return Tensor(_backend(device).xp.eye(size, dtype=dtype))
+    return Tensor(_backend(device).xp.eye(size, dtype=_numeric(dtype)))
 
 
 def arange(
@@ -122,14 +123,14 @@ def arange(
     if dtype is None:
         whole = all(isinstance(value, int) for value in (start, stop, step))
         dtype = "int64" if whole else "float32"
-    return Tensor(_backend(device).xp.arange(start, stop, step, dtype=dtype))
+    return Tensor(_backend(device).xp.arange(start, stop, step, dtype=_numeric(dtype)))
 
 
 def linspace(
     start: float, stop: float, count: int, dtype: DTypeLike = "float32", device: str | None = None
 ) -> Tensor:
     """``count`` evenly spaced numbers from start to stop, both included."""
-    return Tensor(_backend(device).xp.linspace(start, stop, count, dtype=dtype))
+    return Tensor(_backend(device).xp.linspace(start, stop, count, dtype=_numeric(dtype)))
 
 
 def rand(
@@ -140,7 +141,7 @@ def rand(
 ) -> Tensor:
     """Uniform random numbers in [0, 1) from the sequence of ``manual_seed``."""
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    values = default_generator.uniform(sizes).astype(dtype)
+    values = default_generator.uniform(sizes).astype(_numeric(dtype))
     values[values >= 1] = 0  # rounding up to the next float32
     return Tensor(_backend(device).from_host(values), requires_grad)
 
@@ -153,9 +154,18 @@ def randn(
 ) -> Tensor:
     """Standard normal random numbers from the sequence of ``manual_seed``."""
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    values = default_generator.normal(sizes).astype(dtype)
+    values = default_generator.normal(sizes).astype(_numeric(dtype))
     return Tensor(_backend(device).from_host(values), requires_grad)
 
 
 def _backend(device: str | None) -> Backend:
     return default_backend() if device is None else get_backend(device)
+
+
+def _numeric(dtype: DTypeLike) -> np.dtype[Any]:
+    """The dtype, if it is one of real numbers or bool."""
+    if isinstance(dtype, int):
+        raise ArgumentError(f"the shape is one argument, as in zeros((2, 3)): got dtype {dtype}")
+    if np.dtype(dtype).kind not in "biuf":
+        raise ArgumentError(f"a tensor holds real numbers or booleans, got dtype {np.dtype(dtype)}")
+    return np.dtype(dtype)

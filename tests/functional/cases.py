@@ -450,6 +450,12 @@ def _transposed() -> Iterator[Case]:
         ),
         ("dilation", (1, 2, 3, 1), (2, 2, 1, 1), {"dilation": (2, 1), "padding": (0, 1)}),
         ("groups", (1, 3, 2, 4), (2, 2, 3, 4), {"groups": 2, "stride": (2, 1)}),
+        (
+            "output padding within dilation",
+            (2, 3, 2, 2),
+            (2, 3, 1, 2),
+            {"dilation": (3, 2), "output_padding": (2, 1), "padding": (1, 0)},
+        ),
     ]
     for label, x, w, options in table:
         outputs = w[2] * options.get("groups", 1)

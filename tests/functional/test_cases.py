@@ -22,6 +22,10 @@ WITHOUT_GRADIENT = {
     "greater_equal",
     "less",
     "less_equal",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "logical_xor",
     "not_equal",
 }
 TOLERANCE = {"float16": 2e-2, "float32": 2e-5, "float64": 1e-10}

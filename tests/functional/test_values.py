@@ -8,6 +8,7 @@ import pytest
 import tinynn
 from tinynn import functional as F
 from tinynn.autograd import Tensor
+from tinynn.errors import DtypeError, ShapeError
 from tinynn.random import Generator
 
 
@@ -144,3 +145,36 @@ class TestBatchNorm:
         mean, var = tinynn.zeros(2, device=device), tinynn.ones(2, device=device)
         F.batch_norm(tinynn.ones((3, 2), device=device), mean, var)
         assert (mean.tolist(), var.tolist()) == ([0, 0], [1, 1])
+
+
+class TestMasks:
+    def test_combine(self, device: str) -> None:
+        x = tinynn.tensor([-2.0, -1.0, 1.0, 2.0], device=device)
+        assert ((x > -2) & (x < 2)).tolist() == [False, True, True, False]
+        assert ((x < -1) | (x > 1)).tolist() == [True, False, False, True]
+        assert ((x < 0) ^ (x < 2)).tolist() == [False, False, True, False]
+        assert (~(x > 0)).tolist() == [True, True, False, False]
+        assert x[~(x > 0)].tolist() == [-2, -1]
+
+    def test_are_boolean(self, device: str) -> None:
+        x = tinynn.tensor([1.0], device=device)
+        for wrong in (lambda: x & x, lambda: ~x):
+            with pytest.raises(DtypeError, match=r"logical_\w+ expects boolean.*x > 0"):
+                wrong()
+
+
+def test_smoothed_probabilities(device: str) -> None:
+    logits = np.array([[1.0, 2.0, 4.0]])
+    target = np.array([[0.2, 0.5, 0.3]])
+    loss = F.cross_entropy(
+        tinynn.tensor(logits, device=device),
+        tinynn.tensor(target, device=device),
+        label_smoothing=0.3,
+    )
+    log_probabilities = logits - np.log(np.exp(logits).sum())
+    assert loss.item() == pytest.approx(-((target * 0.7 + 0.1) * log_probabilities).sum())
+
+
+def test_labels_that_are_no_integers_are_told_so(device: str) -> None:
+    with pytest.raises(ShapeError, match=r"astype\('int64'\)"):
+        F.cross_entropy(tinynn.zeros((2, 3), device=device), tinynn.ones(2, device=device))

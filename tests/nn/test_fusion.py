@@ -24,6 +24,7 @@ def models() -> dict[str, nn.Sequential]:
         "conv relu pool ceil": nn.Sequential(conv, relu, nn.MaxPool2d(2, ceil_mode=True)),
         "conv relu wide pool": nn.Sequential(conv, relu, nn.MaxPool2d(3, stride=2)),
         "conv relu padded pool": nn.Sequential(conv, relu, nn.MaxPool2d(3, 2, padding=1)),
+        "conv norm eps": nn.Sequential(conv, settled(nn.BatchNorm2d(4, eps=0.5)), relu),
         "conv norm": nn.Sequential(conv, settled(nn.BatchNorm2d(4))),
         "conv norm relu": nn.Sequential(plain, settled(nn.BatchNorm2d(4)), relu),
         "conv norm relu pool": nn.Sequential(plain, settled(nn.BatchNorm2d(4)), relu, pool),
@@ -85,4 +86,11 @@ def test_an_error_names_the_layer_and_not_its_neighbours():
 def test_later_errors_list_the_joined_layers():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Linear(5, 2))
     with pytest.raises(tinynn.TinynnError, match=r"0 \(Conv2d\) \+ 1 \(ReLU\) \+ 2 \(MaxPool2d\)"):
+        model(tinynn.zeros((1, 8, 8, 3)))
+
+
+@pytest.mark.parametrize(("outputs", "channels"), [(16, 1), (1, 16)])
+def test_a_norm_of_another_width_is_an_error_in_evaluation_too(outputs: int, channels: int):
+    model = nn.Sequential(nn.Conv2d(3, outputs, 3), nn.BatchNorm2d(channels)).eval()
+    with pytest.raises(tinynn.TinynnError, match=r"in Sequential\.1 \(BatchNorm2d\)"):
         model(tinynn.zeros((1, 8, 8, 3)))

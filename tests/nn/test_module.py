@@ -262,3 +262,15 @@ class TestErrors:
     def test_sizes_are_whole_numbers(self, sizes: tuple[Any, Any]) -> None:
         with pytest.raises(ArgumentError, match="Linear expects sizes that are whole numbers >= 1"):
             nn.Linear(*sizes)
+
+
+def test_parameters_in_lists_and_dicts_are_found(device: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            self.scales = [nn.Parameter(np.ones(2)), nn.Parameter(np.ones(3))]
+            self.named = {"shift": nn.Parameter(np.zeros(1))}
+            self._seen = [tinynn.zeros(4)]
+
+    assert list(dict(Net().named_parameters())) == ["scales.0", "scales.1", "named.shift"]
+    assert list(Net().state_dict()) == ["scales.0", "scales.1", "named.shift"]
+    assert Net().to(device).scales[1].device == device

@@ -239,9 +239,9 @@ class TestArguments:
         with pytest.raises(ArgumentError, match="no leaf tensor"):
             optim.SGD([tinynn.ones(1, requires_grad=True) * 2], 0.1)
 
-    @pytest.mark.parametrize("rate", [0, -1, math.nan])
+    @pytest.mark.parametrize("rate", [0, -1, math.nan, "0.1"])
     def test_learning_rate(self, rate: float) -> None:
-        with pytest.raises(ArgumentError, match="learning rate is > 0"):
+        with pytest.raises(ArgumentError, match="learning rate is a number > 0"):
             optim.SGD(nn.Linear(1, 1), rate)
 
     @pytest.mark.parametrize(

@@ -166,3 +166,33 @@ greater = _compare("greater")
 greater_equal = _compare("greater_equal")
 equal = _compare("equal")
 not_equal = _compare("not_equal")
+
+
+def _logical(name: str) -> Callable[[Any, Any], Tensor]:
+    def combine(a: Operand, b: Operand) -> Tensor:
+        x, y, xp = operands(name, a, b)
+        for part in (x, y):
+            _check_mask(name, part)
+        return Tensor(xp.asarray(_broadcast(name, getattr(xp, name), x, y)))
+
+    combine.__name__ = name
+    combine.__doc__ = f"Elementwise ``{name}`` of two boolean tensors; no gradient."
+    return combine
+
+
+def _check_mask(name: str, x: Any) -> None:
+    if not isinstance(x, bool) and not (isinstance(x, Tensor) and x.dtype.kind == "b"):
+        came = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise DtypeError(f"{name} expects boolean tensors, got {came}; compare first, as in x > 0")
+
+
+logical_and = _logical("logical_and")
+logical_or = _logical("logical_or")
+logical_xor = _logical("logical_xor")
+
+
+def logical_not(x: Operand) -> Tensor:
+    """Elementwise ``not`` of a boolean tensor; no gradient."""
+    x = as_tensor("logical_not", x)
+    _check_mask("logical_not", x)
+    return Tensor(x.backend.xp.asarray(x.backend.xp.logical_not(x.data)))

@@ -146,9 +146,17 @@ def _conv2d_input_gradient(
     return record(
         "conv2d_input_gradient",
         grad_out.backend.conv2d_input_gradient(grad_out.data, weight.data, window, groups, shape),
-        (grad_out, lambda grad: _conv2d(grad, weight, None, window, groups)),
+        (grad_out, lambda grad: _conv2d_of_size(grad, weight, window, groups, grad_out.shape)),
         (weight, lambda grad: _conv2d_weight_gradient(grad, grad_out, window, groups)),
     )
+
+
+def _conv2d_of_size(
+    x: Tensor, weight: Tensor, window: Window, groups: int, shape: tuple[int, ...]
+) -> Tensor:
+    """The first windows only, where output padding has made room for more."""
+    out = _conv2d(x, weight, None, window, groups)
+    return out if out.shape == shape else out[:, : shape[1], : shape[2]]
 
 
 def _conv2d_weight_gradient(x: Tensor, grad_out: Tensor, window: Window, groups: int) -> Tensor:
@@ -156,7 +164,7 @@ def _conv2d_weight_gradient(x: Tensor, grad_out: Tensor, window: Window, groups:
         "conv2d_weight_gradient",
         x.backend.conv2d_weight_gradient(x.data, grad_out.data, window, groups),
         (x, lambda grad: _conv2d_input_gradient(grad_out, grad, window, groups, x.shape)),
-        (grad_out, lambda grad: _conv2d(x, grad, None, window, groups)),
+        (grad_out, lambda grad: _conv2d_of_size(x, grad, window, groups, grad_out.shape)),
     )
 
 

@@ -10,7 +10,7 @@ from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError, DtypeError, LabelError, ShapeError
 from tinynn.functional.arithmetic import where
 from tinynn.functional.elementwise import absolute, require_floating, sigmoid, softplus, square
-from tinynn.functional.operands import as_tensor, same_device
+from tinynn.functional.operands import as_tensor, same_device, same_dtype
 from tinynn.functional.reduction import log_softmax
 from tinynn.functional.shape import index
 
@@ -110,10 +110,12 @@ def _soft_cross_entropy(
 ) -> Tensor:
     """The loss of each example for target probabilities."""
     if target.shape != logits.shape:
+        labels = "; labels are integers: .astype('int64')"
         raise ShapeError(
-            f"cross_entropy expects probabilities of the logits' shape {logits.shape}, got "
-            f"{target.shape}"
+            f"cross_entropy expects {target.dtype} targets as probabilities of the logits' shape "
+            f"{logits.shape}, got {target.shape}{labels if target.ndim < logits.ndim else ''}"
         )
+    same_dtype("cross_entropy", logits, target)
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
     terms = target * log_softmax(logits)

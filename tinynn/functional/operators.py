@@ -86,6 +86,11 @@ _ARITHMETIC: dict[str, _Binary] = {
     "pow": arithmetic.power,
     "matmul": linear.matmul,
 }
+_LOGICAL: dict[str, _Binary] = {
+    "and": arithmetic.logical_and,
+    "or": arithmetic.logical_or,
+    "xor": arithmetic.logical_xor,
+}
 _COMPARISONS: dict[str, _Binary] = {
     "lt": arithmetic.less,
     "le": arithmetic.less_equal,
@@ -100,6 +105,7 @@ _UFUNCS: dict[str, Callable[..., Tensor]] = {
         (arithmetic, ("add", "subtract", "multiply", "divide", "power", "negative")),
         (arithmetic, ("maximum", "minimum", "equal", "not_equal")),
         (arithmetic, ("less", "less_equal", "greater", "greater_equal")),
+        (arithmetic, ("logical_and", "logical_or", "logical_xor", "logical_not")),
         (elementwise, ("absolute", "exp", "log", "sqrt", "square", "sin", "cos", "tanh")),
         (linear, ("matmul",)),
     )
@@ -107,6 +113,7 @@ _UFUNCS: dict[str, Callable[..., Tensor]] = {
 }
 _METHODS: dict[str, Callable[..., Any]] = {
     "__neg__": arithmetic.negative,
+    "__invert__": arithmetic.logical_not,
     "__abs__": elementwise.absolute,
     "__getitem__": shape.index,
     "__iter__": _iterate,
@@ -136,7 +143,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
 
 def install() -> None:
     """Give ``Tensor`` its operators and methods."""
-    for name, function in _ARITHMETIC.items():
+    for name, function in (_ARITHMETIC | _LOGICAL).items():
         setattr(Tensor, f"__{name}__", function)
         setattr(Tensor, f"__r{name}__", _swapped(function))
     for name, function in _COMPARISONS.items():

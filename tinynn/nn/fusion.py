@@ -45,7 +45,7 @@ def _recognise(modules: Sequence[Module], start: int) -> _Joined | None:
         return None
     stop = start + 1
     norm = pool = None
-    if stop < len(modules) and type(modules[stop]) is BatchNorm2d and not modules[stop].training:
+    if stop < len(modules) and _is_folding(conv, modules[stop]):
         norm, stop = modules[stop], stop + 1
     relu_and_pool = tuple(map(type, modules[stop : stop + 2])) == (ReLU, MaxPool2d)
     if relu_and_pool and conv.groups == 1 and _is_plain(modules[stop + 1]):
@@ -54,6 +54,12 @@ def _recognise(modules: Sequence[Module], start: int) -> _Joined | None:
     if len(members) == 1 or any(module.is_observed for module in members):
         return None
     return _Joined(conv, norm, pool, members)  # type: ignore[arg-type]
+
+
+def _is_folding(conv: Conv2d, norm: Module) -> bool:
+    if type(norm) is not BatchNorm2d or norm.training:
+        return False
+    return norm.running_mean.shape == conv.weight.shape[3:]
 
 
 def _is_plain(pool: Any) -> bool:

@@ -1,9 +1,9 @@
 """``Module``: a function with parameters, found from plain attributes and named by their path.
 
 An attribute that is a ``Parameter`` is a parameter, any other tensor a buffer (unless its name
-starts with an underscore), and a module, or a list, tuple or dict of modules, is a child. Nothing
-has to be registered. A path such as ``features.0.weight`` names a parameter everywhere: in errors,
-files, optimizers and traces.
+starts with an underscore), and a module is a child; lists, tuples and dicts of them count as well.
+Nothing has to be registered. A path such as ``features.0.weight`` names a parameter everywhere:
+in errors, files and optimizers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tinynn.autograd import Tensor
 from tinynn.backend import Array, backend_of, get_backend
 from tinynn.errors import ArgumentError, DtypeError, FileFormatError, TinynnError
 
+T = TypeVar("T")
 Self = TypeVar("Self", bound="Module")
 ForwardHook = Callable[["Module", tuple[Any, ...], Any], Any]
 
@@ -97,7 +98,7 @@ class Module:
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """Name and module of each direct child, in the order of the attributes."""
         for name, value in vars(self).items():
-            yield from _modules_in(name, value)
+            yield from _found_in(name, value, Module)
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
         """Path and module of this module (path "") and of all below it."""
@@ -120,10 +121,9 @@ class Module:
     def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         for path, module in self.named_modules():
             for name, value in vars(module).items():
-                if isinstance(value, Parameter) or (
-                    isinstance(value, Tensor) and not name.startswith("_")
-                ):
-                    yield f"{path}.{name}" if path else name, value
+                for place, tensor in _found_in(name, value, Tensor):
+                    if isinstance(tensor, Parameter) or not name.startswith("_"):
+                        yield f"{path}.{place}" if path else place, tensor
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Path and parameter, each parameter once, in the order of the attributes."""
@@ -243,19 +243,20 @@ class Module:
         return head + ("\n" + "\n".join(children) + "\n)" if children else ")")
 
 
-def _modules_in(name: str, value: Any) -> Iterator[tuple[str, Module]]:
-    if isinstance(value, Module):
+def _found_in(name: str, value: Any, kind: type[T]) -> Iterator[tuple[str, T]]:
+    """The value itself, or those in a list, tuple or dict, that are of a kind."""
+    if isinstance(value, kind):
         yield name, value
     elif isinstance(value, (list, tuple)):
         for position, item in enumerate(value):
-            yield from _modules_in(f"{name}.{position}", item)
+            yield from _found_in(f"{name}.{position}", item, kind)
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _modules_in(f"{name}.{key}", item)
+            yield from _found_in(f"{name}.{key}", item, kind)
 
 
 def _holds_modules(value: Any) -> bool:
-    return next(_modules_in("", value), None) is not None
+    return next(_found_in("", value, Module), None) is not None
 
 
 def _array(value: Any) -> np.ndarray[Any, Any]:

@@ -44,7 +44,13 @@ class BatchNorm(Module):
 
 
 class BatchNorm1d(BatchNorm):
-    """Batch normalisation of features (N, C)."""
+    """Batch normalisation of features (N, C) or sequences (N, L, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The shape of x."""
+        if x.ndim not in (2, 3):
+            raise ShapeError(f"BatchNorm1d expects (N, C) or (N, L, C), got shape {x.shape}")
+        return super().forward(x)
 
 
 class BatchNorm2d(BatchNorm):

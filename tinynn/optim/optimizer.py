@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,10 @@ class Optimizer:
         for path, parameter in parameters.items():
             if not isinstance(parameter, Tensor) or not parameter.is_leaf:
                 raise ArgumentError(f"parameter {path!r} is no leaf tensor: {parameter!r:.80}")
-        if not callable(learning_rate) and not learning_rate > 0:
-            raise ArgumentError(f"a learning rate is > 0, got {learning_rate}")
+        if len({id(parameter) for parameter in parameters.values()}) < len(parameters):
+            raise ArgumentError("an optimizer expects each parameter once, got one of them twice")
+        if not callable(learning_rate) and not _is_positive(learning_rate):
+            raise ArgumentError(f"a learning rate is a number > 0, got {learning_rate!r}")
         self.parameters: dict[str, Tensor] = dict(parameters)
         self.schedule = learning_rate
         self.steps = 0
@@ -101,6 +104,10 @@ class Optimizer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned; FileFormatError where it does not fit."""
+        if not {"steps", "updates", "arrays"} <= set(state):
+            raise FileFormatError(
+                f"an optimizer's state has steps, updates and arrays, got {sorted(state)}"
+            )
         restored: dict[str, dict[str, Array]] = {}
         for key, array in state["arrays"].items():
             path, _, name = key.rpartition(".")
@@ -119,6 +126,10 @@ class Optimizer:
         self.state, self.steps = restored, int(state["steps"])
         counts = state["updates"].items()
         self.updates = {path: int(n) for path, n in counts if path in self.parameters}
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, Real) and float(value) > 0
 
 
 def check_range(name: str, value: float, low: float, high: float) -> float:
