@@ -202,14 +202,27 @@ def test_noise_has_at_most_max_sigma_and_differs_from_value_to_value() -> None:
         (lambda: augment.RandomAffine(shift=-0.1), "shift must be from 0 to 1, got -0.1"),
         (
             lambda: augment.RandomAffine(scale=(0, 1)),
-            "scale is a range 0 < low <= high, got 0 to 1",
+            "scale is a range 0 < low <= high < inf, got 0 to 1",
         ),
         (lambda: augment.RandomAffine(rotation=200), "rotation must be from 0 to 180, got 200"),
         (lambda: augment.RandomBrightness(2), "amount must be from 0 to 1, got 2"),
-        (lambda: augment.RandomContrast(2, 1), "contrast is a range 0 < low <= high, got 2 to 1"),
+        (
+            lambda: augment.RandomContrast(2, 1),
+            "contrast is a range 0 < low <= high < inf, got 2 to 1",
+        ),
         (lambda: augment.RandomLightGradient(-1), "amount must be from 0 to 1, got -1"),
-        (lambda: augment.RandomGamma(0, 1), "gamma is a range 0 < low <= high, got 0 to 1"),
-        (lambda: augment.RandomBlur(-1), "max_sigma must be from 0 to inf, got -1"),
+        (lambda: augment.RandomGamma(0, 1), "gamma is a range 0 < low <= high < inf, got 0 to 1"),
+        (lambda: augment.RandomBlur(-1), "max_sigma must be from 0 to 100, got -1"),
+        (lambda: augment.RandomBlur(float("inf")), "max_sigma must be from 0 to 100, got inf"),
+        (lambda: augment.RandomCrop(-1, 3), "a size is whole numbers of pixels >= 1, got -1 x 3"),
+        (
+            lambda: augment.RandomAffine(size=(3, 2.5)),  # type: ignore[arg-type]
+            "a size is whole numbers of pixels >= 1, got 3 x 2.5",
+        ),
+        (
+            lambda: augment.RandomGamma(1, float("inf")),
+            "gamma is a range 0 < low <= high < inf, got 1 to inf",
+        ),
         (lambda: augment.RandomNoise(3), "max_sigma must be from 0 to 1, got 3"),
     ],
 )

@@ -1,5 +1,7 @@
 """Data sets of arrays and of folders of photos."""
 
+import concurrent.futures
+import os
 import struct
 import zlib
 
@@ -7,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinynn.data import ArrayDataset, ImageFolder
+from tinynn.data import ArrayDataset, ImageFolder, dataset
+from tinynn.data.decoding import decode
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -117,6 +120,31 @@ class TestImageFolder:
         images, _ = ImageFolder(folder, size=20)[np.array([0, 1])]
         assert np.abs(images[0].astype(int) - images[1]).max() <= 4
 
+    def test_large_jpegs_are_not_shrunk_below_the_size_asked_for(self, folder):
+        """Stripes of one pixel at the size of the data set, even gray at half of it."""
+        stripes = np.zeros((800, 800, 3), np.uint8)
+        stripes[:, np.arange(800) % 8 < 4] = 255
+        path = folder / "ada" / "1.jpg"
+        Image.fromarray(stripes).save(path)
+        assert decode(path, at_least=150).size == (200, 200)
+        image, _ = ImageFolder(folder, size=200)[0]
+        assert image[:, ::2].min() > 200
+        assert image[:, 1::2].max() < 50
+
+    def test_decodes_on_the_cores_that_it_may_use(self, folder, monkeypatch):
+        asked = []
+
+        class Pool(concurrent.futures.ThreadPoolExecutor):
+            def __init__(self, max_workers, **others):
+                asked.append(max_workers)
+                super().__init__(max_workers, **others)
+
+        monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", Pool)
+        monkeypatch.setattr(dataset, "usable_cores", lambda: 3)
+        monkeypatch.setattr(os, "cpu_count", lambda: 64)
+        ImageFolder(folder, size=8)
+        assert asked == [3]
+
     @pytest.mark.parametrize(
         ("mode", "colour"),
         [("L", 51), ("P", 0), ("1", 1), ("LA", (51, 255)), ("RGBA", (*RED, 255)), ("CMYK", 0)],
@@ -178,8 +206,6 @@ DAMAGE = {
     "empty.jpg": lambda path: path.write_bytes(b""),
     "truncated.png": truncate,
     "truncated.jpg": truncate,
-    "bomb.png": bomb,
-    "folder.jpg": lambda path: path.mkdir(),
     "float.tif": lambda path: Image.new("F", (9, 9)).save(path),
     "Thumbs.db": lambda path: path.write_bytes(bytes(512)),
 }
@@ -190,6 +216,16 @@ class TestDamagedFiles:
     def test_the_error_names_the_file(self, folder, name):
         DAMAGE[name](folder / "ada" / name)
         with pytest.raises(DataError, match=rf"ada.{name} is no image that can be read \(.+\): "):
+            ImageFolder(folder, size=8)
+
+    def test_a_folder_in_a_class_is_named(self, folder):
+        (folder / "ada" / "old").mkdir()
+        with pytest.raises(DataError, match=r"ada.old is a folder, expected .* move it elsewhere"):
+            ImageFolder(folder, size=8)
+
+    def test_what_is_too_large_is_named_with_the_limit(self, folder):
+        bomb(folder / "ada" / "bomb.png")
+        with pytest.raises(DataError, match=r"bomb.png is too large \(178,956,970 pixels are the"):
             ImageFolder(folder, size=8)
 
     @pytest.mark.parametrize("name", DAMAGE)

@@ -165,3 +165,16 @@ class TestDisjoint:
     def test_two_shapes_cannot_be_compared(self):
         with pytest.raises(ShapeError, match=r"one shape .*\(2, 2, 1\) and \(1, 2, 1\)"):
             check_disjoint(self.images, self.images[:, :1])
+
+    def test_a_common_image_is_named_by_its_file(self):
+        with pytest.raises(DataError, match=r"too: c\.png and b/c\.png are identical"):
+            check_disjoint(
+                self.images[:3],
+                self.images[[4, 2]],
+                names_a=["a.png", "b.png", "c.png"],
+                names_b=["e.png", "b/c.png"],
+            )
+
+    def test_each_image_needs_its_name(self):
+        with pytest.raises(ShapeError, match="a name for each of 2 second images, got 1"):
+            check_disjoint(self.images[:3], self.images[3:], names_b=["e.png"])

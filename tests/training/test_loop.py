@@ -178,3 +178,8 @@ def test_an_interrupted_training_leaves_the_mode_as_it_was(model: nn.Sequential)
             model, Interrupted(), optim.SGD(model, 0.1), F.cross_entropy, epochs=1, description=None
         )
     assert model.training is False
+
+
+def test_predict_needs_no_parameters() -> None:
+    images = np.full((3, 2, 2, 1), 255, dtype=np.uint8)
+    np.testing.assert_array_equal(predict(nn.Flatten(), images), np.ones((3, 4)))

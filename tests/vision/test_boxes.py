@@ -62,6 +62,14 @@ class TestIou:
         with pytest.raises(ArgumentError, match="not two corners"):
             iou([[10, 10, -5, 5]], [[0, 0, 1, 1]])
 
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    @pytest.mark.parametrize("place", range(4))
+    def test_refuses_and_shows_a_box_that_is_not_finite(self, bad: float, place: int) -> None:
+        box = [1.0, 2.0, 3.0, 4.0]
+        box[place] = bad
+        with pytest.raises(ArgumentError, match=rf"a box is finite .*got \[.*{bad}.*\]\."):
+            iou([[0, 0, 1, 1], box], [[0, 0, 1, 1]])
+
 
 class TestClipBoxes:
     @given(whole_boxes(min_count=1), st.integers(1, SIZE), st.integers(1, SIZE))

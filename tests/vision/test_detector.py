@@ -6,7 +6,7 @@ import pytest
 import tinynn
 from tinynn import nn
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
-from tinynn.vision import Detector, detector, iou
+from tinynn.vision import Detector, Windows, detector, iou
 
 WINDOW, STRIDE = 8, 2
 
@@ -113,6 +113,25 @@ class TestDetect:
         finder.min_windows = candidates
         assert len(finder.detect(photo).boxes) == 0
 
+    @pytest.mark.parametrize(
+        ("shift", "expected"),
+        [
+            (4, [[21, 20, 8, 8]]),  # IoU 0.33: one object, between the two by their scores
+            (5, [[20, 20, 8, 8], [25, 20, 8, 8]]),  # IoU 0.23: two
+        ],
+    )
+    def test_windows_of_moderate_overlap_are_one_object(
+        self,
+        finder: Detector,
+        shift: int,
+        expected: list[list[float]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        boxes = np.float32([[20, 20, 8, 8], [20 + shift, 20, 8, 8]])
+        two = Windows(boxes, np.float32([0.9, 0.3]), np.zeros((2, 8, 8, 1), dtype=np.uint8))
+        monkeypatch.setattr(finder, "windows", lambda photo: two)
+        np.testing.assert_allclose(finder.detect(scene()).boxes, expected, rtol=1e-6)
+
     def test_refuses_floats(self, finder: Detector) -> None:
         with pytest.raises(DtypeError, match="a photo is uint8"):
             finder.detect(np.ones((30, 30)))  # type: ignore[arg-type]
@@ -183,3 +202,26 @@ class TestNetwork:
     def test_threshold_is_a_score(self, threshold: float) -> None:
         with pytest.raises(ArgumentError, match="threshold is a score between 0 and 1"):
             Detector(bright_square(), threshold=threshold)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("window", 0),
+            ("window", 24.5),
+            ("stride", 0),
+            ("step", 1),
+            ("step", np.nan),
+            ("min_size", 0),
+            ("min_size", np.inf),
+            ("min_share", -0.1),
+            ("min_share", 1.5),
+            ("min_windows", 0),
+        ],
+    )
+    def test_numbers_that_make_no_sense_are_refused(self, name: str, value: float) -> None:
+        with pytest.raises(ArgumentError, match=rf"^{name} is .*, got {value}$"):
+            Detector(bright_square(), **{name: value})  # type: ignore[arg-type]
+
+    def test_may_have_no_parameters(self) -> None:
+        finder = Detector(nn.AvgPool2d(8, stride=2), window=8, stride=2, min_size=8)
+        assert len(finder.detect(np.full((8, 8), 255, dtype=np.uint8)).boxes) == 1

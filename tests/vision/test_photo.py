@@ -1,12 +1,14 @@
 """Photos on disk: upright, three channels, written whole or not at all."""
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tinynn.data import decoding
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
 from tinynn.vision import read_photo, to_gray, write_photo
 
@@ -51,11 +53,63 @@ class TestReadPhoto:
         Image.fromarray(np.uint16([[0, 0x8000, 0xFFFF]])).save(tmp_path / "a.png")
         np.testing.assert_array_equal(read_photo(tmp_path / "a.png")[0, :, 0], [0, 128, 255])
 
+    @pytest.mark.parametrize("byte_order", ["<", ">"])
+    def test_sixteen_bit_tiff_is_read_too(self, tmp_path: Path, byte_order: str) -> None:
+        gray = np.array([[0, 0x8000, 0xFFFF]], dtype=byte_order + "u2")
+        Image.fromarray(gray).save(tmp_path / "a.tif")
+        assert read_photo(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 128, 255]
+
+    def test_sixteen_bit_pgm_is_read_too(self, tmp_path: Path) -> None:
+        """Pillow reads it with 32 bits per pixel."""
+        pixels = np.array([0, 0x8000, 0xFFFF], dtype=">u2").tobytes()
+        (tmp_path / "a.pgm").write_bytes(b"P5 3 1 65535\n" + pixels)
+        assert read_photo(tmp_path / "a.pgm")[0, :, 0].tolist() == [0, 128, 255]
+
+    @pytest.mark.parametrize("value", [-1, 65536])
+    def test_more_than_sixteen_bits_are_refused(self, tmp_path: Path, value: int) -> None:
+        Image.fromarray(np.int32([[0, value]])).save(tmp_path / "a.tif")
+        with pytest.raises(DataError, match=rf"a\.tif .*from .*{value}.*: expected 16 bits"):
+            read_photo(tmp_path / "a.tif")
+
+    def test_a_large_jpeg_keeps_its_detail(self, tmp_path: Path) -> None:
+        stripes = np.zeros((800, 800, 3), dtype=np.uint8)
+        stripes[:, ::2] = 255
+        Image.fromarray(stripes).save(tmp_path / "a.jpg", quality=95)
+        read = read_photo(tmp_path / "a.jpg")
+        assert read.shape == stripes.shape
+        assert abs(read.astype(int) - stripes).mean() < 10
+
+    def test_a_folder_is_called_one(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"is a folder, expected the file of one image: name"):
+            read_photo(tmp_path)
+
+    def test_from_half_the_limit_of_pixels_on_there_is_no_warning(
+        self, tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_photo(tmp_path / "a.png", photo)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+        decoding._silence_half_the_limit.cache_clear()
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.resetwarnings()
+            assert read_photo(tmp_path / "a.png").shape == (5, 7, 3)
+        decoding._silence_half_the_limit.cache_clear()
+        assert shown == []
+
+    def test_beyond_the_limit_it_and_the_way_out_are_named(
+        self, tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_photo(tmp_path / "a.png", photo)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17)
+        with pytest.raises(DataError, match=r"a\.png is too large \(34 pixels .* shrink it.*raise"):
+            read_photo(tmp_path / "a.png")
+
     def test_a_damaged_file_names_itself(self, tmp_path: Path, photo: np.ndarray) -> None:
         path = tmp_path / "holiday.png"
         write_photo(path, photo)
         path.write_bytes(path.read_bytes()[:60])
-        with pytest.raises(DataError, match=r"holiday\.png is no image that can be read"):
+        with pytest.raises(
+            DataError, match=r"holiday\.png is no image .*: repair it, or leave it out"
+        ):
             read_photo(path)
 
     def test_a_foreign_file_names_itself(self, tmp_path: Path) -> None:
@@ -94,9 +148,13 @@ class TestWritePhoto:
         assert path.read_bytes() == before
         assert list(tmp_path.iterdir()) == [path]
 
-    def test_refuses_an_unknown_suffix(self, tmp_path: Path, photo: np.ndarray) -> None:
-        with pytest.raises(ArgumentError, match=r"no image format.*'\.photo': use \.png"):
-            write_photo(tmp_path / "a.photo", photo)
+    @pytest.mark.parametrize("suffix", [".photo", ".mpg", ".xbm", ".hdf", ""])
+    def test_refuses_a_suffix_that_no_photo_can_have(
+        self, tmp_path: Path, photo: np.ndarray, suffix: str
+    ) -> None:
+        with pytest.raises(ArgumentError, match=rf"no photo can .*'{suffix}': use \.png"):
+            write_photo(tmp_path / f"a{suffix}", photo)
+        assert list(tmp_path.iterdir()) == []
 
     def test_refuses_floats(self, tmp_path: Path) -> None:
         with pytest.raises(DtypeError, match=r"a photo is uint8.*got float64.*astype"):

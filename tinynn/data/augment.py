@@ -64,7 +64,7 @@ class RandomAffine:
         self.shift = _within("shift", shift, 0, 1)
         self.scale = _positive_range("scale", scale)
         self.rotation = _within("rotation", rotation, 0, 180)
-        self.size = size
+        self.size = None if size is None else _pixels(*size)
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
         _check(images)
@@ -80,7 +80,7 @@ class RandomCrop:
     """A ``height`` x ``width`` part of each image, anywhere within it."""
 
     def __init__(self, height: int, width: int) -> None:
-        self.height, self.width = height, width
+        self.height, self.width = _pixels(height, width)
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
         _check(images)
@@ -155,11 +155,12 @@ class RandomGamma:
 class RandomBlur:
     """A Gaussian blur of sigma in 0..max_sigma pixels, as repeated [w, 1 - 2 w, w] each way.
 
-    Each pass adds a variance of 2 w; as many passes are taken as keep w at most 1/4.
+    Each pass adds a variance of 2 w; as many passes are taken as keep w at most 1/4: 2 sigma**2,
+    which is why ``max_sigma`` is at most 100.
     """
 
     def __init__(self, max_sigma: float) -> None:
-        self.max_sigma = _within("max_sigma", max_sigma, 0, math.inf)
+        self.max_sigma = _within("max_sigma", max_sigma, 0, 100)
         self.passes = math.ceil(2 * max_sigma**2)
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
@@ -253,9 +254,15 @@ def _within(name: str, value: float, low: float, high: float) -> float:
 
 def _positive_range(name: str, bounds: Range) -> Range:
     low, high = bounds
-    if not 0 < low <= high:
-        raise ArgumentError(f"{name} is a range 0 < low <= high, got {low} to {high}")
+    if not 0 < low <= high < math.inf:
+        raise ArgumentError(f"{name} is a range 0 < low <= high < inf, got {low} to {high}")
     return low, high
+
+
+def _pixels(height: int, width: int) -> tuple[int, int]:
+    if not all(isinstance(side, (int, np.integer)) and side >= 1 for side in (height, width)):
+        raise ArgumentError(f"a size is whole numbers of pixels >= 1, got {height!r} x {width!r}")
+    return height, width
 
 
 def _log_uniform(rng: np.random.Generator, bounds: Range, count: int) -> npt.NDArray[np.float64]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tinynn.backend.threads import usable_cores
 from tinynn.data.decoding import decode
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
 
@@ -217,7 +218,7 @@ def _in_parallel(
     """The results in order; Pillow decodes without holding the interpreter's lock."""
     from concurrent.futures import ThreadPoolExecutor
 
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="tinynn-decode")
+    pool = ThreadPoolExecutor(max_workers=usable_cores(), thread_name_prefix="tinynn-decode")
     try:
         yield from pool.map(function, paths)
     finally:

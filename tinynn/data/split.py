@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,13 +72,21 @@ def split_by_group(
     return [np.flatnonzero(part_of_group[group_of] == part) for part in range(len(shares))]
 
 
-def check_disjoint(images_a: npt.NDArray[Any], images_b: npt.NDArray[Any]) -> None:
+def check_disjoint(
+    images_a: npt.NDArray[Any],
+    images_b: npt.NDArray[Any],
+    names_a: Sequence[object] | None = None,
+    names_b: Sequence[object] | None = None,
+) -> None:
     """Raises :class:`DataError` if an image of one side occurs, byte for byte, on the other.
 
     A test on images that were trained on measures memory and no skill. Both sides have one dtype
     and one shape of image, (N, ...) and (M, ...): otherwise nothing can be compared, and
-    :class:`DtypeError` or :class:`ShapeError` says so.
+    :class:`DtypeError` or :class:`ShapeError` says so. The message names images by their
+    ``names``, such as the paths of their files, or by their place on their side.
     """
+    name_a = _naming(names_a, len(images_a), "first")
+    name_b = _naming(names_b, len(images_b), "second")
     if images_a.dtype != images_b.dtype:
         raise DtypeError(
             f"both sides need one dtype to be compared, got {images_a.dtype} and {images_b.dtype}"
@@ -94,9 +102,17 @@ def check_disjoint(images_a: npt.NDArray[Any], images_b: npt.NDArray[Any]) -> No
     if shared:
         raise DataError(
             f"{len(shared)} of {len(images_b)} images of the second side are on the first side "
-            f"too: image {shared[0][0]} of the first and image {shared[0][1]} of the second are "
-            "identical. Remove one of each such pair before training"
+            f"too: {name_a(shared[0][0])} and {name_b(shared[0][1])} are identical. Remove one of "
+            "each such pair before training"
         )
+
+
+def _naming(names: Sequence[object] | None, count: int, side: str) -> Callable[[int], str]:
+    if names is None:
+        return lambda index: f"image {index} of the {side}"
+    if len(names) != count:
+        raise ShapeError(f"expected a name for each of {count} {side} images, got {len(names)}")
+    return lambda index: str(names[index])
 
 
 def _fingerprint(image: npt.NDArray[Any]) -> bytes:

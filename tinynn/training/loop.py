@@ -116,7 +116,7 @@ def predict(
     In evaluation mode, without gradients, ``batch_size`` images at a time on the model's device;
     uint8 is divided by 255, as in training.
     """
-    device = next(iter(model.parameters())).device
+    device = next((weights.device for weights in model.parameters()), "cpu")
     unlabelled = ArrayDataset(images, np.zeros(len(images), dtype=np.int64))
     loader = DataLoader(unlabelled, batch_size, device=device)
     with model.in_mode(training=False), no_grad():

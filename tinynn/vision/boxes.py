@@ -18,11 +18,11 @@ def as_boxes(boxes: npt.ArrayLike) -> Boxes:
         return np.zeros((0, 4), dtype=np.float32)
     if array.ndim != 2 or array.shape[1] != 4:
         raise ShapeError(f"boxes are (n, 4): x, y, width and height, got {array.shape}")
-    if not (array[:, 2:] >= 0).all():
+    good = np.isfinite(array).all(axis=1) & (array[:, 2:] >= 0).all(axis=1)
+    if not good.all():
         raise ArgumentError(
-            "a box has a width and a height of at least 0, got "
-            f"{array[(array[:, 2:] < 0).any(axis=1)][:1].tolist()}. "
-            "Boxes are x, y, width, height, not two corners"
+            "a box is finite and has a width and a height of at least 0, got "
+            f"{array[~good][0].tolist()}. Boxes are x, y, width, height, not two corners"
         )
     return array
 

@@ -55,7 +55,7 @@ class Detector:
 
     Windows of a score, the sigmoid of the logit, above ``threshold`` are candidates; an object
     shows in several of them, next to each other and at sizes next to each other, and what shows in
-    fewer than ``min_windows`` is none.
+    fewer than ``min_windows`` is none. Raises :class:`ArgumentError` if a number makes no sense.
     """
 
     def __init__(
@@ -69,8 +69,15 @@ class Detector:
         min_share: float = 0.0,
         min_windows: int = 1,
     ) -> None:
+        _check_whole(window=window, stride=stride, min_windows=min_windows)
+        if not 1 < step < math.inf:
+            raise ArgumentError(f"step is the factor between two sizes, above 1, got {step}")
         if not 0 < threshold < 1:
             raise ArgumentError(f"threshold is a score between 0 and 1, got {threshold}")
+        if not 0 < min_size < math.inf:
+            raise ArgumentError(f"min_size is pixels of the photo, above 0, got {min_size}")
+        if not 0 <= min_share <= 1:
+            raise ArgumentError(f"min_share is a share of the longer side, 0 to 1, got {min_share}")
         self.network = network
         self.window = window
         self.stride = stride
@@ -113,7 +120,7 @@ class Detector:
 
         Strips share as many rows as a window needs, so their logits are those of the whole level.
         """
-        device = next(iter(self.network.parameters())).device
+        device = next((weights.device for weights in self.network.parameters()), "cpu")
         height, width = level.shape[:2]
         positions = (height - self.window) // self.stride + 1
         per_strip = max(1, (STRIP_PIXELS // width - self.window) // self.stride + 1)
@@ -152,6 +159,12 @@ class Detector:
                 f"logits of shape {(1, rows, columns, 1)}, got {shape}: its layers need padding 0 "
                 "and strides whose product is the detector's"
             )
+
+
+def _check_whole(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, (int, np.integer)) or number < 1:
+            raise ArgumentError(f"{name} is a whole number >= 1, got {number!r}")
 
 
 def _no_windows(window: int) -> Windows:

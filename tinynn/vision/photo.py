@@ -23,8 +23,8 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
     """The photo at ``path`` as it is meant to be looked at: uint8 (H, W, 3), upright.
 
     The camera's EXIF rotation is applied, transparency is laid on white and 16-bit gray is
-    brought to 8. Raises ``FileNotFoundError``, or :class:`DataError` if the file is damaged or no
-    image.
+    brought to 8. Raises ``FileNotFoundError``, or :class:`DataError` if the file is damaged, too
+    large or no image.
     """
     file = Path(path)
     if not file.exists():
@@ -35,14 +35,19 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
 def write_photo(path: str | os.PathLike[str], photo: Photo) -> None:
     """Write ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3); the suffix names the format.
 
-    The file appears under its name only when it is complete.
+    The file appears under its name only when it is complete. Raises :class:`ArgumentError` if the
+    format is unknown or cannot hold a photo.
     """
     from PIL import Image
 
     three = as_photo(photo)
     picture = Image.fromarray(three[:, :, 0] if three.shape[2] == 1 else three)
     encoded = io.BytesIO()
-    picture.save(encoded, format=_format(Path(path).suffix))
+    suffix = Path(path).suffix
+    try:
+        picture.save(encoded, format=_format(suffix))
+    except (OSError, ValueError, KeyError) as error:  # into memory: it is the format, not the disk
+        raise _no_format(suffix) from error
     write_atomically(path, encoded.getvalue())
 
 
@@ -74,9 +79,11 @@ def to_gray(photo: npt.NDArray[np.generic]) -> Photo:
 def _format(suffix: str) -> str:
     from PIL import Image
 
-    formats = Image.registered_extensions()
-    if suffix.lower() not in formats:
-        raise ArgumentError(
-            f"no image format is written with the suffix {suffix!r}: use .png or .jpg"
-        )
-    return formats[suffix.lower()]
+    name = Image.registered_extensions().get(suffix.lower(), "")
+    if name not in Image.SAVE:
+        raise _no_format(suffix)
+    return name
+
+
+def _no_format(suffix: str) -> ArgumentError:
+    return ArgumentError(f"no photo can be written with the suffix {suffix!r}: use .png or .jpg")
