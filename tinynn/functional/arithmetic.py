@@ -150,49 +150,73 @@ def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
     )
 
 
-def _compare(name: str) -> Callable[[Any, Any], Tensor]:
-    def compare(a: Operand, b: Operand) -> Tensor:
-        x, y, xp = operands(name, a, b)
-        return Tensor(xp.asarray(_broadcast(name, getattr(xp, name), x, y)))
-
-    compare.__name__ = name
-    compare.__doc__ = f"Elementwise ``{name}`` of a and b as a boolean tensor; no gradient."
-    return compare
+# -- comparison and logic: boolean tensors, without gradients --------------------------------------
 
 
-less = _compare("less")
-less_equal = _compare("less_equal")
-greater = _compare("greater")
-greater_equal = _compare("greater_equal")
-equal = _compare("equal")
-not_equal = _compare("not_equal")
+def _compare(name: str, a: Operand, b: Operand) -> Tensor:
+    x, y, xp = operands(name, a, b)
+    return Tensor(xp.asarray(_broadcast(name, getattr(xp, name), x, y)))
 
 
-def _logical(name: str) -> Callable[[Any, Any], Tensor]:
-    def combine(a: Operand, b: Operand) -> Tensor:
-        x, y, xp = operands(name, a, b)
-        for part in (x, y):
-            _check_mask(name, part)
-        return Tensor(xp.asarray(_broadcast(name, getattr(xp, name), x, y)))
+def less(a: Operand, b: Operand) -> Tensor:
+    """Where a < b, with broadcasting."""
+    return _compare("less", a, b)
 
-    combine.__name__ = name
-    combine.__doc__ = f"Elementwise ``{name}`` of two boolean tensors; no gradient."
-    return combine
+
+def less_equal(a: Operand, b: Operand) -> Tensor:
+    """Where a <= b, with broadcasting."""
+    return _compare("less_equal", a, b)
+
+
+def greater(a: Operand, b: Operand) -> Tensor:
+    """Where a > b, with broadcasting."""
+    return _compare("greater", a, b)
+
+
+def greater_equal(a: Operand, b: Operand) -> Tensor:
+    """Where a >= b, with broadcasting."""
+    return _compare("greater_equal", a, b)
+
+
+def equal(a: Operand, b: Operand) -> Tensor:
+    """Where a == b, with broadcasting."""
+    return _compare("equal", a, b)
+
+
+def not_equal(a: Operand, b: Operand) -> Tensor:
+    """Where a != b, with broadcasting."""
+    return _compare("not_equal", a, b)
+
+
+def _combine(name: str, a: Operand, b: Operand) -> Tensor:
+    for mask in (a, b):
+        _check_mask(name, mask)
+    return _compare(name, a, b)
 
 
 def _check_mask(name: str, x: Any) -> None:
-    if not isinstance(x, bool) and not (isinstance(x, Tensor) and x.dtype.kind == "b"):
-        came = x.dtype if isinstance(x, Tensor) else type(x).__name__
+    if not isinstance(x, bool) and getattr(x, "dtype", None) != np.bool_:
+        came = getattr(x, "dtype", type(x).__name__)
         raise DtypeError(f"{name} expects boolean tensors, got {came}; compare first, as in x > 0")
 
 
-logical_and = _logical("logical_and")
-logical_or = _logical("logical_or")
-logical_xor = _logical("logical_xor")
+def logical_and(a: Operand, b: Operand) -> Tensor:
+    """Where both a and b hold, with broadcasting."""
+    return _combine("logical_and", a, b)
+
+
+def logical_or(a: Operand, b: Operand) -> Tensor:
+    """Where a or b holds, or both, with broadcasting."""
+    return _combine("logical_or", a, b)
+
+
+def logical_xor(a: Operand, b: Operand) -> Tensor:
+    """Where either a or b holds, and not both, with broadcasting."""
+    return _combine("logical_xor", a, b)
 
 
 def logical_not(x: Operand) -> Tensor:
-    """Elementwise ``not`` of a boolean tensor; no gradient."""
+    """Where x does not hold."""
     x = as_tensor("logical_not", x)
     _check_mask("logical_not", x)
     return Tensor(x.backend.xp.asarray(x.backend.xp.logical_not(x.data)))
