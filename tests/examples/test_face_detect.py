@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import tinynn
+from examples.faces import detection
 from tinynn import nn
 from tinynn.vision import read_photo, write_photo
 
@@ -202,11 +204,45 @@ def test_the_same_seed_gives_the_same_report_and_weights(
 
 
 def test_a_picture_on_both_sides_is_refused(program: Program, tmp_path: Path) -> None:
-    same = np.zeros((10, 20, 20), dtype=np.uint8)
-    np.save(tmp_path / "ann.npy", same)
-    np.save(tmp_path / "bob.npy", same + 1)
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 20, 20)).astype(np.uint8)
+    pictures[13] = pictures[2]
+    np.save(tmp_path / "ann.npy", pictures[:10])
+    np.save(tmp_path / "bob.npy", pictures[10:])
     message = refusal(program("identify", "--arrays", "ann=ann.npy", "bob=bob.npy"))
-    assert "identical" in message
+    assert "ann.npy[2] and bob.npy[3] are identical" in message
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """Four photos each of two people."""
+    rng = np.random.default_rng(0)
+    for person in ("ann", "bob"):
+        (tmp_path / "album" / person).mkdir(parents=True)
+        for number in range(4):
+            photo = rng.integers(0, 256, (60, 50, 3)).astype(np.uint8)
+            write_photo(tmp_path / "album" / person / f"{number}.png", photo)
+    return tmp_path / "album"
+
+
+def test_a_photo_that_is_there_twice_is_named(program: Program, album: Path) -> None:
+    shutil.copy(album / "ann" / "1.png", album / "ann" / "copy.png")
+    message = refusal(program("identify", "--data", album))
+    assert str(album / "ann" / "1.png") in message
+    assert str(album / "ann" / "copy.png") in message
+
+
+def test_what_is_no_photo_stops_or_is_skipped(program: Program, album: Path) -> None:
+    (album / "ann" / "Thumbs.db").write_bytes(b"no image")
+    (album / "ann" / "holiday").mkdir()
+    message = refusal(program("identify", "--data", album))
+    assert "--skip-bad" in message
+    result = program("identify", "--data", album, "--skip-bad", "--epochs", 1, "--out", "o")
+    assert result.returncode == 0, result.stderr
+    warned = [line for line in result.stderr.splitlines() if "warning" in line]
+    assert ["Thumbs.db" in line for line in warned] == [True, False]
+    assert "holiday" in warned[1]
+    report = identify_report(Path("o"))["identify"]
+    assert (report["train_images"], report["test_images"]) == (6, 2)
 
 
 # -- one line and exit code 2 ----------------------------------------------------------------------
@@ -234,6 +270,10 @@ def refusal(result: Result) -> str:
         (["identify", "--epochs", "0"], "--epochs: must be 1 or more, got 0"),
         (["identify", "--batch-size", "many"], "--batch-size: must be a whole number"),
         (["identify", "--seed", "-1"], "--seed"),
+        (["train", "--seed", str(2**64)], "--seed: must be a whole number from 0 to 2**64 - 1"),
+        (["train", "--seed", "9" * 5000], "--seed: must be a whole number from 0 to 2**64 - 1"),
+        (["--data", "nowhere", "train"], "--data goes with identify"),
+        (["identify", "--skip-bad"], "--skip-bad is about the folder of --data"),
         (["identify", "--device", "tpu"], "tpu"),
         (["train", "--data", "nowhere"], "--data"),
         (["dance"], "dance"),
@@ -268,8 +308,97 @@ def test_a_wrong_array_is_named(
 def test_a_file_that_is_no_array_is_named(
     program: Program, two_people: list[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "ann.npy").write_text("not an array")
+    for content in (b"not an array", b"PK\x03\x04 no archive", b"\x93NUMPY", b""):
+        (tmp_path / "ann.npy").write_bytes(content)
+        message = refusal(program("identify", "--arrays", *two_people))
+        assert message.endswith("ann.npy is no NumPy array file (.npy), or a damaged one")
+
+
+def test_a_header_that_claims_more_than_the_file_holds_is_named(
+    program: Program, two_people: list[str], tmp_path: Path
+) -> None:
+    with (tmp_path / "ann.npy").open("wb") as file:
+        shape = (100_000, 100_000, 1000)
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
     assert "ann.npy is no NumPy array file" in refusal(program("identify", "--arrays", *two_people))
+
+
+@pytest.mark.parametrize("arguments", [[], ["train", "--quick"], ["identify"]], ids=str)
+def test_a_missing_extra_is_said_before_the_work(
+    program: Program, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    message = refusal(program(*arguments))
+    assert "matplotlib not installed: pip install -e '.[examples]'" in message
+
+
+@pytest.fixture
+def untrained(tmp_path: Path) -> Path:
+    """A detector's weights."""
+    path = tmp_path / "untrained.safetensors"
+    detection.save(detection.face_detector(detection.face_network()), path)
+    return path
+
+
+def test_no_photo_of_the_users_own_is_replaced(
+    program: Program, tmp_path: Path, untrained: Path
+) -> None:
+    (tmp_path / "ow").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "ow")
+    for gray, name in enumerate(("a.png", "a_faces.png")):
+        write_photo(tmp_path / "ow" / name, np.full((60, 60, 3), gray, dtype=np.uint8))
+    before = (tmp_path / "ow" / "a_faces.png").read_bytes()
+    arguments = ("ow/a.png", "link/a_faces.png", "--weights", untrained, "--out", "ow")
+    assert program("detect", *arguments).returncode == 0
+    assert (tmp_path / "ow" / "a_faces.png").read_bytes() == before
+    assert {path.name for path in (tmp_path / "ow").iterdir()} == {
+        "a.png", "a_faces.png", "a_faces_2.png", "a_faces_faces.png", "detections.json",
+    }  # fmt: skip
+
+
+def test_photos_of_one_name_get_pictures_of_their_own(script: ModuleType) -> None:
+    drawn = script._drawn_paths([Path("a/x.jpg"), Path("b/x.jpg"), Path("c/X.JPG")], Path("o"))
+    assert [path.name for path in drawn] == ["x_faces.jpg", "x_faces_2.jpg", "X_faces_3.JPG"]
+
+
+def test_a_bad_photo_does_not_keep_the_others_from_their_boxes(
+    program: Program, tmp_path: Path, untrained: Path
+) -> None:
+    for name in ("a.png", "c.png"):
+        write_photo(tmp_path / name, np.zeros((60, 60, 3), dtype=np.uint8))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    photos = ("a.png", "b.png", "nowhere.png", "c.png")
+    result = program("detect", *photos, "--weights", untrained, "--out", "o")
+    assert result.returncode == 2
+    first, second = result.stderr.splitlines()
+    assert "b.png" in first
+    assert "nowhere.png" in second
+    assert set(json.loads((tmp_path / "o" / "detections.json").read_text())) == {"a.png", "c.png"}
+    assert (tmp_path / "o" / "c_faces.png").exists()
+
+
+def test_photos_are_read_one_at_a_time(
+    program: Program,
+    script: ModuleType,
+    tmp_path: Path,
+    untrained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[str] = []
+    for step in ("read_photo", "write_photo"):
+        original = getattr(script, step)
+
+        def noted(path: Path, *rest: Any, step: str = step, original: Any = original) -> Any:
+            steps.append(step)
+            return original(path, *rest)
+
+        monkeypatch.setattr(script, step, noted)
+    for name in ("a.png", "b.png"):
+        write_photo(tmp_path / name, np.zeros((60, 60, 3), dtype=np.uint8))
+    assert program("detect", "a.png", "b.png", "--weights", untrained).returncode == 0
+    assert steps == ["read_photo", "write_photo"] * 2
 
 
 def test_one_person_is_too_few(program: Program, two_people: list[str]) -> None:
@@ -315,20 +444,36 @@ def test_help_shows_what_can_be_done(program: Program) -> None:
         assert word in result.stdout
 
 
+def test_help_offers_only_what_a_command_takes(program: Program) -> None:
+    offered = {c: program(c, "--help").stdout for c in ("train", "identify", "detect")}
+    assert {c for c, text in offered.items() if "--data" in text} == {"identify"}
+    assert "first and in the last of its rounds" in " ".join(offered["train"].split())
+    assert "--data" in program("--help").stdout
+
+
+def test_the_output_folder_keeps_what_is_in_it(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / ".writable").write_text("mine")
+    assert script._writable(tmp_path) == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == [".writable"]
+    assert (tmp_path / ".writable").read_text() == "mine"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_ends_with_one_line_and_130(tmp_path: Path) -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command("identify", "--epochs", 1000), cwd=tmp_path, env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("Identification")
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    try:
-        _, errors = process.communicate(timeout=30)
-    finally:
-        process.kill()
+        # Whoever runs the tests in the background may ignore SIGINT, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("Identification")
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "face_detect.py: interrupted"
     assert "Traceback" not in errors

@@ -1,5 +1,6 @@
 """The networks, and the split of the pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import tinynn
 from examples.faces import identification
 from examples.faces.identification import Portraits
+from tinynn.errors import DataError
 
 
 def portraits(counts: tuple[int, ...], parts: tuple[int, int] | None = None) -> Portraits:
@@ -87,6 +89,35 @@ def test_other_data_are_split_into_90_and_10_percent() -> None:
     train, test = identification.split(portraits((200, 100)), seed=0)
     np.testing.assert_array_equal(np.bincount(train.labels), [180, 90])
     np.testing.assert_array_equal(np.bincount(test.labels), [20, 10])
+
+
+def test_of_unequal_albums_a_tenth_of_each_persons_is_for_the_test() -> None:
+    _, test = identification.split(portraits((2, 50, 14, 16)), seed=0)
+    np.testing.assert_array_equal(np.bincount(test.labels), [1, 5, 1, 2])
+
+
+def test_the_split_takes_every_picture_once() -> None:
+    data = portraits((2, 50, 14))
+    sides = identification.split(data, seed=3)
+    images = np.concatenate([side.images for side in sides])
+    assert {image.tobytes() for image in images} == {image.tobytes() for image in data.images}
+    assert len(images) == len(data.images)
+
+
+@pytest.mark.parametrize("twin", [1, 7], ids=["of one person", "of two people"])
+@pytest.mark.parametrize("seed", range(4))
+def test_identical_pictures_are_named_whatever_the_split(twin: int, seed: int) -> None:
+    data = portraits((5, 5))
+    data.images[twin] = data.images[0]
+    named = replace(data, files=tuple(f"{number}.jpg" for number in range(10)))
+    with pytest.raises(DataError, match=rf"^0\.jpg and {twin}\.jpg are identical"):
+        identification.split(named, seed)
+    with pytest.raises(DataError, match=rf"^picture 0 \(person 0\) and picture {twin} "):
+        identification.split(data, seed)
+
+
+def test_no_picture_of_orl_is_there_twice() -> None:
+    identification.split(identification.orl(), seed=0)
 
 
 @pytest.mark.parametrize("counts", [(2, 2), (3, 12), (9, 40)])
