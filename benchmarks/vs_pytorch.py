@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 Work = Callable[[], None]
@@ -200,10 +201,8 @@ def main() -> int:
     print(f"face CNN, float32, {machine}, {packages}; medians of {arguments.rounds} turns")
     print(table(results))
     if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:  # noqa: PTH123
-            json.dump(
-                {"machine": machine, "versions": packages, "results": results}, file, indent=2
-            )
+        figures = {"machine": machine, "versions": packages, "results": results}
+        Path(arguments.json).write_text(json.dumps(figures, indent=2), encoding="utf-8")
     return 0
 
 

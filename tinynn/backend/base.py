@@ -105,7 +105,9 @@ class Backend:
 
     def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
         """Zeros of ``shape`` with ``values`` added at ``index``; repeated indices add up."""
-        raise NotImplementedError
+        out = self.xp.zeros(shape, dtype=values.dtype)
+        self.xp.add.at(out, index, values)
+        return out
 
     # -- normalisation ----------------------------------------------------------------------
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from tinynn.backend.base import Array, Backend
@@ -22,8 +20,3 @@ class CupyBackend(Backend):
     def to_host(self, array: Array) -> np.ndarray:
         host: np.ndarray = self.xp.asnumpy(array)
         return host
-
-    def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
-        out = self.xp.zeros(shape, dtype=values.dtype)
-        self.xp.add.at(out, index, values)
-        return out

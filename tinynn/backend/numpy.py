@@ -43,11 +43,10 @@ class NumpyBackend(Backend):
         return np.asarray(array)
 
     def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
-        out = np.zeros(shape, dtype=values.dtype)
         if _repeats(index):
-            np.add.at(out, index, values)
-        else:
-            out[index] = values
+            return super().scatter_add(shape, index, values)
+        out = np.zeros(shape, dtype=values.dtype)
+        out[index] = values
         return out
 
     def random_bits(self, seed: int, position: int, count: int) -> Array:
