@@ -23,8 +23,39 @@ from typing import Any
 Work = Callable[[], None]
 
 
-def face_cnn_tinynn(batch: int, training: bool, threads: int) -> Work:
-    """One step of the face CNN in tinynn."""
+def face_cnn(nn: Any) -> Any:
+    """The face CNN from the layers of either library: their names and arguments are the same."""
+    layers: list[Any] = []
+    for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2)]
+    head = [nn.Flatten(), nn.Linear(6 * 6 * 64, 128), nn.ReLU(), nn.Linear(128, 2)]
+    return nn.Sequential(*layers, *head)
+
+
+def training_step(model: Any, optimizer: Any, functional: Any, images: Any, labels: Any) -> Work:
+    """One step of training, as a user of either library writes it."""
+
+    def train() -> None:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    return train
+
+
+def inference(model: Any, no_grad: Callable[[], Any], images: Any) -> Work:
+    """One pass without gradients."""
+
+    def infer() -> None:
+        with no_grad():
+            model(images)
+
+    return infer
+
+
+def tinynn_work(batch: int, training: bool, threads: int) -> Work:
+    """The face CNN in tinynn."""
     import numpy as np
 
     import tinynn
@@ -32,59 +63,33 @@ def face_cnn_tinynn(batch: int, training: bool, threads: int) -> Work:
     from tinynn import nn, optim
 
     tinynn.set_num_threads(threads)
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2)]
-    head = [nn.Flatten(), nn.Linear(6 * 6 * 64, 128), nn.ReLU(), nn.Linear(128, 2)]
-    model = nn.Sequential(*layers, *head).train(training)
-    optimizer = optim.SGD(model, learning_rate=0.01, momentum=0.9)
+    model = face_cnn(nn).train(training)
     rng = np.random.default_rng(0)
     images = tinynn.from_numpy(rng.random((batch, 48, 48, 3), dtype=np.float32))
+    if not training:
+        return inference(model, tinynn.no_grad, images)
     labels = tinynn.from_numpy(rng.integers(0, 2, batch))
-
-    def train() -> None:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-
-    def infer() -> None:
-        with tinynn.no_grad():
-            model(images)
-
-    return train if training else infer
+    optimizer = optim.SGD(model, learning_rate=0.01, momentum=0.9)
+    return training_step(model, optimizer, F, images, labels)
 
 
-def face_cnn_torch(batch: int, training: bool, threads: int, channels_last: bool) -> Work:
-    """One step of the same network in PyTorch."""
+def torch_work(batch: int, training: bool, threads: int, channels_last: bool) -> Work:
+    """The same network in PyTorch."""
     import torch
     from torch import nn
     from torch.nn import functional as F
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2)]
-    head = [nn.Flatten(), nn.Linear(6 * 6 * 64, 128), nn.ReLU(), nn.Linear(128, 2)]
-    model = nn.Sequential(*layers, *head).train(training)
+    model = face_cnn(nn).train(training)
     images, labels = torch.rand(batch, 3, 48, 48), torch.randint(0, 2, (batch,))
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
+    if not training:
+        return inference(model, torch.no_grad, images)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-
-    def train() -> None:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-
-    def infer() -> None:
-        with torch.no_grad():
-            model(images)
-
-    return train if training else infer
+    return training_step(model, optimizer, F, images, labels)
 
 
 def worker(pipe: Connection, build: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
@@ -122,9 +127,9 @@ def compare(batch: int, training: bool, threads: int, rounds: int) -> dict[str, 
     """Images a second of each side, from turns that alternate."""
     shared = (batch, training, threads)
     sides = {
-        "tinynn": Side(face_cnn_tinynn, shared),
-        "torch default": Side(face_cnn_torch, (*shared, False)),
-        "torch channels_last": Side(face_cnn_torch, (*shared, True)),
+        "tinynn": Side(tinynn_work, shared),
+        "torch default": Side(torch_work, (*shared, False)),
+        "torch channels_last": Side(torch_work, (*shared, True)),
     }
     for side in sides.values():
         side.run(3)  # warm-up

@@ -75,12 +75,11 @@ class NumpyBackend(Backend):
             with single_threaded_blas():
                 return np.matmul(a, b)
         out = np.empty((rows, b.shape[1]), dtype=np.result_type(a, b))
-        edges = [rows * part // parts for part in range(parts + 1)]
 
         def product(part: slice) -> None:
             np.matmul(a[part], b, out=out[part])
 
-        parallel(product, [slice(*pair) for pair in pairwise(edges)])
+        parallel(product, _cut(rows, parts))
         return out
 
     # -- reductions -------------------------------------------------------------------------
@@ -261,7 +260,12 @@ def _shares(length: int, total_bytes: int, multiple: int = 1) -> list[slice]:
     """An axis cut into an even number of nearly equal parts of at most about ``_TILE_BYTES``."""
     units = length // multiple
     count = min(units, 2 * -(-total_bytes // (2 * _TILE_BYTES)))
-    edges = [units * part // count * multiple for part in range(count + 1)] if count else []
+    return _cut(units, count, multiple) if count else []
+
+
+def _cut(units: int, parts: int, multiple: int = 1) -> list[slice]:
+    """``units`` runs of ``multiple`` elements cut into nearly equal parts."""
+    edges = [units * part // parts * multiple for part in range(parts + 1)]
     return [slice(*edge) for edge in pairwise(edges)]
 
 

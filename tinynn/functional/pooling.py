@@ -79,13 +79,13 @@ def _sum_pool_adjoint(grad_out: Tensor, window: Window, shape: tuple[int, ...]) 
 
 def global_avg_pool2d(x: Tensor) -> Tensor:
     """The mean over the pixels: (N, H, W, C) -> (N, C). Lin, Chen and Yan (2014)."""
-    _check_image("global_avg_pool2d", x)
+    check_image("global_avg_pool2d", x.shape)
     return x.mean(axis=(1, 2))
 
 
 def global_max_pool2d(x: Tensor) -> Tensor:
     """The largest value over the pixels: (N, H, W, C) -> (N, C)."""
-    _check_image("global_max_pool2d", x)
+    check_image("global_max_pool2d", x.shape)
     return x.max(axis=(1, 2))
 
 
@@ -99,8 +99,7 @@ def pool_window(
     ceil_mode: bool,
 ) -> Window:
     """The window of a pooling function for images of ``shape``; ShapeError if none fits."""
-    if len(shape) != 4 or 0 in shape[1:3]:
-        raise ShapeError(f"{name} expects images (N, H, W, C), channels last, got shape {shape}")
+    check_image(name, shape)
     kernel = pair(name, "kernel_size", kernel_size, 1)
     if kernel[0] * kernel[1] > _MOST_TAPS:
         raise ArgumentError(
@@ -120,6 +119,7 @@ def pool_window(
     return window
 
 
-def _check_image(name: str, x: Tensor) -> None:
-    if x.ndim != 4 or 0 in x.shape[1:3]:
-        raise ShapeError(f"{name} expects images (N, H, W, C), channels last, got shape {x.shape}")
+def check_image(name: str, shape: tuple[int, ...]) -> None:
+    """Raise ShapeError unless the shape is that of images with pixels."""
+    if len(shape) != 4 or 0 in shape[1:3]:
+        raise ShapeError(f"{name} expects images (N, H, W, C), channels last, got shape {shape}")

@@ -7,10 +7,10 @@ from functools import lru_cache
 import numpy as np
 
 from tinynn.autograd import Tensor
-from tinynn.errors import ShapeError
 from tinynn.functional.convolution import Pair, pair
 from tinynn.functional.elementwise import require_floating
 from tinynn.functional.linear import matmul
+from tinynn.functional.pooling import check_image
 from tinynn.functional.shape import index
 
 
@@ -50,7 +50,6 @@ def _interpolation(size: int, new_size: int) -> np.ndarray:
 
 
 def _size(name: str, x: Tensor, size: int | Pair) -> Pair:
-    if x.ndim != 4 or 0 in x.shape[1:3]:
-        raise ShapeError(f"{name} expects images (N, H, W, C), channels last, got shape {x.shape}")
+    check_image(name, x.shape)
     require_floating(name, x)
     return pair(name, "size", size, 1)
