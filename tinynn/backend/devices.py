@@ -61,7 +61,7 @@ def _open(index: int) -> Backend:
         raise DeviceError(problem)
     smoke_test(cuda, index)
     if cuda.device_count == 1:
-        from tinynn.backend.cupy import CupyBackend
+        from tinynn.backend.cuda import CupyBackend
 
         return CupyBackend(index)
     from tinynn.backend.several_gpus import OneOfSeveral

@@ -13,7 +13,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from tinynn.backend.cupy import CupyBackend
+from tinynn.backend.cuda import CupyBackend
 
 
 class OneOfSeveral(CupyBackend):

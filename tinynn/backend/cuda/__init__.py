@@ -1,0 +1,24 @@
+"""An NVIDIA GPU through CuPy.
+
+The reference kernels of ``Backend`` run on CuPy's arrays as they are. Where one CUDA kernel does
+the work of several, a class here overrides them: ``convolution.py`` has the calls and
+``convolution.cu`` beside it the kernels, and so on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinynn.backend.base import Array
+from tinynn.backend.cuda.kernels import CudaKernels
+
+
+class CupyBackend(CudaKernels):
+    """Kernels on one CUDA device."""
+
+    def to_host(self, array: Array) -> np.ndarray:
+        host: np.ndarray = self.xp.asnumpy(array)
+        return host
+
+
+__all__ = ["CupyBackend"]
