@@ -9,21 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinynn
-from tinynn.backend import Backend, Window, get_backend
+from tests.backend.reference import PLAIN
+from tinynn.backend import Window, get_backend
 
 FAST = get_backend("cpu")
 TINY, SMALL = st.integers(1, 3), st.integers(0, 3)
-
-
-class Reference(Backend):
-    """The base class itself, on NumPy arrays."""
-
-    xp = np
-    array_type = np.ndarray
-    device = "cpu"
-
-
-PLAIN = Reference()
 
 
 @pytest.fixture
