@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from tinynn.backend.base import Array
-from tinynn.backend.cuda.kernels import CudaKernels
+from tinynn.backend.cuda.convolution import Convolution
 
 
-class CupyBackend(CudaKernels):
+class CupyBackend(Convolution):
     """Kernels on one CUDA device."""
 
     def to_host(self, array: Array) -> np.ndarray:

@@ -18,6 +18,10 @@ from tinynn.backend.base import Array, Backend
 
 VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
     # file: the sets of macros it is compiled with, for each of DTYPES
+    "convolution": (
+        {},
+        *({"TILE_O": tile, "POOL": pool} for tile in (16, 32, 64) for pool in (0, 1)),
+    ),
 }
 DTYPES = {  # dtype: (SCALAR, ACCUMULATE) of the kernels
     "float16": ("__half", "float"),

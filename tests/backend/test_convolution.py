@@ -1,0 +1,141 @@
+"""Convolutions of a backend against the reference kernels in float64, in all their variants."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.backend.reference import PLAIN
+from tinynn.backend import Window, get_backend
+
+SAME = ((1, 1), (1, 1))
+CASES = {  # name: (images, weight, window, groups)
+    "one channel, one image": ((1, 7, 5, 1), (3, 3, 1, 1), Window((3, 3)), 1),
+    "few channels": ((3, 9, 8, 3), (3, 3, 3, 16), Window((3, 3), padding=SAME), 1),
+    "sizes that fill no tile": ((2, 11, 7, 5), (3, 2, 5, 19), Window((3, 2), padding=SAME), 1),
+    "more outputs than a tile": ((2, 6, 6, 4), (3, 3, 4, 70), Window((3, 3)), 1),
+    "stride and dilation": ((2, 13, 12, 4), (3, 3, 4, 6), Window((3, 3), (2, 3), SAME, (2, 1)), 1),
+    "uneven padding": ((2, 6, 6, 2), (3, 3, 2, 4), Window((3, 3), (1, 2), ((0, 2), (3, 1))), 1),
+    "padding that crops": (
+        (2, 9, 9, 2),
+        (3, 3, 2, 4),
+        Window((3, 3), (1, 1), ((-1, 0), (1, -2))),
+        1,
+    ),
+    "pointwise": ((2, 5, 4, 6), (1, 1, 6, 9), Window((1, 1)), 1),
+    "pointwise, strided": ((2, 5, 4, 6), (1, 1, 6, 9), Window((1, 1), (2, 2)), 1),
+    "many channels": ((2, 5, 6, 64), (3, 3, 64, 128), Window((3, 3), padding=SAME), 1),
+    "many channels, strided": ((3, 7, 6, 57), (3, 3, 57, 130), Window((3, 3), (2, 2), SAME), 1),
+    "groups": ((2, 6, 5, 16), (3, 3, 8, 20), Window((3, 3), padding=SAME), 2),
+    "depthwise": ((3, 17, 19, 40), (3, 3, 1, 40), Window((3, 3), (2, 1), padding=SAME), 40),
+    "depthwise, several outputs": ((2, 6, 5, 3), (3, 3, 1, 9), Window((3, 3)), 3),
+    "no images": ((0, 6, 5, 3), (3, 3, 3, 4), Window((3, 3)), 1),
+    "no images, many channels": ((0, 6, 5, 64), (3, 3, 64, 128), Window((3, 3)), 1),
+    "many pixels": ((4, 40, 40, 3), (3, 3, 3, 8), Window((3, 3), padding=SAME), 1),
+}
+TOLERANCE = {"float16": 2e-2, "float32": 2e-5, "float64": 1e-12}
+
+
+def normal(*shape: int, dtype: str) -> np.ndarray:
+    """Numbers that float16 holds exactly, so that every dtype gets the same ones."""
+    numbers = np.random.default_rng(shape).standard_normal(shape).astype(np.float16)
+    return numbers.astype(dtype)
+
+
+def close(ours: np.ndarray, theirs: np.ndarray) -> None:
+    scale = np.abs(theirs).max(initial=1)
+    np.testing.assert_allclose(
+        ours.astype(np.float64), theirs, rtol=0, atol=TOLERANCE[ours.dtype.name] * scale
+    )
+
+
+def compare(device: str, kernel: str, dtype: str, *arguments: Any) -> None:
+    """One kernel on the device and, in float64, on the plain reference."""
+    backend = get_backend(device)
+    there = [
+        backend.from_host(a.astype(dtype)) if isinstance(a, np.ndarray) else a for a in arguments
+    ]
+    ours, again = (getattr(backend, kernel)(*there) for _ in range(2))
+    theirs = getattr(PLAIN, kernel)(*arguments)
+    if not isinstance(theirs, tuple):
+        ours, again, theirs = (ours,), (again,), (theirs,)
+    for result, repeated, expected in zip(ours, again, theirs, strict=True):
+        assert result.shape == expected.shape
+        assert result.dtype == dtype or result.dtype.kind == "i"
+        if result.dtype == dtype:
+            close(backend.to_host(result), expected)
+        else:
+            np.testing.assert_array_equal(backend.to_host(result), expected)
+        np.testing.assert_array_equal(backend.to_host(result), backend.to_host(repeated))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_convolution_and_its_gradients(device: str, case: tuple[Any, ...], dtype: str) -> None:
+    x_shape, w_shape, window, groups = case
+    x, weight = normal(*x_shape, dtype="float64"), normal(*w_shape, dtype="float64")
+    bias = normal(w_shape[3], dtype="float64")
+    size = window.output_size(*x_shape[1:3])
+    grad = normal(x_shape[0], *size, w_shape[3], dtype="float64")
+    compare(device, "conv2d", dtype, x, weight, bias, window, groups)
+    compare(device, "conv2d", dtype, x, weight, None, window, groups)
+    compare(device, "conv2d_input_gradient", dtype, grad, weight, window, groups, x_shape)
+    compare(device, "conv2d_weight_gradient", dtype, x, grad, window, groups)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("outputs", [1, 20, 40])
+@pytest.mark.parametrize("size", [(6, 6), (7, 9)])
+def test_pooled_convolution(device: str, size: tuple[int, int], outputs: int, dtype: str) -> None:
+    x = normal(3, *size, 3, dtype="float64")
+    weight, bias = normal(3, 3, 3, outputs, dtype="float64"), normal(outputs, dtype="float64")
+    window, pool = Window((3, 3), padding=SAME), Window((2, 2), (2, 2))
+    backend = get_backend(device)
+    there = [backend.from_host(a.astype(dtype)) for a in (x, weight, bias)]
+    out, winner = backend.conv2d_relu_pool(*there, window, pool)
+    expected, winners = PLAIN.conv2d_relu_pool(x, weight, bias, window, pool)
+    close(backend.to_host(out), expected)
+    if dtype != "float16":  # where rounding makes ties, the first one wins
+        np.testing.assert_array_equal(backend.to_host(winner), winners)
+
+
+@pytest.mark.parametrize("pool", [Window((3, 3), (2, 2)), Window((2, 2), (2, 2), ((0, 1), (0, 1)))])
+def test_pooled_otherwise(device: str, pool: Window) -> None:
+    x, weight = normal(2, 7, 7, 2, dtype="float64"), normal(3, 3, 2, 5, dtype="float64")
+    compare(device, "conv2d_relu_pool", "float64", x, weight, None, Window((3, 3)), pool)
+
+
+def test_not_a_number_stays_in_its_window(device: str) -> None:
+    x = normal(1, 8, 8, 1, dtype="float64")
+    x[0, 1, 1, 0] = np.nan
+    window, pool = Window((1, 3)), Window((2, 2), (2, 2))
+    weight = normal(1, 3, 1, 2, dtype="float64")
+    backend = get_backend(device)
+    out, _ = backend.conv2d_relu_pool(
+        backend.from_host(x), backend.from_host(weight), None, window, pool
+    )
+    expected, _ = PLAIN.conv2d_relu_pool(x, weight, None, window, pool)
+    np.testing.assert_array_equal(np.isnan(backend.to_host(out)), np.isnan(expected))
+
+
+def test_views_are_read_where_they_lie(device: str) -> None:
+    backend = get_backend(device)
+    x, weight = normal(2, 6, 8, 3, dtype="float64"), normal(3, 3, 3, 4, dtype="float64")
+    window = Window((3, 3))
+    turned = backend.from_host(x).transpose(0, 2, 1, 3)[:, ::2]
+    flipped = backend.from_host(weight)[::-1]
+    out = backend.conv2d(turned, flipped, None, window, 1)
+    expected = PLAIN.conv2d(x.transpose(0, 2, 1, 3)[:, ::2], weight[::-1], None, window, 1)
+    close(backend.to_host(out), expected)
+
+
+def test_fewer_pixels_of_gradient_than_windows(device: str) -> None:
+    """As in transposed convolution with output padding: the last rows and columns get nothing."""
+    window = Window((3, 3), (2, 2), SAME)
+    for channels, outputs in ((2, 3), (64, 128)):
+        x = (2, 9, 9, channels)
+        weight = normal(3, 3, channels, outputs, dtype="float64")
+        grad = normal(2, 4, 4, outputs, dtype="float64")
+        compare(device, "conv2d_input_gradient", "float64", grad, weight, window, 1, x)
+        image = normal(*x, dtype="float64")
+        compare(device, "conv2d_weight_gradient", "float64", image, grad, window, 1)
