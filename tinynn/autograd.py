@@ -36,7 +36,7 @@ class Tensor:
     ``requires_grad=True``.
     """
 
-    __slots__ = ("__weakref__", "_node", "backend", "data", "grad", "requires_grad")
+    __slots__ = ("__weakref__", "_node", "backend", "data", "grad", "origin", "requires_grad")
 
     def __init__(self, data: Array, requires_grad: bool = False) -> None:
         backend = backend_of(data)
@@ -54,6 +54,7 @@ class Tensor:
         self.backend: Backend = backend
         self.requires_grad = requires_grad
         self.grad: Tensor | None = None
+        self.origin: str | None = None  # where a loader has it from, for messages
         self._node: _Node | None = None
 
     # -- what it is -------------------------------------------------------------------------
@@ -114,11 +115,11 @@ class Tensor:
         """The value of a tensor with one element, as a Python number."""
         if self.size != 1:
             raise ShapeError(f"item() expects a tensor with one element, got shape {self.shape}")
-        return self.data.item()
+        return self.backend.to_host(self.data).item()
 
     def tolist(self) -> Any:
         """The values as nested lists of Python numbers."""
-        return self.data.tolist()
+        return self.backend.to_host(self.data).tolist()
 
     def __float__(self) -> float:
         return float(self.item())
@@ -312,7 +313,7 @@ def _result(
         backend = get_backend("cpu")
         output = data if output is not None else None
     result.data, result.backend, result.grad = data, backend, None
-    result.requires_grad, result._node = False, None
+    result.origin, result.requires_grad, result._node = None, False, None
     if _mode.recording:
         needed = tuple(
             pair for pair in inputs if isinstance(pair[0], Tensor) and pair[0].requires_grad

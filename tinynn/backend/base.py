@@ -8,6 +8,7 @@ convolution weights (kh, kw, C / groups, O). A kernel that is a single call of t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -15,8 +16,10 @@ import numpy as np
 
 from tinynn.backend import random
 from tinynn.backend.windows import Window
+from tinynn.errors import LabelError
 
 Array = Any  # numpy.ndarray or cupy.ndarray
+Arrays = Sequence[Array]
 
 
 class Backend:
@@ -78,11 +81,25 @@ class Backend:
         """(..., n, k) @ (..., k, m) -> (..., n, m)."""
         return self.xp.matmul(a, b)
 
+    def add_bias(self, out: Array, bias: Array) -> Array:
+        """The bias (O,) added to (..., O), in place."""
+        out += bias
+        return out
+
     # -- reductions -------------------------------------------------------------------------
 
     def sum(self, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
-        """The sum over some axes."""
+        """The sum over some axes; float16 is added up in float32."""
+        if x.dtype.itemsize == 2 and x.dtype.kind == "f":
+            return x.astype("float32").sum(axis=axes, keepdims=keepdims).astype(x.dtype)
         return x.sum(axis=axes, keepdims=keepdims)
+
+    def mean(self, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
+        """The mean over some axes."""
+        scale = 1 / math.prod(x.shape[axis] for axis in axes)
+        if x.dtype.itemsize == 2:
+            return self.mean(x.astype("float32"), axes, keepdims).astype(x.dtype)
+        return self.sum(x, axes, keepdims) * scale
 
     # -- softmax ----------------------------------------------------------------------------
 
@@ -96,6 +113,36 @@ class Backend:
         exponentials = self.xp.exp(x - x.max(axis=axis, keepdims=True))
         exponentials /= exponentials.sum(axis=axis, keepdims=True)
         return exponentials
+
+    def cross_entropy(self, logits: Array, labels: Array, origin: str | None) -> tuple[Any, Any]:
+        """Mean of -log softmax(logits)[label] for logits (n, K) and labels (n,) of int64.
+
+        Also returns what ``cross_entropy_gradient`` needs. A label out of range is an error that
+        says where the labels are from.
+        """
+        self.check_labels(labels, logits.shape[1], origin)
+        scores = self.log_softmax(logits, 1)
+        losses = -scores[self.xp.arange(len(labels)), labels]
+        return self.mean(losses, (0,)), scores
+
+    def cross_entropy_gradient(
+        self, grad: Array, logits: Array, kept: Array, labels: Array
+    ) -> Array:
+        """(softmax(logits) - one-hot) · grad / n, for a gradient of one number."""
+        result = self.xp.exp(kept)
+        result[self.xp.arange(len(labels)), labels] -= 1
+        result *= grad * (1 / len(labels))
+        return result
+
+    def check_labels(self, labels: Array, classes: int, origin: str | None) -> None:
+        """LabelError, naming the first offender, unless all labels are in [0, classes).
+
+        A GPU may raise it later, when something is read from it.
+        """
+        wrong = (labels < 0) | (labels >= classes)
+        if wrong.any():
+            position = int(wrong.argmax())
+            raise label_error(classes, int(labels[position]), position, origin)
 
     # -- indexing ---------------------------------------------------------------------------
 
@@ -239,6 +286,12 @@ class Backend:
             padded[:, rows, columns] += values * (winner == i * window.kernel[1] + j)
         return padded[:, top : top + shape[1], left : left + shape[2]]
 
+    def relu_max_pool2d_gradient(
+        self, grad: Array, out: Array, winner: Array, window: Window, shape: tuple[int, ...]
+    ) -> Array:
+        """The gradient of ReLU and then that of max-pooling; ``out`` is the result of both."""
+        return self.max_pool2d_scatter(self.relu_gradient(grad, out), winner, window, shape)
+
     def max_pool2d_gather(self, x: Array, winner: Array, window: Window) -> Array:
         """From each window of x the value at the tap that is named in ``winner``."""
         padded = self.pad_image(x, window)
@@ -273,78 +326,115 @@ class Backend:
         blocks = -(-count // random.WORDS_PER_BLOCK)
         return random.philox(self.xp, seed, position, blocks).view(self.xp.uint32).ravel()[:count]
 
-    # -- optimizer updates: in place, a few passes over the memory --------------------------
+    def dropout(self, x: Array, seed: int, position: int, p: float) -> tuple[Array, Array]:
+        """Elements whose 32-bit words reach p·2³², divided by 1 - p, the others 0; the mask."""
+        bits = self.random_bits(seed, position, x.size)
+        mask = (bits >= round(p * 2**32)).reshape(x.shape)
+        return self.masked(x, mask, 1 / (1 - p)), mask
+
+    def masked(self, x: Array, mask: Array, scale: float) -> Array:
+        """x · mask · scale."""
+        return (x * mask) * scale
+
+    # -- optimizer updates: in place, for lists; left out where ``skip`` is true --------------
 
     def sgd_update(
         self,
-        parameter: Array,
-        grad: Array,
-        velocity: Array | None,
+        parameters: Arrays,
+        grads: Arrays,
+        velocities: Arrays | None,
         learning_rate: float,
         momentum: float,
         nesterov: bool,
         weight_decay: float,
+        skip: Array | None = None,
     ) -> None:
         """v = momentum·v + g;  p -= learning_rate · (g + momentum·v if nesterov else v)."""
-        if weight_decay:
-            grad = grad + weight_decay * parameter
-        if velocity is None:
-            parameter -= learning_rate * grad
+        if skip is not None and skip:
             return
-        velocity *= momentum
-        velocity += grad
-        parameter -= learning_rate * (grad + momentum * velocity if nesterov else velocity)
+        for i, (parameter, grad) in enumerate(zip(parameters, grads, strict=True)):
+            if weight_decay:
+                grad = grad + weight_decay * parameter
+            if velocities is not None:
+                velocity = velocities[i]
+                velocity *= momentum
+                velocity += grad
+                grad = grad + momentum * velocity if nesterov else velocity
+            parameter -= learning_rate * grad
 
     def adam_update(
         self,
-        parameter: Array,
-        grad: Array,
-        first: Array,
-        second: Array,
+        parameters: Arrays,
+        grads: Arrays,
+        firsts: Arrays,
+        seconds: Arrays,
         step: int,
         learning_rate: float,
         betas: tuple[float, float],
         eps: float,
         weight_decay: float,
         decoupled: bool,
+        skip: Array | None = None,
     ) -> None:
         """m = β₁m + (1-β₁)g;  v = β₂v + (1-β₂)g²;  p -= lr · m̂ / (√v̂ + eps)."""
-        if weight_decay and decoupled:
-            parameter *= 1 - learning_rate * weight_decay
-        elif weight_decay:
-            grad = grad + weight_decay * parameter
-        first *= betas[0]
-        first += (1 - betas[0]) * grad
-        second *= betas[1]
-        second += (1 - betas[1]) * (grad * grad)
-        root = self.xp.sqrt(second)
-        root *= 1 / math.sqrt(1 - betas[1] ** step)
-        root += eps
-        parameter -= (learning_rate / (1 - betas[0] ** step)) * first / root
+        if skip is not None and skip:
+            return
+        for parameter, grad, first, second in zip(parameters, grads, firsts, seconds, strict=True):
+            if weight_decay and decoupled:
+                parameter *= 1 - learning_rate * weight_decay
+            elif weight_decay:
+                grad = grad + weight_decay * parameter
+            first *= betas[0]
+            first += (1 - betas[0]) * grad
+            second *= betas[1]
+            second += (1 - betas[1]) * (grad * grad)
+            root = self.xp.sqrt(second)
+            root *= 1 / math.sqrt(1 - betas[1] ** step)
+            root += eps
+            parameter -= (learning_rate / (1 - betas[0] ** step)) * first / root
 
     def rmsprop_update(
         self,
-        parameter: Array,
-        grad: Array,
-        square: Array,
-        velocity: Array | None,
+        parameters: Arrays,
+        grads: Arrays,
+        squares: Arrays,
+        velocities: Arrays | None,
         learning_rate: float,
         decay: float,
         eps: float,
         momentum: float,
         weight_decay: float,
+        skip: Array | None = None,
     ) -> None:
         """s = decay·s + (1-decay)·g²;  v = momentum·v + g / (√s + eps);  p -= lr · v."""
-        if weight_decay:
-            grad = grad + weight_decay * parameter
-        square *= decay
-        square += (1 - decay) * (grad * grad)
-        direction = grad / (self.xp.sqrt(square) + eps)
-        if velocity is not None:
-            velocity *= momentum
-            velocity += direction
-            direction = velocity
-        parameter -= learning_rate * direction
+        if skip is not None and skip:
+            return
+        for i, (parameter, grad, square) in enumerate(zip(parameters, grads, squares, strict=True)):
+            if weight_decay:
+                grad = grad + weight_decay * parameter
+            square *= decay
+            square += (1 - decay) * (grad * grad)
+            direction = grad / (self.xp.sqrt(square) + eps)
+            if velocities is not None:
+                velocity = velocities[i]
+                velocity *= momentum
+                velocity += direction
+                direction = velocity
+            parameter -= learning_rate * direction
+
+    def unscale(self, grads: Arrays, factor: Array, found: Array) -> None:
+        """Every gradient times the factor, in place; ``found`` becomes true if one overflowed."""
+        for grad in grads:
+            grad *= factor.astype(grad.dtype)
+            found |= ~self.xp.isfinite(grad).all()
+
+
+def label_error(classes: int, label: int, position: int, origin: str | None) -> LabelError:
+    """The error for a label out of range."""
+    return LabelError(
+        f"cross_entropy expects labels from 0 to {classes - 1} for {classes} classes, got {label} "
+        f"at position {position} of {origin or 'the batch'}"
+    )
 
 
 _ERF_LIMIT = 6.0  # erf(6) rounds to 1 in float64

@@ -86,7 +86,7 @@ class NumpyBackend(Backend):
 
     def sum(self, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
         leading = x.ndim > 1 and axes == tuple(range(x.ndim - 1))
-        if not leading or x.dtype.kind != "f" or not x.flags.c_contiguous:
+        if not leading or x.dtype not in (np.float32, np.float64) or not x.flags.c_contiguous:
             return super().sum(x, axes, keepdims)
         # over all axes but a short last one NumPy sums in short steps; BLAS does not
         rows = x.reshape(-1, x.shape[-1])

@@ -21,12 +21,12 @@ def dropout(
         raise ArgumentError(f"dropout expects a probability 0 <= p < 1, got {p}")
     if not training or p == 0:
         return x
-    bits = (generator or default_generator).bits(x.backend, x.size)
-    mask = (bits >= round(p * 2**32)).reshape(x.shape)
-    return _masked(x, mask, 1 / (1 - p))
+    seed, position = (generator or default_generator).take(x.size)
+    out, mask = x.backend.dropout(x.data, seed, position, p)
+    return record("dropout", out, (x, lambda grad: _masked(grad, mask, 1 / (1 - p))))
 
 
 def _masked(x: Tensor, mask: object, scale: float) -> Tensor:
     """x · mask · scale, which is its own gradient; the mask is kept as one byte an element."""
-    out = (x.data * mask) * scale
-    return record("dropout", out, (x, lambda grad: _masked(grad, mask, scale)))
+    out = x.backend.masked(x.data, mask, scale)
+    return record("masked", out, (x, lambda grad: _masked(grad, mask, scale)))

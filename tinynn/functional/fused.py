@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinynn.autograd import Tensor, record
+from tinynn.autograd import Tensor, is_grad_enabled, record
 from tinynn.functional.convolution import (
     Padding,
     Pair,
@@ -37,8 +37,10 @@ def conv2d_relu_max_pool2d(
     xp = x.backend.xp
     nowhere = xp.broadcast_to(xp.zeros((), dtype=x.dtype), full)  # a shape without memory
     convolved = record_conv2d(nowhere, x, weight, bias, window, 1)
-    return record(
-        "relu_max_pool2d",
-        out,
-        (convolved, lambda grad: scatter(relu_gradient(grad, out), winner, pool, full)),
-    )
+
+    def vjp(grad: Tensor) -> Tensor:
+        if is_grad_enabled():
+            return scatter(relu_gradient(grad, out), winner, pool, full)
+        return Tensor(grad.backend.relu_max_pool2d_gradient(grad.data, out, winner, pool, full))
+
+    return record("relu_max_pool2d", out, (convolved, vjp))

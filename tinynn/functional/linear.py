@@ -53,10 +53,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         )
     if bias is not None and bias.shape != weight.shape[1:]:
         raise ShapeError(f"linear expects a bias {weight.shape[1:]}, got {bias.shape}")
-    out = matmul(x.reshape(-1, x.shape[-1]), weight)
+    rows = x.reshape(-1, x.shape[-1])
+    out = x.backend.matmul(rows.data, weight.data)
     if bias is not None:
-        out = out + bias
-    return out.reshape(*x.shape[:-1], weight.shape[1])
+        out = x.backend.add_bias(out, bias.data)
+    result = record(
+        "linear",
+        out,
+        (rows, lambda grad: matmul(grad, _transposed(weight))),
+        (weight, lambda grad: matmul(_transposed(rows), grad)),
+        (bias, lambda grad: grad.sum(axis=0)),
+    )
+    return result.reshape(*x.shape[:-1], weight.shape[1])
 
 
 def einsum(subscripts: str, *tensors: Tensor) -> Tensor:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.autograd import Tensor
-from tinynn.errors import ArgumentError, DtypeError, LabelError, ShapeError
+from tinynn.autograd import Tensor, is_grad_enabled, record
+from tinynn.errors import ArgumentError, DtypeError, ShapeError
 from tinynn.functional.arithmetic import where
 from tinynn.functional.elementwise import absolute, require_floating, sigmoid, softplus, square
 from tinynn.functional.operands import as_tensor, same_device, same_dtype
-from tinynn.functional.reduction import log_softmax
+from tinynn.functional.reduction import log_softmax, softmax
 from tinynn.functional.shape import index
 
 Target = Tensor | np.ndarray[Any, Any]
@@ -31,7 +31,8 @@ def cross_entropy(
     (..., K). ``weight`` (K,) weighs the classes; the mean is then divided by the summed weights of
     the labels. ``label_smoothing`` moves that part of each target to all classes evenly (Szegedy
     and others, 2016). Labels equal to ``ignore_index`` do not count. ``reduction`` is "mean", "sum"
-    or "none". Raises LabelError for a label out of range.
+    or "none". Raises LabelError for a label out of range, on a GPU when something is next read from
+    it.
     """
     require_floating("cross_entropy", logits)
     target = as_tensor("cross_entropy", target)
@@ -48,7 +49,11 @@ def cross_entropy(
             raise ArgumentError("ignore_index goes with integer labels, not with probabilities")
         losses = _soft_cross_entropy(logits, target, weight, label_smoothing)
         return _reduce("cross_entropy", losses, reduction)
-    flat, labels, share = _checked_labels(logits, target, ignore_index)
+    flat, labels, share = _flat_labels(logits, target, ignore_index)
+    plain = weight is None and not label_smoothing and share is None
+    if plain and reduction == "mean" and flat.size:
+        return _mean_cross_entropy(flat, labels, target.origin)
+    _check_labels(flat, labels, target.origin)
     losses = _hard_cross_entropy(log_softmax(flat), labels, weight, label_smoothing)
     if weight is not None:
         share = index(weight, labels) if share is None else index(weight, labels) * share
@@ -57,6 +62,21 @@ def cross_entropy(
     if reduction == "mean" and share is not None:
         return losses.sum() / share.sum()
     return _reduce("cross_entropy", losses.reshape(target.shape), reduction)
+
+
+def _mean_cross_entropy(logits: Tensor, labels: Any, origin: str | None) -> Tensor:
+    """The usual case: logits (n, K), labels (n,)."""
+    loss, kept = logits.backend.cross_entropy(logits.data, labels, origin)
+
+    def vjp(grad: Tensor) -> Tensor:
+        if is_grad_enabled():
+            classes = logits.backend.xp.arange(logits.shape[1])
+            hits = Tensor((labels[:, None] == classes).astype(logits.dtype))
+            return (softmax(logits) - hits) * (grad * (1 / len(labels)))
+        backend = logits.backend
+        return Tensor(backend.cross_entropy_gradient(grad.data, logits.data, kept, labels))
+
+    return record("cross_entropy", loss, (logits, vjp))
 
 
 def _hard_cross_entropy(
@@ -72,7 +92,7 @@ def _hard_cross_entropy(
     return losses
 
 
-def _checked_labels(
+def _flat_labels(
     logits: Tensor, target: Tensor, ignore_index: int | None
 ) -> tuple[Tensor, Any, Tensor | None]:
     """Flat logits, flat labels with 0 for ignored ones, and 1 for the others (None: all)."""
@@ -84,25 +104,17 @@ def _checked_labels(
     if target.dtype.kind not in "iu":
         raise DtypeError(f"cross_entropy expects integer labels, got {target.dtype}")
     flat = logits.reshape(-1, logits.shape[-1])
-    labels = target.data.reshape(-1)
+    labels = target.data.reshape(-1).astype("int64", copy=False)
     counted = None
     if ignore_index is not None:
         kept = labels != ignore_index
         labels, counted = labels * kept, Tensor(kept.astype(logits.dtype))
-    if labels.size:
-        check_labels(labels, logits.shape[-1])
     return flat, labels, counted
 
 
-def check_labels(labels: Any, classes: int) -> None:
-    """Raise LabelError, naming the first offender, unless all labels are in [0, classes)."""
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0 or highest >= classes:
-        position = int(((labels < 0) | (labels >= classes)).argmax())
-        raise LabelError(
-            f"cross_entropy expects labels from 0 to {classes - 1} for {classes} classes, got "
-            f"{int(labels[position])} at position {position} of the batch"
-        )
+def _check_labels(logits: Tensor, labels: Any, origin: str | None) -> None:
+    if labels.size:
+        logits.backend.check_labels(labels, logits.shape[1], origin)
 
 
 def _soft_cross_entropy(
@@ -126,7 +138,8 @@ def nll_loss(log_probabilities: Tensor, labels: Target, reduction: str = "mean")
     """Mean of -log_probabilities[label]: the second half of ``cross_entropy``."""
     labels = as_tensor("nll_loss", labels)
     same_device("nll_loss", log_probabilities, labels)
-    flat, picked, _ = _checked_labels(log_probabilities, labels, None)
+    flat, picked, _ = _flat_labels(log_probabilities, labels, None)
+    _check_labels(flat, picked, labels.origin)
     rows = flat.backend.xp.arange(flat.shape[0])
     losses = -index(flat, (rows, picked))
     return _reduce("nll_loss", losses.reshape(labels.shape), reduction)

@@ -35,7 +35,12 @@ def mean(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     x = as_tensor("mean", x)
     if x.dtype.kind != "f":
         x = x.astype("float32")
-    return sum(x, axis, keepdims) * (1 / _count("mean", x, axis))
+    axes, scale = normal_axes("mean", axis, x.ndim), 1 / _count("mean", x, axis)
+    return record(
+        "mean",
+        x.backend.mean(x.data, axes, keepdims),
+        (x, lambda grad: _expand(grad * scale, x.shape, axes, keepdims)),
+    )
 
 
 def _count(name: str, x: Tensor, axis: Axis) -> int:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from tinynn.autograd import Tensor
-from tinynn.backend import Array
+from tinynn.backend import Array, Backend
 from tinynn.optim.optimizer import LearningRate, Optimizer, check_range
 
 
@@ -37,18 +37,20 @@ class Adam(Optimizer):
         zeros_like = parameter.backend.xp.zeros_like
         return {"first": zeros_like(parameter.data), "second": zeros_like(parameter.data)}
 
-    def update_single(
+    def update(
         self,
-        parameter: Tensor,
-        grad: Array,
-        state: dict[str, Array],
+        backend: Backend,
+        parameters: list[Array],
+        grads: list[Array],
+        state: dict[str, list[Array]],
         learning_rate: float,
         count: int,
+        skip: Array | None,
     ) -> None:
-        """One step for one parameter."""
-        parameter.backend.adam_update(
-            parameter.data,
-            grad,
+        """One step."""
+        backend.adam_update(
+            parameters,
+            grads,
             state["first"],
             state["second"],
             count,
@@ -57,6 +59,7 @@ class Adam(Optimizer):
             self.eps,
             self.weight_decay,
             self.decoupled,
+            skip,
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinynn.autograd import Tensor
-from tinynn.backend import Array
+from tinynn.backend import Array, Backend
 from tinynn.errors import ArgumentError, FileFormatError, GradientError
 
 Schedule = Callable[[int], float]
@@ -21,7 +21,7 @@ class Optimizer:
 
     ``parameters`` is a module, a mapping from paths to tensors, or an iterable of tensors.
     ``learning_rate`` is a number, or a function of the number of steps taken so far. A subclass
-    gives its arrays in ``init_single`` and its formula in ``update_single``.
+    gives its arrays in ``init_single`` and its formula in ``update``.
     """
 
     def __init__(self, parameters: Any, learning_rate: LearningRate) -> None:
@@ -60,35 +60,47 @@ class Optimizer:
         for parameter in self.parameters.values():
             parameter.grad = None
 
-    def step(self) -> None:
-        """Update every parameter that has a gradient."""
+    def step(self, skip: Array | None = None) -> None:
+        """Update every parameter that has a gradient.
+
+        ``skip``, an array of one bool, leaves parameters as they are if it is true; a GPU looks at
+        it by itself.
+        """
         rate = self.learning_rate
-        updated = 0
+        alike: dict[tuple[Any, ...], list[str]] = {}  # paths that one call of the formula serves
         for path, parameter in self.parameters.items():
             if parameter.grad is None or not parameter.requires_grad:
                 continue
             if path not in self.state:
                 self.state[path] = self.init_single(parameter)
             self.updates[path] = count = self.updates.get(path, 0) + 1
-            self.update_single(parameter, parameter.grad.data, self.state[path], rate, count)
-            updated += 1
-        if not updated:
+            alike.setdefault((parameter.backend, parameter.dtype, count), []).append(path)
+        if not alike:
             raise GradientError("optimizer.step() found no gradients: call loss.backward() first")
+        for (backend, _, count), paths in alike.items():
+            tensors = [self.parameters[path] for path in paths]
+            grads = [tensor.grad.data for tensor in tensors if tensor.grad is not None]
+            state = {
+                name: [self.state[path][name] for path in paths] for name in self.state[paths[0]]
+            }
+            self.update(backend, [t.data for t in tensors], grads, state, rate, count, skip)
         self.steps += 1
 
     def init_single(self, parameter: Tensor) -> dict[str, Array]:
         """The arrays that the formula keeps for one parameter."""
         return {}
 
-    def update_single(
+    def update(
         self,
-        parameter: Tensor,
-        grad: Array,
-        state: dict[str, Array],
+        backend: Backend,
+        parameters: list[Array],
+        grads: list[Array],
+        state: dict[str, list[Array]],
         learning_rate: float,
         count: int,
+        skip: Array | None,
     ) -> None:
-        """Apply the formula to one parameter, in place; ``count`` is 1 for its first update."""
+        """Apply the formula to parameters, in place; ``count`` is 1 for their first update."""
         raise NotImplementedError
 
     # -- state --------------------------------------------------------------------------------

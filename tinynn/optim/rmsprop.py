@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from tinynn.autograd import Tensor
-from tinynn.backend import Array
+from tinynn.backend import Array, Backend
 from tinynn.optim.optimizer import LearningRate, Optimizer, check_range
 
 
@@ -36,18 +36,20 @@ class RMSprop(Optimizer):
         names = ("square", "velocity") if self.momentum else ("square",)
         return {name: parameter.backend.xp.zeros_like(parameter.data) for name in names}
 
-    def update_single(
+    def update(
         self,
-        parameter: Tensor,
-        grad: Array,
-        state: dict[str, Array],
+        backend: Backend,
+        parameters: list[Array],
+        grads: list[Array],
+        state: dict[str, list[Array]],
         learning_rate: float,
         count: int,
+        skip: Array | None,
     ) -> None:
-        """One step for one parameter."""
-        parameter.backend.rmsprop_update(
-            parameter.data,
-            grad,
+        """One step."""
+        backend.rmsprop_update(
+            parameters,
+            grads,
             state["square"],
             state.get("velocity"),
             learning_rate,
@@ -55,4 +57,5 @@ class RMSprop(Optimizer):
             self.eps,
             self.momentum,
             self.weight_decay,
+            skip,
         )

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from tinynn.autograd import Tensor
-from tinynn.backend import Array
+from tinynn.backend import Array, Backend
 from tinynn.errors import ArgumentError
 from tinynn.optim.optimizer import LearningRate, Optimizer, check_range
 
@@ -39,21 +39,24 @@ class SGD(Optimizer):
             return {}
         return {"velocity": parameter.backend.xp.zeros_like(parameter.data)}
 
-    def update_single(
+    def update(
         self,
-        parameter: Tensor,
-        grad: Array,
-        state: dict[str, Array],
+        backend: Backend,
+        parameters: list[Array],
+        grads: list[Array],
+        state: dict[str, list[Array]],
         learning_rate: float,
         count: int,
+        skip: Array | None,
     ) -> None:
-        """One step for one parameter."""
-        parameter.backend.sgd_update(
-            parameter.data,
-            grad,
+        """One step."""
+        backend.sgd_update(
+            parameters,
+            grads,
             state.get("velocity"),
             learning_rate,
             self.momentum,
             self.nesterov,
             self.weight_decay,
+            skip,
         )

@@ -11,13 +11,20 @@ import numpy as np
 
 from tinynn.backend.base import Array
 from tinynn.backend.cuda.convolution import Convolution
+from tinynn.backend.cuda.elementwise import Elementwise
+from tinynn.backend.cuda.pooling import Pooling
+from tinynn.backend.cuda.random import Random
+from tinynn.backend.cuda.reduction import Reduction
+from tinynn.backend.cuda.softmax import Softmax
+from tinynn.backend.cuda.update import Update
 
 
-class CupyBackend(Convolution):
+class CupyBackend(Convolution, Pooling, Reduction, Softmax, Elementwise, Random, Update):
     """Kernels on one CUDA device."""
 
     def to_host(self, array: Array) -> np.ndarray:
         host: np.ndarray = self.xp.asnumpy(array)
+        self.raise_label_errors()
         return host
 
 

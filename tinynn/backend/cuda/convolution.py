@@ -13,7 +13,14 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from tinynn.backend.base import Array
-from tinynn.backend.cuda.kernels import THREADS, CudaKernels, blocks_for, kernel, struct
+from tinynn.backend.cuda.kernels import (
+    THREADS,
+    CudaKernels,
+    accumulate,
+    blocks_for,
+    kernel,
+    struct,
+)
 from tinynn.backend.windows import Window
 
 _WORKSPACE = 64 * 2**20  # bytes of columns at a time
@@ -87,7 +94,7 @@ class Convolution(CudaKernels):
             for begin, columns in self._columns(x, window, size):
                 self.xp.matmul(columns, matrix, out=rows[begin : begin + len(columns)])
             if bias is not None:
-                self.xp.add(out, bias, out)
+                self.add_bias(out, bias)
         else:
             geometry = _forward(x.shape, weight.shape, window, groups, size)
             self._correlate(x, weight, bias, geometry, out)
@@ -140,7 +147,7 @@ class Convolution(CudaKernels):
         each = -(-pixels // max(1, min(parts, pixels // _LEAST_PIXELS)))
         parts = -(-pixels // each)
         out = self.xp.empty(shape, x.dtype)
-        partial = self.xp.empty((parts, *shape), _accumulate(x))
+        partial = self.xp.empty((parts, *shape), accumulate(x))
         tickets = self.tickets(tiles[0] * tiles[1])
         launch = kernel("convolution", name, x.dtype.name)
         launch((parts, *tiles), (THREADS,), (x, grad, _packed(g), each, partial, tickets, out))
@@ -216,11 +223,6 @@ class Convolution(CudaKernels):
 
 def _rows(array: Array) -> Array:
     return array.reshape(-1, array.shape[-1])
-
-
-def _accumulate(x: Array) -> str:
-    """The dtype of sums of x."""
-    return "float64" if x.dtype.itemsize == 8 else "float32"
 
 
 def _is_pointwise(window: Window) -> bool:

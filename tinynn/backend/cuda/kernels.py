@@ -22,6 +22,12 @@ VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
         {},
         *({"TILE_O": tile, "POOL": pool} for tile in (16, 32, 64) for pool in (0, 1)),
     ),
+    "elementwise": ({},),
+    "pooling": ({"WIDE": 0}, {"WIDE": 1}),
+    "random": ({},),
+    "reduction": ({},),
+    "softmax": ({},),
+    "update": ({},),
 }
 DTYPES = {  # dtype: (SCALAR, ACCUMULATE) of the kernels
     "float16": ("__half", "float"),
@@ -68,6 +74,16 @@ def _module(file: str, dtype: str, macros: tuple[tuple[str, int], ...]) -> Any:
 def blocks_for(count: int, each: int = THREADS) -> tuple[int]:
     """The grid in which ``count`` elements get a thread each, or share threads that loop."""
     return (max(1, min(_MOST_BLOCKS, -(-count // each))),)
+
+
+def accumulate(x: Array) -> str:
+    """The dtype of sums of x, ACCUMULATE in a kernel."""
+    return "float64" if x.dtype.itemsize == 8 else "float32"
+
+
+def scalar(value: float, x: Array) -> Any:
+    """A number as an argument of the type ACCUMULATE for kernels on x."""
+    return np.float64(value) if x.dtype.itemsize == 8 else np.float32(value)
 
 
 def struct(**fields: Any) -> np.ndarray[Any, Any]:

@@ -1,0 +1,131 @@
+"""Optimizer steps on a GPU: all parameters of one dtype in one launch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate as running_sum
+from typing import Any
+
+import numpy as np
+
+from tinynn.backend.base import Array
+from tinynn.backend.cuda.kernels import THREADS, CudaKernels, kernel, scalar
+
+_MOST = 64  # parameters of a launch: MOST in update.cu
+_EACH = 4096  # elements of a block: EACH there
+_TABLE = np.dtype(  # the struct Table there
+    [(name, np.uint64, _MOST) for name in ("parameter", "grad", "first", "second")]
+    + [("size", np.int64, _MOST), ("end", np.int32, _MOST), ("count", np.int32)],
+    align=True,
+)
+
+Arrays = Sequence[Array]
+
+
+class Update(CudaKernels):
+    """The formulas are those of the reference; float16 is computed in float32."""
+
+    def sgd_update(
+        self,
+        parameters: Arrays,
+        grads: Arrays,
+        velocities: Arrays | None,
+        learning_rate: float,
+        momentum: float,
+        nesterov: bool,
+        weight_decay: float,
+        skip: Array | None = None,
+    ) -> None:
+        """SGD."""
+        if velocities is None:
+            momentum = 0
+        numbers = (learning_rate, momentum, np.int32(nesterov), weight_decay)
+        self._update("sgd", (parameters, grads, velocities or ()), numbers, skip)
+
+    def adam_update(
+        self,
+        parameters: Arrays,
+        grads: Arrays,
+        firsts: Arrays,
+        seconds: Arrays,
+        step: int,
+        learning_rate: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
+        skip: Array | None = None,
+    ) -> None:
+        """Adam and AdamW."""
+        numbers = (
+            learning_rate / (1 - betas[0] ** step),
+            betas[0],
+            1 - betas[0],
+            betas[1],
+            1 - betas[1],
+            1 / math.sqrt(1 - betas[1] ** step),
+            eps,
+            0 if decoupled else weight_decay,
+            1 - learning_rate * weight_decay if decoupled else 1,
+        )
+        self._update("adam", (parameters, grads, firsts, seconds), numbers, skip)
+
+    def rmsprop_update(
+        self,
+        parameters: Arrays,
+        grads: Arrays,
+        squares: Arrays,
+        velocities: Arrays | None,
+        learning_rate: float,
+        decay: float,
+        eps: float,
+        momentum: float,
+        weight_decay: float,
+        skip: Array | None = None,
+    ) -> None:
+        """RMSprop."""
+        if velocities is None:
+            momentum = 0
+        numbers = (learning_rate, decay, 1 - decay, eps, momentum, weight_decay)
+        self._update("rmsprop", (parameters, grads, squares, velocities or ()), numbers, skip)
+
+    def unscale(self, grads: Arrays, factor: Array, found: Array) -> None:
+        """Every gradient times the factor, in place; ``found`` becomes true if one overflowed."""
+        factor = self.xp.asarray(factor, dtype="float64" if grads[0].itemsize == 8 else "float32")
+        launch = kernel("update", "unscale", grads[0].dtype.name)
+        for table, blocks in _tables((grads, grads)):
+            launch((blocks,), (THREADS,), (table, factor, found))
+
+    def _update(
+        self,
+        name: str,
+        columns: tuple[Arrays, ...],
+        numbers: tuple[Any, ...],
+        skip: Array | None,
+    ) -> None:
+        parameters, grads = columns[:2]
+        columns = (parameters, [self.contiguous(grad) for grad in grads], *columns[2:])
+        launch = kernel("update", name, parameters[0].dtype.name)
+        plain = [n if isinstance(n, np.int32) else scalar(n, parameters[0]) for n in numbers]
+        for table, blocks in _tables(columns):
+            launch((blocks,), (THREADS,), (table, *plain, 0 if skip is None else skip))
+
+
+def _tables(columns: tuple[Arrays, ...]) -> Any:
+    """The addresses and sizes of up to _MOST parameters at a time, and how many blocks they need.
+
+    Parameters are contiguous, and so is what belongs to them.
+    """
+    for start in range(0, len(columns[0]), _MOST):
+        part = [column[start : start + _MOST] for column in columns]
+        table = np.zeros((), _TABLE)
+        for name, arrays in zip(("parameter", "grad", "first", "second"), part, strict=False):
+            table[name][: len(arrays)] = [array.data.ptr for array in arrays]
+        sizes = [array.size for array in part[0]]
+        ends = list(running_sum(-(-size // _EACH) for size in sizes))
+        table["size"][: len(sizes)] = sizes
+        table["end"][: len(sizes)] = ends
+        table["count"] = len(sizes)
+        if ends[-1]:
+            yield table, ends[-1]
