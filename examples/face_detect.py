@@ -328,8 +328,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_data_options(parser)
     _add_training_options(parser, f"{IDENTIFY_EPOCHS}; {DETECT_EPOCHS}")
     parser.set_defaults(
-        run=run_all, out=Path("face_detect_out"), seed=0, device="cpu", quick=False,
-        model="small", arrays=None, skip_bad=False,
+        run=run_all, out=Path("face_detect_out"), seed=0, device=tinynn.default_device(),
+        quick=False, model="small", arrays=None, skip_bad=False,
     )  # fmt: skip
     commands = parser.add_subparsers(metavar="COMMAND", title="commands, none for all of it")
     train = _command(commands, "train", run_train, "train the face detector and test it")
@@ -385,7 +385,10 @@ def _add_shared_options(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="DIR", type=Path,
         help="folder for everything that is written (default: face_detect_out)",
     )  # fmt: skip
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument(
+        "--device", metavar="NAME",
+        help="cpu, cuda or cuda:N (default: the environment variable TINYNN_DEVICE, else cpu)",
+    )  # fmt: skip
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:

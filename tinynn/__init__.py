@@ -24,6 +24,7 @@ from tinynn.creation import (
 )
 from tinynn.errors import TinynnError
 from tinynn.random import Generator, manual_seed
+from tinynn.trace import Trace, trace
 
 if TYPE_CHECKING:
     from tinynn import data, nn, optim, training, vision
@@ -60,6 +61,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "Generator",
     "Tensor",
+    "Trace",
     "TinynnError",
     "arange",
     "data",
@@ -90,6 +92,7 @@ __all__ = [
     "set_num_threads",
     "summary",
     "tensor",
+    "trace",
     "training",
     "vision",
     "zeros",

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from tinynn.backend import Array, Backend, backend_of, get_backend
+from tinynn.backend import Array, Backend, backend_of, get_backend, tracing
+from tinynn.backend.memory import explaining
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ class Tensor:
         """
         seed = _seed_gradient(self, gradient)
         keep = create_graph if retain_graph is None else retain_graph
-        with _set_grad_mode(create_graph):
+        with explaining(), _set_grad_mode(create_graph):
             given = {id(_memory(seed))}
             for leaf, grad in _propagate([self], [seed], keep, None).values():
                 leaf.grad = _own(grad, given) if leaf.grad is None else leaf.grad + grad
@@ -321,6 +322,9 @@ def _result(
         if needed:
             result.requires_grad = True
             result._node = _Node(name, needed, output)
+    if tracing.active is not None:
+        node = result._node
+        tracing.active.made(name, data.nbytes, None if node is None else node.order)
     return result
 
 
@@ -407,7 +411,7 @@ def grad(
             raise GradientError(f"grad: an input of shape {tensor.shape} does not require grad")
     seeds = [_seed_gradient(o, g) for o, g in zip(outputs, grad_outputs, strict=True)]
     keep = create_graph if retain_graph is None else retain_graph
-    with _set_grad_mode(create_graph):
+    with explaining(), _set_grad_mode(create_graph):
         found = _propagate(outputs, seeds, keep, wanted)
     results = tuple(found[_key(t)][1] if _key(t) in found else None for t in wanted)
     if not allow_unused and any(result is None for result in results):
@@ -488,8 +492,9 @@ def _propagate(
             del arrived[id(node)]  # all that came to it has come; let the memory go
         result = () if node.output is None else (_output_tensor(node),)
         needed = [pair for pair in node.inputs or () if useful is None or _key(pair[0]) in useful]
-        for source, vjp in needed:
-            arrive(source, _matching(node.name, vjp(grad, *result), source))
+        with tracing.lap(f"{node.name} backward", node.order):
+            for source, vjp in needed:
+                arrive(source, _matching(node.name, vjp(grad, *result), source))
         if needed and not keep:  # the record of a wanted tensor itself was not used
             node.inputs = node.output = None
     return arrived

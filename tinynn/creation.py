@@ -12,6 +12,7 @@ import numpy as np
 
 from tinynn.autograd import Tensor
 from tinynn.backend import Backend, default_backend, get_backend
+from tinynn.backend.memory import explaining
 from tinynn.errors import ArgumentError
 from tinynn.random import default_generator
 
@@ -64,6 +65,7 @@ def from_dlpack(source: Any) -> Tensor:
     return Tensor(backend.xp.from_dlpack(source))
 
 
+@explaining()
 def zeros(
     shape: Shape,
     dtype: DTypeLike = "float32",
@@ -74,6 +76,7 @@ def zeros(
     return Tensor(_backend(device).xp.zeros(shape, dtype=_numeric(dtype)), requires_grad)
 
 
+@explaining()
 def ones(
     shape: Shape,
     dtype: DTypeLike = "float32",
@@ -84,6 +87,7 @@ def ones(
     return Tensor(_backend(device).xp.ones(shape, dtype=_numeric(dtype)), requires_grad)
 
 
+@explaining()
 def full(
     shape: Shape,
     value: float,

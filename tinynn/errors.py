@@ -21,6 +21,10 @@ class DeviceError(TinynnError, RuntimeError):
     """Arrays of two devices meet, or a device is missing or not usable."""
 
 
+class DeviceMemoryError(TinynnError, MemoryError):
+    """The memory of a GPU is full."""
+
+
 class GradientError(TinynnError, RuntimeError):
     """A gradient was asked for that the recorded graph cannot give."""
 

@@ -22,6 +22,24 @@ Array = Any  # numpy.ndarray or cupy.ndarray
 Arrays = Sequence[Array]
 
 
+class Uploads:
+    """Brings host arrays to a device, in two parts: ``start`` on any thread, then ``receive``.
+
+    Made by ``Backend.uploads`` on the thread that computes.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def start(self, *arrays: np.ndarray) -> Any:
+        """Begin to bring the arrays over; what ``receive`` takes."""
+        return arrays
+
+    def receive(self, started: Any) -> tuple[Array, ...]:
+        """The arrays on the device, on the thread that computes with them."""
+        return tuple(self.backend.from_host(array) for array in started)
+
+
 class Backend:
     """Numeric kernels on one device, written with the array module ``xp``."""
 
@@ -40,6 +58,13 @@ class Backend:
     def from_host(self, array: np.ndarray) -> Array:
         """A device array with the values of a NumPy array; shares memory where it can."""
         return self.xp.asarray(array)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that it was asked for."""
+
+    def uploads(self) -> Uploads:
+        """What brings batches here while others are computed with."""
+        return Uploads(self)
 
     def to_host(self, array: Array) -> np.ndarray:
         """A NumPy array with the values of a device array; waits for the device."""
@@ -159,24 +184,90 @@ class Backend:
     # -- normalisation ----------------------------------------------------------------------
 
     def normalise(self, x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
-        """(x - mean) / √(var + eps) over the axes; the mean; the variance. Axes are kept."""
+        """(x - mean) / √(var + eps) over the axes; the mean; the variance. Axes are kept.
+
+        float16 is computed in float32, and so is what follows; the statistics stay so.
+        """
         scale = 1 / math.prod(x.shape[axis] for axis in axes)
-        average = self.sum(x, axes, keepdims=True) * scale
-        centred = x - average
+        wide = self._wide(x)
+        average = self.sum(wide, axes, keepdims=True) * scale
+        centred = wide - average
         variance = self.sum(centred * centred, axes, keepdims=True) * scale
         centred *= (variance + eps) ** -0.5
-        return centred, average, variance
+        return centred.astype(x.dtype, copy=False), average, variance
 
     def normalise_gradient(
         self, grad: Array, out: Array, variance: Array, axes: tuple[int, ...], eps: float
     ) -> Array:
         """r·(g - mean(g) - y·mean(g·y)), with r = 1 / √(var + eps) and the result y."""
         scale = 1 / math.prod(grad.shape[axis] for axis in axes)
-        slope = self.sum(grad * out, axes, keepdims=True) * scale
-        result = grad - self.sum(grad, axes, keepdims=True) * scale
-        result -= out * slope
+        wide, y = self._wide(grad), self._wide(out)
+        slope = self.sum(wide * y, axes, keepdims=True) * scale
+        result = wide - self.sum(wide, axes, keepdims=True) * scale
+        result -= y * slope
         result *= (variance + eps) ** -0.5
-        return result
+        return result.astype(grad.dtype, copy=False)
+
+    def batch_norm(
+        self,
+        x: Array,
+        weight: Array | None,
+        bias: Array | None,
+        running: tuple[Array, Array] | None,
+        momentum: float,
+        eps: float,
+    ) -> tuple[Array, Array, Array]:
+        """weight · (x - mean) / √(var + eps) + bias over all axes but the last; mean; variance.
+
+        The running mean and the running variance (without bias) move towards them in place.
+        """
+        axes = tuple(range(x.ndim - 1))
+        out, average, variance = self.normalise(x, axes, eps)
+        average, variance = average.reshape(-1), variance.reshape(-1)
+        if running is not None:
+            count = x.size // x.shape[-1]
+            for kept, batch in zip(
+                running, (average, variance * (count / (count - 1))), strict=True
+            ):
+                kept *= 1 - momentum
+                kept += (momentum * batch).astype(kept.dtype, copy=False)
+        if weight is not None:
+            out *= weight
+        if bias is not None:
+            out += bias
+        return out, average, variance
+
+    def batch_norm_gradient(
+        self,
+        grad: Array,
+        x: Array,
+        weight: Array | None,
+        average: Array,
+        variance: Array,
+        eps: float,
+    ) -> tuple[Array, Array, Array]:
+        """The gradients of x, weight and bias, from the statistics of ``batch_norm``.
+
+        With y = (x - mean)·r and r = 1 / √(var + eps): r·weight·(g - mean(g) - y·mean(g·y)),
+        sum(g·y) and sum(g).
+        """
+        axes = tuple(range(x.ndim - 1))
+        scale = x.shape[-1] / x.size
+        root = (variance + eps) ** -0.5
+        wide = self._wide(grad)
+        y = self._wide(x) - average
+        y *= root
+        total, slope = self.sum(wide, axes), self.sum(wide * y, axes)
+        y *= slope * scale
+        result = wide - total * scale
+        result -= y
+        result *= root if weight is None else root * weight
+        gradients = (result, slope, total)
+        return tuple(g.astype(x.dtype, copy=False) for g in gradients)
+
+    def _wide(self, x: Array) -> Array:
+        """float16 as float32; other arrays as they are."""
+        return x.astype("float32") if x.dtype.itemsize == 2 else x
 
     # -- convolution ------------------------------------------------------------------------
 
@@ -318,6 +409,17 @@ class Backend:
         for _, _, rows, columns in window.taps(*grad.shape[1:3]):
             padded[:, rows, columns] += grad
         return padded[:, top : top + shape[1], left : left + shape[2]]
+
+    # -- figures of a training --------------------------------------------------------------
+
+    def add_figures(self, totals: Array, loss: Array, logits: Array, labels: Array) -> None:
+        """totals += (loss · n, the number of rows of the logits that speak for their label).
+
+        ``totals`` is (2,) float64, ``logits`` (n, classes), or (n, 1): class 1 where above 0.
+        """
+        predicted = logits.argmax(axis=1) if logits.shape[1] > 1 else logits[:, 0] > 0
+        totals[:1] += self.xp.asarray(loss, dtype=totals.dtype).reshape(1) * len(labels)
+        totals[1:] += (predicted == labels).sum()
 
     # -- random numbers ---------------------------------------------------------------------
 

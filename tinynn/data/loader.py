@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinynn.autograd import Tensor
-from tinynn.creation import from_numpy
+from tinynn.backend import get_backend
 from tinynn.data.dataset import Dataset, Labels
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
 from tinynn.random import numpy_generator
@@ -32,7 +32,8 @@ class DataLoader:
     loop half-way ends the epoch. ``drop_last`` leaves out a last batch that is smaller than
     ``batch_size``. One thread makes ``prefetch`` batches ahead (0: none, and no thread); it ends
     with the loop, and what goes wrong on it is raised in the loop, with a note on the batch.
-    With ``device`` the tensors are moved there.
+    With ``device`` the tensors are there: a GPU gets the next batches from pinned memory while it
+    computes with the present one, and nobody waits. ``labels.origin`` says which batch it is.
     """
 
     def __init__(
@@ -80,17 +81,22 @@ class DataLoader:
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of any epoch, from number ``first`` on; ``self.epoch`` stays as it is."""
         order = self.order(epoch)
+        uploads = get_backend(self.device or "cpu").uploads()
 
-        def make(batch: int) -> tuple[Floats, Labels]:
+        def make(batch: int) -> Any:
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             try:
-                return self._make(chosen, numpy_generator(self.seed, epoch, batch))
+                pair = self._make(chosen, numpy_generator(self.seed, epoch, batch))
+                return uploads.start(*pair)
             except Exception as error:
                 error.add_note(f"in batch {batch} of epoch {epoch}, examples {chosen.tolist()}")
                 raise
 
-        for images, labels in _ahead(make, range(first, len(self)), self.prefetch):
-            yield self._tensor(images), self._tensor(labels)
+        numbers = range(first, len(self))
+        for batch, started in zip(numbers, _ahead(make, numbers, self.prefetch), strict=True):
+            images, labels = map(Tensor, uploads.receive(started))
+            labels.origin = f"batch {batch} of epoch {epoch}"
+            yield images, labels
 
     def _make(
         self, chosen: npt.NDArray[np.int64], generator: np.random.Generator
@@ -101,10 +107,6 @@ class DataLoader:
         if self.augment is not None:
             floats = _augmented(self.augment, floats, generator)
         return floats, labels.astype(np.int64, copy=False)
-
-    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
-        tensor = from_numpy(array)
-        return tensor if self.device is None else tensor.to(self.device)
 
     def _check_batches(self) -> None:
         if len(self.dataset) == 0:

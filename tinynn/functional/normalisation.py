@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from tinynn.autograd import Tensor, is_grad_enabled, record_with_output
+from functools import partial
+from typing import Any
+
+from tinynn.autograd import Tensor, is_grad_enabled, record, record_with_output
+from tinynn.backend import Array
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.elementwise import require_floating
-from tinynn.functional.operands import same_device
+from tinynn.functional.operands import raw, same_device
 from tinynn.functional.reduction import mean, var
 
 
-def normalise(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(x - mean) / √(var + eps) over the axes, and the mean and variance (without gradients).
+def normalise(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    """(x - mean) / √(var + eps) over the axes.
 
     The gradient is r·(g - mean(g) - y·mean(g·y)) with r = 1 / √(var + eps) and the result y.
     """
-    out, average, variance = x.backend.normalise(x.data, axes, eps)
+    out, _, variance = x.backend.normalise(x.data, axes, eps)
 
     def vjp(grad: Tensor, out: Tensor) -> Tensor:
         if is_grad_enabled():
@@ -23,11 +27,7 @@ def normalise(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Ten
             return scale * (centred - out * mean(grad * out, axes, keepdims=True))
         return Tensor(x.backend.normalise_gradient(grad.data, out.data, variance, axes, eps))
 
-    return (
-        record_with_output("normalise", out, (x, vjp)),
-        Tensor(average),
-        Tensor(variance),
-    )
+    return record_with_output("normalise", out, (x, vjp))
 
 
 def batch_norm(
@@ -49,19 +49,15 @@ def batch_norm(
     require_floating("batch_norm", x)
     same_device("batch_norm", x, running_mean, running_var, weight, bias)
     _check_channels("batch_norm", x, running_mean, running_var, weight, bias)
-    axes = tuple(range(x.ndim - 1))
     if training or running_mean is None or running_var is None:
-        count = x.size // max(1, x.shape[-1])
-        if count < 2:
+        if x.size // max(1, x.shape[-1]) < 2:
             raise ShapeError(
                 f"batch_norm in training needs more than one value per channel, got {x.shape}; "
                 "use a larger batch or model.eval()"
             )
-        out, average, variance = normalise(x, axes, eps)
-        if training and running_mean is not None and running_var is not None:
-            _move(running_mean, average, momentum, 1.0)
-            _move(running_var, variance, momentum, count / (count - 1))
-        return _affine(out, weight, bias)
+        moved = training and running_mean is not None and running_var is not None
+        running = (raw(running_mean), raw(running_var)) if moved else None
+        return _batch_norm(x, weight, bias, running, momentum, eps)
     scale = (running_var + eps) ** -0.5
     if weight is not None:
         scale = scale * weight
@@ -69,9 +65,45 @@ def batch_norm(
     return x * scale + (shift if bias is None else shift + bias)
 
 
-def _move(running: Tensor, batch: Tensor, momentum: float, correction: float) -> None:
-    running.data *= 1 - momentum
-    running.data += momentum * correction * batch.data.reshape(-1)
+def _batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: tuple[Array, Array] | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """By the statistics of the batch, whose gradients come together."""
+    backend, scale = x.backend, raw(weight)
+    out, average, variance = backend.batch_norm(x.data, scale, raw(bias), running, momentum, eps)
+    last: list[Any] = [None, None]  # a gradient of the result, and what came of it
+
+    def product(which: int, grad: Tensor) -> Tensor:
+        if is_grad_enabled():
+            return _batch_norm_gradients(grad, x, weight, eps)[which]
+        if last[0] is not grad:
+            last[:] = (
+                grad,
+                backend.batch_norm_gradient(grad.data, x.data, scale, average, variance, eps),
+            )
+        return Tensor(last[1][which])
+
+    return record(
+        "batch_norm", out, *((t, partial(product, i)) for i, t in enumerate((x, weight, bias)))
+    )
+
+
+def _batch_norm_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Those of x, weight and bias in functions that can be differentiated again."""
+    axes = tuple(range(x.ndim - 1))
+    root = (var(x, axes, keepdims=True) + eps) ** -0.5
+    y = (x - mean(x, axes, keepdims=True)) * root
+    scaled = grad if weight is None else grad * weight
+    centred = scaled - mean(scaled, axes, keepdims=True)
+    slope = y * mean(scaled * y, axes, keepdims=True)
+    return root * (centred - slope), (grad * y).sum(axis=axes), grad.sum(axis=axes)
 
 
 def layer_norm(
@@ -95,7 +127,7 @@ def layer_norm(
                 f"layer_norm expects weight and bias of shape {x.shape[x.ndim - axes :]} for an "
                 f"input {x.shape}, got {parameter.shape}"
             )
-    return _affine(normalise(x, tuple(range(x.ndim - axes, x.ndim)), eps)[0], weight, bias)
+    return _affine(normalise(x, tuple(range(x.ndim - axes, x.ndim)), eps), weight, bias)
 
 
 def group_norm(
@@ -115,7 +147,7 @@ def group_norm(
         raise ShapeError(f"group_norm: {groups} groups do not divide the channels of {x.shape}")
     _check_channels("group_norm", x, weight, bias)
     split = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
-    return _affine(normalise(split, (1, 3), eps)[0].reshape(x.shape), weight, bias)
+    return _affine(normalise(split, (1, 3), eps).reshape(x.shape), weight, bias)
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from tinynn import functional as F
 from tinynn.autograd import Tensor
+from tinynn.backend import tracing
 from tinynn.errors import TinynnError
 from tinynn.nn.activation import ReLU
 from tinynn.nn.convolution import Conv2d
@@ -33,7 +34,12 @@ def run(modules: Sequence[Module], x: Any) -> Any:
     position = 0
     while position < len(modules):
         joined = _recognise(modules, position) if isinstance(x, Tensor) else None
-        x = modules[position](x) if joined is None else _compute(joined, x)
+        if joined is None:
+            x = modules[position](x)
+        elif tracing.active is None:
+            x = _compute(joined, x)
+        else:
+            x = tracing.active.call(joined.modules, _compute, joined, x)
         position += 1 if joined is None else len(joined.modules)
     return x
 

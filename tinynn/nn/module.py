@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tinynn.autograd import Tensor
-from tinynn.backend import Array, backend_of, get_backend
+from tinynn.backend import Array, backend_of, get_backend, tracing
+from tinynn.backend.memory import explained
 from tinynn.errors import ArgumentError, DtypeError, FileFormatError, TinynnError
 
 T = TypeVar("T")
@@ -66,13 +67,18 @@ class Module:
         if trail is None:
             trail = _calls.trail = []
         try:
-            output = self.forward(*inputs, **options)
+            tracer = tracing.active
+            if tracer is None:
+                output = self.forward(*inputs, **options)
+            else:
+                output = tracer.call((self,), self.forward, *inputs, **options)
             for hook in tuple(self._forward_hooks.values()):
                 changed = hook(self, inputs, output)
                 output = output if changed is None else changed
-        except Exception as error:
+        except Exception as caught:
+            error = explained(caught)
             _locate(error, self, outermost, trail, inputs)
-            raise
+            raise error
         finally:
             if outermost:
                 _calls.trail = None

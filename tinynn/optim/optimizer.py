@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinynn.autograd import Tensor
-from tinynn.backend import Array, Backend
+from tinynn.backend import Array, Backend, tracing
 from tinynn.errors import ArgumentError, FileFormatError, GradientError
 
 Schedule = Callable[[int], float]
@@ -83,7 +83,8 @@ class Optimizer:
             state = {
                 name: [self.state[path][name] for path in paths] for name in self.state[paths[0]]
             }
-            self.update(backend, [t.data for t in tensors], grads, state, rate, count, skip)
+            with tracing.lap(f"{type(self).__name__} step"):
+                self.update(backend, [t.data for t in tensors], grads, state, rate, count, skip)
         self.steps += 1
 
     def init_single(self, parameter: Tensor) -> dict[str, Array]:

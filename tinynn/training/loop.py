@@ -6,6 +6,7 @@ that ten lines of your own can take its place at any time.
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -17,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tinynn.autograd import Tensor, no_grad
+from tinynn.backend import Array
+from tinynn.creation import zeros
 from tinynn.data import ArrayDataset, DataLoader
-from tinynn.errors import ArgumentError, TinynnError
+from tinynn.errors import ArgumentError, ShapeError, TinynnError
 from tinynn.nn import Module
-from tinynn.training.metrics import accuracy, predicted_classes
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """``loss_function(logits, labels)`` is the mean loss of a batch, a tensor of one number."""
@@ -120,7 +122,20 @@ def predict(
     unlabelled = ArrayDataset(images, np.zeros(len(images), dtype=np.int64))
     loader = DataLoader(unlabelled, batch_size, device=device)
     with model.in_mode(training=False), no_grad():
-        return np.concatenate([model(batch).numpy() for batch, _ in loader])
+        return _gathered(len(images), (model(batch) for batch, _ in loader)).numpy()
+
+
+def _gathered(rows: int, parts: Iterator[Tensor]) -> Tensor:
+    """All parts one after the other, ``rows`` rows."""
+    first = next(parts)
+    if len(first) == rows:
+        return first
+    out = zeros((rows, *first.shape[1:]), first.dtype, first.device)
+    xp, start = out.backend.xp, 0
+    for part in itertools.chain([first], parts):
+        xp.copyto(out.data[start : start + len(part)], part.data)
+        start += len(part)
+    return out
 
 
 def _epoch(
@@ -143,23 +158,34 @@ def _epoch(
 
 
 class _Measured:
-    """Losses and logits of the batches so far, left on their device: nothing waits for a GPU."""
+    """The figures of the batches so far, summed on the device: nothing waits for a GPU."""
 
     def __init__(self) -> None:
-        self.batches: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.examples = 0
+        self.totals: Tensor | None = None  # loss · examples, and how many were classified rightly
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.batches.append((loss.detach(), logits.detach(), labels))
+        scores = _scores(logits)
+        if labels.shape != scores.shape[:1]:
+            raise ShapeError(f"one label per row of logits: got {labels.shape} for {logits.shape}")
+        if self.totals is None:
+            self.totals = zeros(2, dtype="float64", device=logits.device)
+        logits.backend.add_figures(self.totals.data, loss.data, scores, labels.data)
+        self.examples += len(labels)
 
     def figures(self) -> Figures:
-        if not self.batches:
+        """Loss and accuracy of all batches; waits for the device, once."""
+        if self.totals is None or not self.examples:
             raise ArgumentError("nothing to measure: the loader gave no batch")
-        losses = np.array([float(loss) for loss, _, _ in self.batches])
-        sizes = np.array([len(labels) for _, _, labels in self.batches])
-        predicted = [predicted_classes(logits.numpy()) for _, logits, _ in self.batches]
-        true = [labels.numpy().astype(np.int64) for _, _, labels in self.batches]
-        loss = _finite(float(losses @ sizes / sizes.sum()))
-        return Figures(loss, accuracy(np.concatenate(predicted), np.concatenate(true)))
+        loss, right = self.totals.numpy() / self.examples
+        return Figures(_finite(float(loss)), float(right))
+
+
+def _scores(logits: Tensor) -> Array:
+    """The logits as (n, classes); (n,), one logit a row, becomes (n, 1)."""
+    if logits.ndim not in (1, 2):
+        raise ShapeError(f"logits are (n, classes), (n, 1) or (n,), got {logits.shape}")
+    return logits.data.reshape(len(logits), -1)
 
 
 def _finite(loss: float) -> float:

@@ -9,21 +9,45 @@ from __future__ import annotations
 
 import numpy as np
 
+from tinynn.backend import tracing
 from tinynn.backend.base import Array
 from tinynn.backend.cuda.convolution import Convolution
 from tinynn.backend.cuda.elementwise import Elementwise
+from tinynn.backend.cuda.figures import Figures
+from tinynn.backend.cuda.normalisation import Normalisation
 from tinynn.backend.cuda.pooling import Pooling
 from tinynn.backend.cuda.random import Random
 from tinynn.backend.cuda.reduction import Reduction
 from tinynn.backend.cuda.softmax import Softmax
+from tinynn.backend.cuda.transfer import Transfer
 from tinynn.backend.cuda.update import Update
+from tinynn.backend.memory import explaining
 
 
-class CupyBackend(Convolution, Pooling, Reduction, Softmax, Elementwise, Random, Update):
+class CupyBackend(
+    Convolution,
+    Normalisation,
+    Pooling,
+    Reduction,
+    Softmax,
+    Elementwise,
+    Random,
+    Update,
+    Figures,
+    Transfer,
+):
     """Kernels on one CUDA device."""
 
+    def from_host(self, array: np.ndarray) -> Array:
+        with explaining(), tracing.transfer("upload", array.nbytes):
+            return self.xp.asarray(array)
+
+    def synchronize(self) -> None:
+        self.xp.cuda.get_current_stream().synchronize()
+
     def to_host(self, array: Array) -> np.ndarray:
-        host: np.ndarray = self.xp.asnumpy(array)
+        with explaining(), tracing.transfer("download", array.nbytes):
+            host: np.ndarray = self.xp.asnumpy(array)
         self.raise_label_errors()
         return host
 

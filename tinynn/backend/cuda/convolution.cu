@@ -95,7 +95,7 @@ __device__ inline Pixel locate_row(long long row, const Geometry& g) {
     return locate(row, static_cast<long long>(g.images) * g.out_height * g.out_width, g);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 correlate(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geometry g, SCALAR* out,
           signed char* winner) {
     __shared__ ACCUMULATE a[TILE_K][PITCH];
@@ -191,7 +191,7 @@ correlate(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geome
 #define TILE 64
 #define STEP 16  // pixels that a block has in shared memory at a time
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 weight_gradient(const SCALAR* x, const SCALAR* grad, const Geometry g, long long part_pixels,
                 ACCUMULATE* partial, unsigned int* tickets, SCALAR* out) {
     __shared__ ACCUMULATE a[STEP][TILE + 4];
@@ -267,7 +267,7 @@ weight_gradient(const SCALAR* x, const SCALAR* grad, const Geometry g, long long
 // Where every channel has its own kernel ("depthwise") there are no products of matrices: one element a
 // thread, neighbouring threads take neighbouring channels.
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 correlate_thin(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geometry g,
                SCALAR* out) {
     const long long pixels = static_cast<long long>(g.images) * g.out_height * g.out_width;
@@ -291,7 +291,7 @@ correlate_thin(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const 
 
 // One row k of dW a block (blockIdx.z), 32 outputs (.y), one part of the pixels (.x): 32 threads side by
 // side for the outputs, 8 lines of them for every eighth pixel. `partial` is [part][k][o].
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 weight_gradient_thin(const SCALAR* x, const SCALAR* grad, const Geometry g, long long part_pixels,
                      ACCUMULATE* partial, unsigned int* tickets, SCALAR* out) {
     __shared__ ACCUMULATE lines[THREADS / 32][32];

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tinynn.backend import tracing
 from tinynn.backend.base import Array, Backend
 
 VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
@@ -23,6 +24,8 @@ VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
         *({"TILE_O": tile, "POOL": pool} for tile in (16, 32, 64) for pool in (0, 1)),
     ),
     "elementwise": ({},),
+    "figures": ({},),
+    "normalisation": ({},),
     "pooling": ({"WIDE": 0}, {"WIDE": 1}),
     "random": ({},),
     "reduction": ({},),
@@ -58,7 +61,13 @@ def options(dtype: str, macros: dict[str, int]) -> tuple[str, ...]:
 @cache
 def kernel(file: str, name: str, dtype: str, **macros: int) -> Launch:
     """A kernel of one variant: call it with (grid, block, arguments)."""
-    launch: Launch = _module(file, dtype, tuple(macros.items())).get_function(name)
+    function: Launch = _module(file, dtype, tuple(macros.items())).get_function(name)
+
+    def launch(*arguments: Any, **options: Any) -> None:
+        if tracing.active is not None:
+            tracing.active.count("launches")
+        function(*arguments, **options)
+
     return launch
 
 
@@ -107,6 +116,7 @@ class CudaKernels(Backend):
 
         self.xp = cupy
         self.array_type = cupy.ndarray
+        self.index = index
         self.device = "cuda" if index == 0 else f"cuda:{index}"
         properties = cupy.cuda.runtime.getDeviceProperties(index)
         self.multiprocessors: int = properties["multiProcessorCount"]

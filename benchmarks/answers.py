@@ -1,0 +1,220 @@
+"""What the figures of cpu_vs_gpu.py mean: tables, the crossover, bounds, dollars, the plot."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+LAPTOP_EPOCH = 141.0  # seconds, the last epoch of the original run on a 2.53 GHz Core 2 Duo
+ORIGINAL_IMAGES, ORIGINAL_EPOCHS = 362, 3  # nine tenths of 403 photos
+OWN = "this machine"
+
+
+def load_instances() -> dict[str, Any]:
+    """The price table."""
+    text = (Path(__file__).parent / "instances.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def by_batch(rows: list[Any]) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
+    """(subject, work) -> batch -> device -> row; the device is "cpu" or "gpu"."""
+    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        batches = found.setdefault((row.subject, row.work), {})
+        batches.setdefault(row.batch, {})["cpu" if row.device == "cpu" else "gpu"] = row
+    return found
+
+
+def table(report: Any) -> str:
+    """Throughputs of all that was measured, or the counts of an emulated device."""
+    lines: list[str] = []
+    if report.counts:
+        lines += [
+            "",
+            "counted on the EMULATED device, one step at batch 2",
+            f"{'':22}{'launches':>10}{'library':>9}{'bytes up':>10}{'down':>6}{'waits':>7}",
+        ]
+        for row in report.counts:
+            title = f"{row['subject']}, {row['work']}"
+            lines.append(
+                f"{title:22}{row['launches']:>10}{row['library_calls']:>9}{row['bytes_up']:>10}"
+                f"{row['bytes_down']:>6}{row['synchronisations']:>7}"
+            )
+    if not report.rows:
+        return "\n".join(lines)
+    gpu = any(row.device != "cpu" for row in report.rows)
+    heads = [f"{'images/s':>12}{'spread':>9}{'with upload':>13}"] * (1 + gpu)
+    title = f"{'':22}{'batch':>7}" + f"{'CPU':^34}" + (f"{'GPU':^34}{'speed-up':>9}" if gpu else "")
+    lines += ["", title, f"{'':29}" + "".join(heads)]
+    for (subject, work), batches in by_batch(report.rows).items():
+        for batch, rows in batches.items():
+            cells = "".join(_cell(rows.get(device)) for device in ("cpu", "gpu")[: 1 + gpu])
+            ratio = f"{speed_up(rows):>8.1f}x" if "cpu" in rows and "gpu" in rows else ""
+            lines.append(f"{f'{subject}, {work}':22}{batch:>7}{cells}{ratio}")
+    return "\n".join(lines)
+
+
+def _cell(row: Any) -> str:
+    if row is None:
+        return f"{'-':>12}{'':>9}{'-':>13}"
+    uploaded = row.batch / row.with_upload
+    return f"{row.images_per_second:>12,.0f}{f'±{row.spread / 2:.0%}':>9}{uploaded:>13,.0f}"
+
+
+def speed_up(rows: dict[str, Any]) -> float:
+    """Images a second of the GPU over those of the CPU at one batch size."""
+    return float(rows["cpu"].step / rows["gpu"].step)
+
+
+def crossover(ratios: dict[int, float]) -> float | None:
+    """The batch size at which a speed-up rises through 1, interpolated in logarithms.
+
+    The smallest batch if it is above 1 there already; None if it never is.
+    """
+    batches = sorted(ratios)
+    for before, batch in zip([None, *batches], batches, strict=False):
+        if ratios[batch] >= 1:
+            if before is None:
+                return float(batch)
+            low, high = math.log(ratios[before]), math.log(ratios[batch])
+            share = -low / (high - low)
+            return math.exp(math.log(before) * (1 - share) + math.log(batch) * share)
+    return None
+
+
+def bound(row: Any, limit: dict[str, float]) -> tuple[str, dict[str, float]]:
+    """What a step cannot be faster than, in seconds, and the name of the largest of the three."""
+    times = {
+        "launches": row.issue,
+        "bandwidth": row.least_bytes / limit["copy"],
+        "arithmetic": row.operations / limit["matmul"],
+    }
+    return max(times, key=lambda name: times[name]), times
+
+
+def answers(report: Any, options: Any) -> str:
+    """The questions that people come with."""
+    lines: list[str] = []
+    if report.cold_start:
+        first = max(report.cold_start.items(), key=lambda entry: entry[1])
+        lines.append(f"cold start: up to {first[1]:.2f} s for the first step ({first[0]})")
+    for key, reason in report.stopped.items():
+        lines.append(f"no larger batch of {key}: {reason}")
+    found = by_batch(report.rows)
+    for (subject, work), batches in found.items():
+        both = {batch: rows for batch, rows in batches.items() if {"cpu", "gpu"} <= set(rows)}
+        if not both:
+            continue
+        ratios = {batch: speed_up(rows) for batch, rows in both.items()}
+        start, best = crossover(ratios), max(ratios, key=lambda batch: ratios[batch])
+        begins = (
+            "the GPU never wins" if start is None else f"the GPU wins from batch {start:.0f} on"
+        )
+        lines.append(f"{subject}, {work}: {begins}; most at batch {best}: {ratios[best]:.1f} times")
+        for batch, rows in both.items():
+            lines.append("  " + _bound_line(batch, rows["gpu"], report.limits))
+    lines += _original_run(found)
+    lines += _dollars(report, options, found)
+    return "\n".join(["", *lines]) if lines else ""
+
+
+def _bound_line(batch: int, row: Any, measured: dict[str, Any]) -> str:
+    name, times = bound(row, measured[row.device])
+    parts = ", ".join(f"{key} {value / row.step:.0%}" for key, value in times.items())
+    launches = f"at least {row.launches} launches"
+    return f"batch {batch}: bound by {name} ({parts} of {row.step * 1e3:.2f} ms; {launches})"
+
+
+def _original_run(found: dict[Any, Any]) -> list[str]:
+    """How long the run of 2017 takes here."""
+    batches = found.get(("original", "training"), {})
+    lines = []
+    for device in ("cpu", "gpu"):
+        speeds = [rows[device].images_per_second for rows in batches.values() if device in rows]
+        if speeds:
+            seconds = ORIGINAL_IMAGES * ORIGINAL_EPOCHS / max(speeds)
+            lines.append(
+                f"the original run ({ORIGINAL_EPOCHS} epochs of {ORIGINAL_IMAGES} images, "
+                f"{LAPTOP_EPOCH:.0f} s an epoch on its laptop) on this {device.upper()}: "
+                f"{seconds / ORIGINAL_EPOCHS:.1f} s an epoch, {seconds:.1f} s in all"
+            )
+    return lines
+
+
+def prices(report: Any, options: Any) -> dict[str, tuple[float, str]]:
+    """Dollars an hour of what was measured, by name, and where the price is from."""
+    listed = load_instances()
+    if options.price is not None:
+        return {options.instance or OWN: (options.price, "--price")}
+    source = f"on demand, us-east-1, {listed['date']}"
+    titles = [device["title"] for device in report.devices if device["name"] != "cpu"]
+    entries = listed["instances"]
+    if options.instance is not None:
+        entries = [entry for entry in entries if entry["name"] == options.instance]
+    else:
+        entries = [e for e in entries if e["gpus"] == 1 and any(_is(e["gpu"], t) for t in titles)]
+    return {entry["name"]: (entry["price"], source) for entry in entries}
+
+
+def _is(gpu: str, title: str) -> bool:
+    """Whether a device's title names this GPU: "NVIDIA A10G", "Tesla K80", "NVIDIA L4"."""
+    return gpu in title.replace("-", " ").split()
+
+
+def _dollars(report: Any, options: Any, found: dict[Any, Any]) -> list[str]:
+    """Images per dollar and dollars per trained model, at the measured speeds only."""
+    lines = []
+    known = prices(report, options)
+    if report.emulated:  # what was measured is this CPU, and no instance is one
+        known = {name: entry for name, entry in known.items() if entry[1] == "--price"}
+    for (subject, work), batches in found.items():
+        if work != "training" or subject not in ("face", "original"):
+            continue
+        for device in ("cpu", "gpu"):
+            speeds = [rows[device].images_per_second for rows in batches.values() if device in rows]
+            for name, (price, source) in known.items() if speeds else ():
+                per_dollar = max(speeds) * 3600 / price
+                model = options.epochs * options.images / per_dollar
+                lines.append(
+                    f"{subject}, training on the {device.upper()} of {name} (${price:g} an hour, "
+                    f"{source}): {per_dollar:,.0f} images per dollar; ${model:.4f} for a model of "
+                    f"{options.epochs} epochs of {options.images:,} images"
+                )
+    if found and not known:
+        lines.append("dollars: say what this machine costs with --price, or --instance")
+    return lines
+
+
+def plot(report: Any, form: str) -> bytes:
+    """Throughput over batch size, both devices, crossovers marked."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SystemExit("--plot needs matplotlib: pip install -e '.[bench]'") from error
+    found = by_batch(report.rows)
+    figure = Figure(figsize=(5.5 * min(2, len(found)), 3.6 * -(-len(found) // 2)), layout="tight")
+    for number, ((subject, work), batches) in enumerate(found.items(), start=1):
+        axes = figure.add_subplot(-(-len(found) // 2), min(2, len(found)), number)
+        for device, colour in (("cpu", "tab:blue"), ("gpu", "tab:green")):
+            points = [
+                (b, rows[device].images_per_second) for b, rows in batches.items() if device in rows
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", color=colour, label=device.upper())
+        ratios = {b: speed_up(rows) for b, rows in batches.items() if {"cpu", "gpu"} <= set(rows)}
+        start = crossover(ratios) if ratios else None
+        if start is not None:
+            axes.axvline(start, color="grey", linestyle=":", label=f"GPU wins from {start:.0f}")
+        axes.set(title=f"{subject}, {work}", xlabel="batch size", ylabel="images a second")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(batches), [str(batch) for batch in batches])
+        axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, dpi=120)
+    return buffer.getvalue()

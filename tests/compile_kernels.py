@@ -1,0 +1,172 @@
+"""Compiles every CUDA kernel of the library for real GPUs, without one, with NVIDIA's compiler.
+
+    pip install -e '.[kernels]' && python tests/compile_kernels.py
+
+CUDA 11.8 (as CuPy 13 uses it, C++11) makes machine code from a K80 (sm_37) on, CUDA 12 (as CuPy 14
+does, C++17) up to the newest GPUs. A kernel that does not compile, or that spills registers to
+memory, is an error. The table says what the kernels ask of a multiprocessor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import re
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tinynn.backend.cuda.kernels import DTYPES, VARIANTS, options, source
+
+ARCHITECTURES = {  # CUDA: what its compiler is asked for; the first and the last in both standards
+    11: (37, 50, 52, 60, 61, 70, 75, 80, 86, 89, 90),
+    12: (50, 52, 60, 61, 70, 75, 80, 86, 89, 90, 100, 120),
+}
+STANDARDS = {11: "c++11", 12: "c++17"}  # of the CuPy that goes with it
+
+
+class Job(NamedTuple):
+    """One translation unit."""
+
+    cuda: int
+    architecture: int
+    standard: str
+    file: str
+    dtype: str
+    macros: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        macros = "".join(f" {name}={value}" for name, value in self.macros)
+        return (
+            f"{self.file}.cu {self.dtype}{macros}, sm_{self.architecture}, {self.standard}, "
+            f"CUDA {self.cuda}"
+        )
+
+
+class Figures(NamedTuple):
+    """What the assembler says of one kernel."""
+
+    kernel: str
+    registers: int
+    shared: int  # bytes
+    spilled: int  # bytes
+
+
+def jobs(quick: bool) -> Iterator[Job]:
+    """Every variant for every GPU; ``quick``: the oldest, one in the middle and the newest."""
+    for cuda, known in ARCHITECTURES.items():
+        for architecture in (known[0], 80, known[-1]) if quick else known:
+            ends = architecture in (known[0], known[-1]) and not quick
+            for standard in ("c++11", "c++17") if ends else (STANDARDS[cuda],):
+                for file, variants in VARIANTS.items():
+                    for macros in variants:
+                        for dtype in DTYPES:
+                            yield Job(
+                                cuda, architecture, standard, file, dtype, tuple(macros.items())
+                            )
+
+
+def compile_one(job: Job) -> tuple[Job, str | None, list[Figures]]:
+    """The job, what is wrong with it (None: nothing), and its kernels."""
+    nvrtc, include = _nvrtc(job.cuda)
+    arguments = [
+        f"--gpu-architecture=sm_{job.architecture}",
+        f"--std={job.standard}",
+        "--ptxas-options=-v",
+        f"-I{include}",
+        *options(job.dtype, dict(job.macros)),
+    ]
+    program = ctypes.c_void_p()
+    text = source(job.file).encode()
+    name = f"{job.file}.cu".encode()
+    _check(nvrtc, nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, name, 0, None, None))
+    encoded = (ctypes.c_char_p * len(arguments))(*(a.encode() for a in arguments))
+    failed = nvrtc.nvrtcCompileProgram(program, len(arguments), encoded)
+    size = ctypes.c_size_t()
+    _check(nvrtc, nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size)))
+    buffer = ctypes.create_string_buffer(size.value)
+    _check(nvrtc, nvrtc.nvrtcGetProgramLog(program, buffer))
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    log = buffer.value.decode(errors="replace")
+    if failed:
+        return job, log.strip(), []
+    figures = list(_figures(log))
+    spilling = [f"{f.kernel} spills {f.spilled} bytes of registers" for f in figures if f.spilled]
+    if not figures:
+        return job, f"the assembler says nothing of its kernels:\n{log}", []
+    return job, "; ".join(spilling) or None, figures
+
+
+def _figures(log: str) -> Iterator[Figures]:
+    """From ``ptxas -v``: the lines of each entry function."""
+    for part in re.split(r"Compiling entry function '", log)[1:]:
+        spilled = sum(map(int, re.findall(r"(\d+) bytes spill", part)))
+        registers = re.search(r"Used (\d+) registers", part)
+        shared = re.search(r"(\d+) bytes smem", part)
+        yield Figures(
+            part.partition("'")[0],
+            int(registers[1]) if registers else 0,
+            int(shared[1]) if shared else 0,
+            spilled,
+        )
+
+
+@cache
+def _nvrtc(cuda: int) -> tuple[Any, Path]:
+    """The compiler of one CUDA, and the folder of its headers, from NVIDIA's wheels."""
+    import nvidia
+
+    folders = [Path(folder) for folder in nvidia.__path__]
+    names = {11: "libnvrtc.so.11.2", 12: "libnvrtc.so.12"}
+    for folder in folders:
+        library = folder / "cuda_nvrtc" / "lib" / names[cuda]
+        if library.exists():
+            include = folder / "cuda_runtime" / "include"
+            return ctypes.CDLL(str(library)), include
+    raise FileNotFoundError(f"{names[cuda]} is not installed: pip install -e '.[kernels]'")
+
+
+def _check(nvrtc: Any, status: int) -> None:
+    if status:
+        nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
+        raise RuntimeError(nvrtc.nvrtcGetErrorString(status).decode())
+
+
+def main() -> int:
+    """0 if all is well."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="three GPUs for each CUDA")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    arguments = parser.parse_args()
+    try:
+        for cuda in ARCHITECTURES:
+            _nvrtc(cuda)
+    except (ImportError, FileNotFoundError) as error:
+        print(f"the compilers of NVIDIA are needed ({error}): pip install -e '.[kernels]'")
+        return 2
+    wanted = list(jobs(arguments.quick))
+    most: dict[str, tuple[int, int]] = {}
+    wrong = 0
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        for job, problem, figures in pool.map(compile_one, wanted, chunksize=4):
+            if problem is not None:
+                wrong += 1
+                print(f"FAILED {job}: {problem}")
+            for kernel in figures:
+                key = f"{job.file}.cu {kernel.kernel}"
+                registers, shared = most.get(key, (0, 0))
+                most[key] = (max(registers, kernel.registers), max(shared, kernel.shared))
+    print(f"{'kernel':<44}{'registers':>10}{'shared bytes':>14}   (the most of all variants)")
+    for key, (registers, shared) in most.items():
+        print(f"{key:<44}{registers:>10}{shared:>14}")
+    print(f"{len(wanted)} compilations, {wrong} failed")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""python -m tinynn.gpucheck: complete tables, honest verdicts, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinynn import functional as F
+from tinynn.backend import get_backend
+from tinynn.gpucheck import limits, parity
+from tinynn.gpucheck.__main__ import main
+
+
+def test_no_function_is_missing() -> None:
+    assert {function.name for function in parity.functions()} == set(F.__all__)
+
+
+@pytest.mark.parametrize("function", parity.functions(), ids=lambda function: function.name)
+def test_functions_agree_with_float64(function: parity.Function, device: str) -> None:
+    expected = parity.call_function(function, "cpu", "float64")
+    ours = parity.call_function(function, device, "float32")
+    assert parity.error(ours, expected) < parity.TOLERANCE["float32"]
+
+
+def test_a_difference_is_found() -> None:
+    right = [np.array([1.0, 200.0])]
+    assert parity.error([np.array([1.0, 202.0])], right) == pytest.approx(0.01)
+    assert parity.error([np.array([1.0, np.nan])], right) == np.inf
+    assert parity.error([np.array([1.0])], right) == np.inf
+    assert parity.error([np.array([1, 3])], [np.array([1, 2])]) == np.inf
+
+
+def test_training_agrees(device: str) -> None:
+    ours = parity.train_face_cnn(device, "float32", 2)
+    expected = parity.train_face_cnn("cpu", "float64", 2)
+    for name, arrays in ours.items():
+        assert parity.error(arrays, expected[name]) < parity.TOLERANCE["float32"], name
+
+
+def test_limits_of_the_cpu() -> None:
+    assert limits.launch_time("cpu") > 0
+    assert limits.copy_bandwidth("cpu", 1 << 16) > 0
+    assert limits.matmul_peak("cpu", size=64) > 0
+    assert limits.upload_bandwidth("cpu") is None
+
+
+def test_work_is_repeated_and_waited_for(device: str) -> None:
+    calls: list[int] = []
+    assert limits.seconds(get_backend(device), lambda: calls.append(1), times=3) >= 0
+    assert len(calls) % 3 == 0
+    assert len(calls) > 3
+
+
+def run(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "tinynn.gpucheck", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **settings},
+        cwd=Path(__file__).parent.parent,
+    )
+
+
+def test_without_a_gpu_it_says_why(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    done = run("--json", str(file), CPUCUDA_DEVICES="0", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert "NO GPU: " in done.stdout
+    report = json.loads(file.read_text())
+    assert report["verdict"] == "no usable GPU"
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_an_emulated_device_passes_and_shows_no_times(device: str, tmp_path: Path) -> None:
+    if device == "cpu":
+        pytest.skip("needs the emulation of CUDA")
+    pytest.importorskip("cpucuda", reason="needs the emulation of CUDA")
+    file = tmp_path / "report.json"
+    done = run("--quick", "--json", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "EMULATED: " in done.stdout
+    assert " us" not in done.stdout
+    report = json.loads(file.read_text())
+    assert report["emulated"]
+    assert "limits" not in report
+    assert not any("seconds" in key for row in report["kernels"] for key in row)
+
+
+def test_a_wrong_kernel_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = type(get_backend("cpu"))
+    monkeypatch.setattr(backend, "relu", lambda self, x: np.maximum(x, 0) * 1.01)
+    monkeypatch.setattr(limits, "_REPEATS", 1)
+    monkeypatch.setattr("tinynn.gpucheck.__main__._measure", lambda *_: None)
+    assert main(["--device", "cpu", "--quick"]) == 1
+    said = capsys.readouterr().out
+    assert "FAILED: " in said
+    assert next(line for line in said.splitlines() if "FAIL" in line).startswith("relu ")

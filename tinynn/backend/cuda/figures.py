@@ -1,0 +1,20 @@
+"""The figures of an epoch on a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinynn.backend.base import Array
+from tinynn.backend.cuda.kernels import THREADS, CudaKernels, accumulate, kernel
+
+
+class Figures(CudaKernels):
+    """Loss and accuracy so far, in one launch a batch."""
+
+    def add_figures(self, totals: Array, loss: Array, logits: Array, labels: Array) -> None:
+        rows, classes = logits.shape
+        loss = loss.astype(accumulate(logits), copy=False)
+        labels = self.contiguous(labels.astype(np.int64, copy=False))
+        launch = kernel("figures", "add_figures", logits.dtype.name)
+        sizes = (rows, np.int32(classes))
+        launch((1,), (THREADS,), (loss, self.contiguous(logits), labels, *sizes, totals))

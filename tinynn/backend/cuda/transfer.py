@@ -1,0 +1,96 @@
+"""Batches on their way to a GPU while it computes: pinned memory, a stream of their own."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinynn.backend import tracing
+from tinynn.backend.base import Array, Uploads
+from tinynn.backend.cuda.kernels import CudaKernels
+
+_MOST_PINNED = 8  # batches whose copies may be under way
+
+
+class Transfer(CudaKernels):
+    """Uploads that run beside the computation."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self._copying: Any = None  # one stream for good: CuPy keeps freed memory by stream
+        self._under_way: deque[tuple[Any, list[np.ndarray]]] = deque()
+        self._uploading = threading.Lock()
+
+    def uploads(self) -> Uploads:
+        """For the stream that is current on this thread."""
+        computing = self.xp.cuda.get_current_stream()
+        if computing.ptr == self.xp.cuda.Stream.ptds.ptr:  # means another stream on each thread
+            return Uploads(self)
+        return _StreamUploads(self, computing)
+
+    def start_upload(self, computing: Any, arrays: tuple[np.ndarray, ...]) -> _Started:
+        """Begin to copy on a stream of its own, into arrays for the stream that computes."""
+        cuda = self.xp.cuda
+        with self._uploading, cuda.Device(self.index):
+            if self._copying is None:
+                self._copying = cuda.Stream(non_blocking=True)
+            with self._copying as stream:
+                # The memory of a batch that was let go is given to the next one. The copy into it
+                # comes after all that was launched with the old one.
+                launched = cuda.Event(disable_timing=True)
+                launched.record(computing)
+                stream.wait_event(launched)
+                pinned = [_pinned(array) for array in arrays]
+                targets = tuple(self.xp.empty(array.shape, array.dtype) for array in arrays)
+                for source, target in zip(pinned, targets, strict=True):
+                    target.data.copy_from_host_async(source.ctypes.data, source.nbytes, stream)
+                arrived = cuda.Event(disable_timing=True)
+                arrived.record(stream)
+            self._keep(arrived, pinned)
+        return _Started(targets, arrived)
+
+    def _keep(self, arrived: Any, pinned: list[np.ndarray]) -> None:
+        """Pinned memory must not be reused before its copy is done: hold on to it until then.
+
+        Where the GPU falls far behind, the thread that loads waits here; the one that trains is not
+        held up.
+        """
+        self._under_way.append((arrived, pinned))
+        while self._under_way:
+            oldest, _ = self._under_way[0]
+            if not oldest.done:
+                if len(self._under_way) <= _MOST_PINNED:
+                    return
+                oldest.synchronize()
+            self._under_way.popleft()
+
+
+class _Started(NamedTuple):
+    arrays: tuple[Array, ...]
+    arrived: Any  # the event after the copies
+
+
+class _StreamUploads(Uploads):
+    def __init__(self, backend: Transfer, computing: Any) -> None:
+        super().__init__(backend)
+        self.transfer, self.computing = backend, computing
+
+    def start(self, *arrays: np.ndarray) -> _Started:
+        return self.transfer.start_upload(self.computing, arrays)
+
+    def receive(self, started: _Started) -> tuple[Array, ...]:
+        """Have the computing stream wait for the copies; this thread goes on at once."""
+        self.computing.wait_event(started.arrived)
+        return started.arrays
+
+
+def _pinned(array: np.ndarray) -> np.ndarray:
+    """A copy in memory that a GPU reads by itself."""
+    import cupyx
+
+    copy: np.ndarray = cupyx.empty_pinned(array.shape, array.dtype)
+    copy[...] = array
+    return copy
