@@ -23,6 +23,7 @@ from tinynn.creation import (
     zeros_like,
 )
 from tinynn.errors import TinynnError
+from tinynn.precision import autocast, get_matmul_precision, set_matmul_precision
 from tinynn.random import Generator, manual_seed
 from tinynn.trace import Trace, trace
 
@@ -61,9 +62,10 @@ def __dir__() -> list[str]:
 __all__ = [
     "Generator",
     "Tensor",
-    "Trace",
     "TinynnError",
+    "Trace",
     "arange",
+    "autocast",
     "data",
     "default_device",
     "devices",
@@ -73,6 +75,7 @@ __all__ = [
     "from_numpy",
     "full",
     "functional",
+    "get_matmul_precision",
     "get_num_threads",
     "grad",
     "is_grad_enabled",
@@ -89,6 +92,7 @@ __all__ = [
     "randn",
     "save",
     "set_default_device",
+    "set_matmul_precision",
     "set_num_threads",
     "summary",
     "tensor",

@@ -12,6 +12,7 @@ from tinynn.autograd import Tensor, record
 from tinynn.backend import Array, Window, same_padding
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.operands import same_device, same_dtype
+from tinynn.precision import narrowed
 
 Pair = tuple[int, int]
 Padding = int | Pair | tuple[Pair, Pair] | str
@@ -33,6 +34,7 @@ def conv2d(
     H' = ceil(H / stride) also for even kernels. ``groups`` splits the channels into that many
     independent convolutions. Raises ShapeError if the kernel is larger than the padded image.
     """
+    x, weight, bias = narrowed(x), narrowed(weight), narrowed(bias)
     window = check_conv2d("conv2d", x, weight, bias, stride, padding, dilation, groups)
     return _conv2d(x, weight, bias, window, groups)
 
@@ -85,6 +87,7 @@ def conv_transpose2d(
     (N, H', W', O) with H' = (H - 1)·stride - 2·padding + (kh - 1)·dilation + output_padding + 1.
     Zeiler, Krishnan, Taylor and Fergus, "Deconvolutional networks" (2010).
     """
+    x, weight, bias = narrowed(x), narrowed(weight), narrowed(bias)
     same_device("conv_transpose2d", x, weight, bias)
     same_dtype("conv_transpose2d", x, weight, bias)
     _check_image("conv_transpose2d", x)

@@ -11,6 +11,7 @@ from tinynn.functional.convolution import (
 )
 from tinynn.functional.elementwise import relu_gradient
 from tinynn.functional.pooling import pool_window, scatter
+from tinynn.precision import narrowed
 
 
 def conv2d_relu_max_pool2d(
@@ -29,6 +30,7 @@ def conv2d_relu_max_pool2d(
     The full-size result of the convolution is neither kept nor, where the backend can avoid it,
     written to memory at all.
     """
+    x, weight, bias = narrowed(x), narrowed(weight), narrowed(bias)
     window = check_conv2d("conv2d_relu_max_pool2d", x, weight, bias, stride, padding, dilation, 1)
     full = (x.shape[0], *window.output_size(*x.shape[1:3]), weight.shape[3])
     pool = pool_window("conv2d_relu_max_pool2d", full, pool_size, pool_stride, 0, 1, ceil_mode)

@@ -7,6 +7,7 @@ from typing import Any
 from tinynn.autograd import Tensor, record
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.operands import Operand, as_tensor, same_device, same_dtype, sum_to
+from tinynn.precision import narrowed
 
 
 def matmul(a: Operand, b: Operand) -> Tensor:
@@ -14,7 +15,7 @@ def matmul(a: Operand, b: Operand) -> Tensor:
 
     A vector stands for a row on the left and for a column on the right, as in NumPy.
     """
-    a, b = as_tensor("matmul", a), as_tensor("matmul", b)
+    a, b = narrowed(as_tensor("matmul", a)), narrowed(as_tensor("matmul", b))
     same_device("matmul", a, b)
     same_dtype("matmul", a, b)
     if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
@@ -44,6 +45,7 @@ def _transposed(x: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight + bias: (..., in) with (in, out) and (out,) -> (..., out)."""
+    x, weight, bias = narrowed(x), narrowed(weight), narrowed(bias)
     same_device("linear", x, weight, bias)
     same_dtype("linear", x, weight, bias)
     if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[0]:

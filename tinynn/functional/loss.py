@@ -13,6 +13,7 @@ from tinynn.functional.elementwise import absolute, require_floating, sigmoid, s
 from tinynn.functional.operands import as_tensor, same_device, same_dtype
 from tinynn.functional.reduction import log_softmax, softmax
 from tinynn.functional.shape import index
+from tinynn.precision import widened
 
 Target = Tensor | np.ndarray[Any, Any]
 
@@ -36,6 +37,7 @@ def cross_entropy(
     """
     require_floating("cross_entropy", logits)
     target = as_tensor("cross_entropy", target)
+    logits = widened(logits)
     same_device("cross_entropy", logits, target, weight)
     if not logits.ndim:
         raise ShapeError("cross_entropy expects logits (..., classes), got a single number")
@@ -136,6 +138,7 @@ def _soft_cross_entropy(
 
 def nll_loss(log_probabilities: Tensor, labels: Target, reduction: str = "mean") -> Tensor:
     """Mean of -log_probabilities[label]: the second half of ``cross_entropy``."""
+    log_probabilities = widened(log_probabilities)
     labels = as_tensor("nll_loss", labels)
     same_device("nll_loss", log_probabilities, labels)
     flat, picked, _ = _flat_labels(log_probabilities, labels, None)
@@ -207,6 +210,7 @@ def _pair(name: str, prediction: Tensor, target: Target) -> tuple[Tensor, Tensor
     """Prediction and target of one shape, device and dtype."""
     require_floating(name, prediction)
     target = as_tensor(name, target)
+    prediction = widened(prediction)
     same_device(name, prediction, target)
     if prediction.shape != target.shape:
         raise ShapeError(

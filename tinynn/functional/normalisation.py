@@ -11,6 +11,7 @@ from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.elementwise import require_floating
 from tinynn.functional.operands import raw, same_device
 from tinynn.functional.reduction import mean, var
+from tinynn.precision import widened
 
 
 def normalise(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
@@ -47,6 +48,7 @@ def batch_norm(
     variance without bias. Otherwise the running ones are used. Ioffe and Szegedy (2015).
     """
     require_floating("batch_norm", x)
+    x = widened(x)
     same_device("batch_norm", x, running_mean, running_var, weight, bias)
     _check_channels("batch_norm", x, running_mean, running_var, weight, bias)
     if training or running_mean is None or running_var is None:
@@ -118,6 +120,7 @@ def layer_norm(
     ``weight`` and ``bias`` have the shape of those axes. Ba, Kiros and Hinton (2016).
     """
     require_floating("layer_norm", x)
+    x = widened(x)
     same_device("layer_norm", x, weight, bias)
     if not 1 <= axes <= x.ndim:
         raise ArgumentError(f"layer_norm over the last {axes} axes of shape {x.shape}")
@@ -142,6 +145,7 @@ def group_norm(
     Images are (N, ..., C). Wu and He (2018); one channel a group is instance normalisation.
     """
     require_floating("group_norm", x)
+    x = widened(x)
     same_device("group_norm", x, weight, bias)
     if x.ndim < 2 or groups < 1 or x.shape[-1] % groups:
         raise ShapeError(f"group_norm: {groups} groups do not divide the channels of {x.shape}")

@@ -9,6 +9,7 @@ import numpy as np
 from tinynn.autograd import Scalar, Tensor
 from tinynn.backend import backend_of
 from tinynn.errors import DeviceError, DtypeError, ShapeError
+from tinynn.precision import is_autocast, widened
 
 Operand = Tensor | Scalar | np.ndarray[Any, Any]
 Axis = int | tuple[int, ...] | None
@@ -67,6 +68,8 @@ def _operand(name: str, x: Any) -> Any:
 
 def _one_dtype(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     kinds = a.dtype.kind + b.dtype.kind
+    if kinds == "ff" and is_autocast():
+        return widened(a), widened(b)
     if kinds == "ff":
         raise DtypeError(
             f"{name}: {a.dtype} of shape {a.shape} meets {b.dtype} of shape {b.shape}; "

@@ -10,6 +10,7 @@ from tinynn.errors import ShapeError
 from tinynn.functional.elementwise import exp, log, sqrt, square
 from tinynn.functional.operands import Axis, Operand, as_tensor, normal_axes, normal_axis
 from tinynn.functional.shape import broadcast_to
+from tinynn.precision import widened
 
 
 def _expand(x: Tensor, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> Tensor:
@@ -106,7 +107,7 @@ def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 def softmax(x: Operand, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along an axis."""
-    x = as_tensor("softmax", x)
+    x = widened(as_tensor("softmax", x))
     axis = normal_axis("softmax", axis, x.ndim)
 
     def vjp(grad: Tensor, out: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ def softmax(x: Operand, axis: int = -1) -> Tensor:
 
 def log_softmax(x: Operand, axis: int = -1) -> Tensor:
     """The logarithm of ``softmax``, computed without it."""
-    x = as_tensor("log_softmax", x)
+    x = widened(as_tensor("log_softmax", x))
     axis = normal_axis("log_softmax", axis, x.ndim)
 
     def vjp(grad: Tensor, out: Tensor) -> Tensor:

@@ -78,7 +78,9 @@ class Module:
         except Exception as caught:
             error = explained(caught)
             _locate(error, self, outermost, trail, inputs)
-            raise error
+            if error is caught:
+                raise
+            raise error from caught
         finally:
             if outermost:
                 _calls.trail = None

@@ -16,6 +16,7 @@ import numpy as np
 
 from tinynn.backend import tracing
 from tinynn.backend.base import Array, Backend
+from tinynn.backend.cuda_precision import apply_matmul_precision
 
 VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
     # file: the sets of macros it is compiled with, for each of DTYPES
@@ -114,6 +115,7 @@ class CudaKernels(Backend):
     def __init__(self, index: int) -> None:
         import cupy
 
+        apply_matmul_precision()
         self.xp = cupy
         self.array_type = cupy.ndarray
         self.index = index

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinynn.backend import tracing
 from tinynn.backend.base import Array, Uploads
 from tinynn.backend.cuda.kernels import CudaKernels
 
