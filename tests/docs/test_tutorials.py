@@ -1,4 +1,7 @@
-"""The Python code of the README and of the documentation runs as it stands, page by page."""
+"""The Python code of the README and of the documentation runs as it stands, page by page.
+
+Fragments that stand for themselves only inside the library are marked `py` instead of `python`.
+"""
 
 import re
 from pathlib import Path
@@ -8,7 +11,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/data.md", "docs/tutorial/first-network.md"]
+PAGES = ["README.md", "docs/data.md", "docs/gpu/rented-gpu.md", "docs/tutorial/first-network.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
