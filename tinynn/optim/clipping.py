@@ -21,10 +21,12 @@ def clip_grad_norm(parameters: Any, max_norm: float) -> Tensor:
     grads = _gradients(parameters)
     if not grads:
         raise ArgumentError("clip_grad_norm found no gradients: call loss.backward() first")
-    xp = grads[0][1].backend.xp
-    squares = xp.stack([xp.sum(xp.square(grad.data)) for _, grad in grads])
-    norm = xp.sqrt(xp.sum(squares))
-    scale = xp.minimum(max_norm / (norm + 1e-6), 1).astype(squares.dtype)
+    backend = grads[0][1].backend
+    xp, total = backend.xp, 0
+    for _, grad in grads:
+        total = total + backend.sum(xp.square(grad.data), tuple(range(grad.ndim)))
+    norm = xp.sqrt(total)
+    scale = xp.minimum(max_norm / (norm + 1e-6), 1).astype(grads[0][1].dtype)
     for tensor, grad in grads:
         tensor.grad = Tensor(xp.asarray(xp.multiply(grad.data, scale)))
     return Tensor(xp.asarray(norm))

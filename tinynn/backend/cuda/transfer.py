@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinynn.backend import tracing
 from tinynn.backend.base import Array, Uploads
 from tinynn.backend.cuda.kernels import CudaKernels
 
@@ -82,7 +83,8 @@ class _StreamUploads(Uploads):
 
     def receive(self, started: _Started) -> tuple[Array, ...]:
         """Have the computing stream wait for the copies; this thread goes on at once."""
-        self.computing.wait_event(started.arrived)
+        with tracing.transfer("upload", sum(array.nbytes for array in started.arrays)):
+            self.computing.wait_event(started.arrived)
         return started.arrays
 
 
