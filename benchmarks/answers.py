@@ -138,8 +138,8 @@ def _original_run(found: dict[Any, Any]) -> list[str]:
         if speeds:
             seconds = ORIGINAL_IMAGES * ORIGINAL_EPOCHS / max(speeds)
             lines.append(
-                f"the original run ({ORIGINAL_EPOCHS} epochs of {ORIGINAL_IMAGES} images, "
-                f"{LAPTOP_EPOCH:.0f} s an epoch on its laptop) on this {device.upper()}: "
+                f"the original run ({ORIGINAL_EPOCHS} epochs of {ORIGINAL_IMAGES} images; its last "
+                f"one took {LAPTOP_EPOCH:.0f} s on a laptop) on this {device.upper()}: "
                 f"{seconds / ORIGINAL_EPOCHS:.1f} s an epoch, {seconds:.1f} s in all"
             )
     return lines

@@ -215,9 +215,9 @@ def measure(benches: list[Bench], rounds: int) -> list[Measured]:
         turns[bench.device] = [[], [], [], []]
     for _ in range(rounds):
         for bench in benches:
-            count, into = steps[bench.device], turns[bench.device]
-            into[0].append(bench.turn(bench.step, count))
-            into[1].append(bench.turn(bench.upload_and_step, count))
+            times, into = steps[bench.device], turns[bench.device]
+            into[0].append(bench.turn(bench.step, times))
+            into[1].append(bench.turn(bench.upload_and_step, times))
             into[2].append(bench.issue())
             into[3].append(bench.on_device())
     rows = []

@@ -101,3 +101,25 @@ def test_a_wrong_kernel_fails(
     said = capsys.readouterr().out
     assert "FAILED: " in said
     assert next(line for line in said.splitlines() if "FAIL" in line).startswith("relu ")
+
+
+GUARDED = """
+import cupy, sys
+cupy.cuda.set_allocator(None)  # each array ends at a page that nobody may touch
+from tinynn.gpucheck.__main__ import main
+sys.exit(main(["--quick"]))
+"""
+
+
+def test_no_kernel_leaves_its_arrays(device: str) -> None:
+    if device == "cpu":
+        pytest.skip("needs the emulation of CUDA")
+    pytest.importorskip("cpucuda", reason="needs the emulation of CUDA")
+    done = subprocess.run(
+        [sys.executable, "-c", GUARDED],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CPUCUDA_GUARD": "1"},
+        cwd=Path(__file__).parent.parent,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -144,6 +144,23 @@ class TestCommandLine:
         assert found.rows[0].operations == 3 * found.rows[2].operations
         assert found.rows[2].operations == 2 * 2 * 2304 * 128
 
+    def test_both_devices_take_turns(self, device: str) -> None:
+        """The way of a real GPU, whatever the device: all figures are there, and the answers."""
+        if device == "cpu":
+            pytest.skip("needs pytest --device cuda")
+        options = cpu_vs_gpu.parse(["--models", "linear", "batchnorm", "--rounds", "2"])
+        options.batch_sizes = [2, 4]
+        found = report([])
+        cpu_vs_gpu.run(found, options, ["cpu", device])
+        assert {(row.subject, row.device) for row in found.rows} == {
+            (name, place) for name in options.models for place in ("cpu", device)
+        }
+        for row in found.rows:
+            assert (row.launches, row.on_device) == (None, None) or row.launches > 0
+        text = answers.answers(found, options)
+        assert text.count("bound by ") == 8
+        assert "speed-up" in answers.table(found)
+
     def test_interrupted_it_keeps_what_it_has(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
