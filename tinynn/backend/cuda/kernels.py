@@ -7,6 +7,7 @@ that a test can compile them all for GPUs that are not at hand.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -122,14 +123,15 @@ class CudaKernels(Backend):
         self.device = "cuda" if index == 0 else f"cuda:{index}"
         properties = cupy.cuda.runtime.getDeviceProperties(index)
         self.multiprocessors: int = properties["multiProcessorCount"]
-        self._ticket_rows: dict[int, Array] = {}  # by stream
+        self._ticket_rows: dict[tuple[int, int], Array] = {}  # by stream and thread
 
     def tickets(self, count: int) -> Array:
         """``count`` zeros (uint32) for ``is_last_block``, which leaves zeros behind.
 
-        Kernels of one stream run one after the other and can share them.
+        Kernels of one stream run one after the other and can share them; the stream of one number
+        may be another on each thread (CUPY_CUDA_PER_THREAD_DEFAULT_STREAM).
         """
-        stream = self.xp.cuda.get_current_stream().ptr
+        stream = self.xp.cuda.get_current_stream().ptr, threading.get_ident()
         held = self._ticket_rows.get(stream)
         if held is None or held.size < count:
             held = self._ticket_rows[stream] = self.xp.zeros(max(count, 4096), self.xp.uint32)
