@@ -398,7 +398,12 @@ def find(arguments: argparse.Namespace) -> tuple[Report, str | None]:
     full = "cuda:0" if device == "cuda" else device
     emulated = any(entry.name == full and entry.emulated for entry in machine)
     described = [entry._asdict() for entry in machine]
-    return Report(versions(), described, why if device is None else None, emulated), device
+    recorded = versions()
+    if device is not None:
+        cuda = get_backend(device).xp.cuda
+        properties = cuda.runtime.getDeviceProperties(cuda.Device().id)
+        recorded["gpu_kilohertz_at_most"] = properties.get("clockRate")
+    return Report(recorded, described, why if device is None else None, emulated), device
 
 
 def main(arguments: list[str] | None = None) -> int:
