@@ -76,7 +76,7 @@ class Geometry(NamedTuple):
     @property
     def is_thin(self) -> bool:
         """Whether the outputs of a group are too few to fill a tile."""
-        return self.groups > 1 and self.group_outputs < 8
+        return self.groups > 1 and self.group_outputs < 8 and self.terms < 2**16  # of a grid
 
 
 class Convolution(CudaKernels):

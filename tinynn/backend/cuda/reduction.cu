@@ -2,7 +2,7 @@
 
 // A block has `across` threads side by side for neighbouring inner elements (a power of two up to 32),
 // and the others below them for different reduced ones: threads of a warp read neighbouring addresses,
-// also where the inner axis is short. blockIdx.x = outer * parts + part, .y = tile of inner elements.
+// also where the inner axis is short. blockIdx.x = (outer * parts + part) * tiles + tile of the inner axis.
 // With more than one part the last block of a result adds the parts in order.
 extern "C" __global__ void __launch_bounds__(256)
 sum_parts(const SCALAR* x, long long reduced, long long inner, int across, int parts,
@@ -10,9 +10,10 @@ sum_parts(const SCALAR* x, long long reduced, long long inner, int across, int p
           SCALAR* out) {
     __shared__ ACCUMULATE lines[256];
     const int lane = threadIdx.x % across, line = threadIdx.x / across;
-    const long long outer = blockIdx.x / parts;
-    const int part = blockIdx.x % parts;
-    const long long i = static_cast<long long>(blockIdx.y) * across + lane;
+    const unsigned int tiles = (inner + across - 1) / across, tile = blockIdx.x % tiles;
+    const long long outer = blockIdx.x / tiles / parts;
+    const int part = blockIdx.x / tiles % parts;
+    const long long i = static_cast<long long>(tile) * across + lane;
     const long long begin = part * each, end = min(reduced, begin + each);
 
     ACCUMULATE sum = 0;
@@ -35,7 +36,7 @@ sum_parts(const SCALAR* x, long long reduced, long long inner, int across, int p
     }
     ACCUMULATE* own = partial + outer * parts * inner;
     if (writes) own[part * inner + i] = lines[lane];
-    if (!is_last_block(tickets + outer * gridDim.y + blockIdx.y, parts)) return;
+    if (!is_last_block(tickets + outer * tiles + tile, parts)) return;
     if (writes) {
         const volatile ACCUMULATE* all = own;
         ACCUMULATE total = 0;

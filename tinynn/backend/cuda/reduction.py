@@ -59,7 +59,7 @@ class Reduction(CudaKernels):
             tickets = self.tickets(outer * tiles)
         launch = kernel("reduction", "sum_parts", x.dtype.name)
         sizes = (reduced, inner, np.int32(across), np.int32(parts), each)
-        launch((outer * parts, tiles), (THREADS,), (x, *sizes, factor, partial, tickets, out))
+        launch((outer * parts * tiles,), (THREADS,), (x, *sizes, factor, partial, tickets, out))
         return out
 
 
