@@ -38,7 +38,7 @@ def test_training_agrees(device: str) -> None:
     ours = parity.train_face_cnn(device, "float32", 2)
     expected = parity.train_face_cnn("cpu", "float64", 2)
     for name, arrays in ours.items():
-        assert parity.error(arrays, expected[name]) < parity.TOLERANCE["float32"], name
+        assert parity.error(arrays, expected[name]) < parity.TRAINING_TOLERANCE, name
 
 
 def test_limits_of_the_cpu() -> None:

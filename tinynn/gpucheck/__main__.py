@@ -123,7 +123,7 @@ def _check_training(device: str, report: dict[str, Any]) -> int:
     rows = []
     for name, arrays in ours.items():
         error = parity.error(arrays, expected[name])
-        rows.append({"name": name, "error": error, "ok": error < parity.TOLERANCE["float32"]})
+        rows.append({"name": name, "error": error, "ok": error < parity.TRAINING_TOLERANCE})
     same = all(parity.error(arrays, again[name]) == 0.0 for name, arrays in ours.items())
     rows.append({"name": "repeated: the same bits", "error": 0.0, "ok": same})
     for row in rows:

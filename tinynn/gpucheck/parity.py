@@ -21,6 +21,10 @@ from tinynn.random import Generator
 TOLERANCE = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-10}
 """How far the largest difference may be, relative to the largest number (at least 1)."""
 
+TRAINING_TOLERANCE = 1e-2
+"""The same for a network that trains: where rounding decides which pixel of a window is largest, or
+whether a ReLU is open, the gradient goes another way, on any two machines."""
+
 Put = Callable[[np.ndarray], Array]
 
 
@@ -394,7 +398,7 @@ def train_face_cnn(device: str, dtype: str, steps: int) -> dict[str, list[np.nda
     model = face_cnn()
     _same_weights(model)
     model = model.astype(dtype).to(device)
-    optimizer = optim.SGD(model, 0.005, momentum=0.9)  # large rates blow up rounding
+    optimizer = optim.SGD(model, 0.002, momentum=0.9)
     backend = get_backend(device)
     pixels = np.random.default_rng(1).random((8, 48, 48, 3))
     images = Tensor(backend.from_host(pixels.astype(dtype)))
