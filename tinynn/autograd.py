@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from tinynn.backend import Array, Backend, backend_of, get_backend, tracing
+from tinynn.backend import (
+    Array,
+    Backend,
+    backend_of,
+    get_backend,
+    single_threaded_blas,
+    tracing,
+)
 from tinynn.backend.memory import explaining
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
 
@@ -208,7 +215,7 @@ class Tensor:
         """
         seed = _seed_gradient(self, gradient)
         keep = create_graph if retain_graph is None else retain_graph
-        with explaining(), _set_grad_mode(create_graph):
+        with explaining(), single_threaded_blas(), _set_grad_mode(create_graph):
             given = {id(_memory(seed))}
             for leaf, grad in _propagate([self], [seed], keep, None).values():
                 leaf.grad = _own(grad, given) if leaf.grad is None else leaf.grad + grad
@@ -272,15 +279,29 @@ class Tensor:
 class _Node:
     """What made a tensor: a function's name and, for each input that matters, the product."""
 
-    __slots__ = ("inputs", "name", "order", "output")
+    __slots__ = ("inputs", "jointly", "name", "order", "output")
 
     def __init__(
-        self, name: str, inputs: tuple[tuple[Tensor, VJP], ...], output: Array | None
+        self, name: str, inputs: tuple[tuple[Tensor, Any], ...], output: Array | None
     ) -> None:
         self.name = name
-        self.inputs: tuple[tuple[Tensor, VJP], ...] | None = inputs  # None: freed
+        # each with its product, or with its position where ``jointly`` has them all; None: freed
+        self.inputs: tuple[tuple[Tensor, Any], ...] | None = inputs
+        self.jointly: tuple[Callable[..., Sequence[Any]], int] | None = None
         self.order = next(_order)
         self.output = output
+
+    def products(self, grad: Tensor, needed: Sequence[tuple[Tensor, Any]]) -> Iterator[Any]:
+        """The needed inputs with their gradients."""
+        if self.jointly is not None:
+            function, count = self.jointly
+            positions = {position for _, position in needed}
+            grads = function(grad, tuple(position in positions for position in range(count)))
+            yield from ((source, grads[position]) for source, position in needed)
+            return
+        result = () if self.output is None else (_output_tensor(self),)
+        for source, vjp in needed:
+            yield source, vjp(grad, *result)
 
 
 _order = itertools.count()  # a result is always newer than what it was made from
@@ -304,8 +325,23 @@ def record_with_output(name: str, data: Array, *inputs: tuple[Any, VJP]) -> Tens
     return _result(name, _checked(name, data, inputs), inputs, data)
 
 
+def record_jointly(
+    name: str, data: Array, tensors: tuple[Any, ...], gradients: Callable[..., Sequence[Any]]
+) -> Tensor:
+    """Like ``record``, where the gradients of several inputs are best computed at once.
+
+    ``gradients(grad, wanted)`` gives a gradient for each position in ``tensors`` that is wanted (a
+    tuple of bools), and anything for the others.
+    """
+    positions = tuple((tensor, position) for position, tensor in enumerate(tensors))
+    result = _result(name, _checked(name, data, positions), positions, None)
+    if result._node is not None:
+        result._node.jointly = (gradients, len(tensors))
+    return result
+
+
 def _result(
-    name: str, data: Array, inputs: tuple[tuple[Any, VJP], ...], output: Array | None
+    name: str, data: Array, inputs: tuple[tuple[Any, Any], ...], output: Array | None
 ) -> Tensor:
     result = Tensor.__new__(Tensor)
     backend = backend_of(data)
@@ -328,7 +364,7 @@ def _result(
     return result
 
 
-def _checked(name: str, data: Array, inputs: tuple[tuple[Any, VJP], ...]) -> Array:
+def _checked(name: str, data: Array, inputs: tuple[tuple[Any, Any], ...]) -> Array:
     """The data, after a look that no function made it wider than its floating-point inputs."""
     dtype = data.dtype
     if dtype.kind == "f":
@@ -411,7 +447,7 @@ def grad(
             raise GradientError(f"grad: an input of shape {tensor.shape} does not require grad")
     seeds = [_seed_gradient(o, g) for o, g in zip(outputs, grad_outputs, strict=True)]
     keep = create_graph if retain_graph is None else retain_graph
-    with explaining(), _set_grad_mode(create_graph):
+    with explaining(), single_threaded_blas(), _set_grad_mode(create_graph):
         found = _propagate(outputs, seeds, keep, wanted)
     results = tuple(found[_key(t)][1] if _key(t) in found else None for t in wanted)
     if not allow_unused and any(result is None for result in results):
@@ -490,13 +526,12 @@ def _propagate(
         grad = arrived[id(node)][1]
         if id(node) not in targets:
             del arrived[id(node)]  # all that came to it has come; let the memory go
-        result = () if node.output is None else (_output_tensor(node),)
         needed = [pair for pair in node.inputs or () if useful is None or _key(pair[0]) in useful]
         with tracing.lap(f"{node.name} backward", node.order):
-            for source, vjp in needed:
-                arrive(source, _matching(node.name, vjp(grad, *result), source))
+            for source, product in node.products(grad, needed) if needed else ():
+                arrive(source, _matching(node.name, product, source))
         if needed and not keep:  # the record of a wanted tensor itself was not used
-            node.inputs = node.output = None
+            node.inputs = node.output = node.jointly = None
     return arrived
 
 

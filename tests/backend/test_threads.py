@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tinynn
-from tinynn.backend.threads import parallel
+from tinynn.backend.cpu.threads import parallel
 from tinynn.errors import ArgumentError
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def test_an_interrupt_reaches_the_caller() -> None:
 
 def test_a_program_does_not_wait_for_its_idle_workers() -> None:
     code = (
-        "import tinynn; from tinynn.backend.threads import parallel; tinynn.set_num_threads(3);"
+        "import tinynn; from tinynn.backend.cpu.threads import parallel; tinynn.set_num_threads(3);"
         "parallel(print, range(4))"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

@@ -4,7 +4,12 @@
 what their machine does faster. Upper floors ask a tensor for its backend, never which one it is.
 """
 
-from tinynn.backend.base import Array, Backend
+from tinynn.backend.base import Array, Backend, Wanted
+from tinynn.backend.cpu.threads import (
+    get_num_threads,
+    set_num_threads,
+    single_threaded_blas,
+)
 from tinynn.backend.devices import (
     backend_of,
     default_backend,
@@ -13,7 +18,6 @@ from tinynn.backend.devices import (
     set_default_device,
 )
 from tinynn.backend.inventory import Device, Devices
-from tinynn.backend.threads import get_num_threads, set_num_threads
 from tinynn.backend.windows import Window, same_padding
 
 __all__ = [
@@ -21,6 +25,7 @@ __all__ = [
     "Backend",
     "Device",
     "Devices",
+    "Wanted",
     "Window",
     "backend_of",
     "default_backend",
@@ -30,4 +35,5 @@ __all__ = [
     "same_padding",
     "set_default_device",
     "set_num_threads",
+    "single_threaded_blas",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,14 @@ from tinynn.errors import LabelError
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Arrays = Sequence[Array]
+
+
+class Wanted(NamedTuple):
+    """Which gradients of a convolution are asked for."""
+
+    x: bool
+    weight: bool
+    bias: bool
 
 
 class Uploads:
@@ -224,18 +232,26 @@ class Backend:
         axes = tuple(range(x.ndim - 1))
         out, average, variance = self.normalise(x, axes, eps)
         average, variance = average.reshape(-1), variance.reshape(-1)
-        if running is not None:
-            count = x.size // x.shape[-1]
-            for kept, batch in zip(
-                running, (average, variance * (count / (count - 1))), strict=True
-            ):
-                kept *= 1 - momentum
-                kept += (momentum * batch).astype(kept.dtype, copy=False)
+        self._follow(running, average, variance, momentum, x.size // x.shape[-1])
         if weight is not None:
             out *= weight
         if bias is not None:
             out += bias
         return out, average, variance
+
+    def _follow(
+        self,
+        running: tuple[Array, Array] | None,
+        average: Array,
+        variance: Array,
+        momentum: float,
+        count: int,
+    ) -> None:
+        for kept, batch in zip(
+            running or (), (average, variance * (count / max(1, count - 1))), strict=False
+        ):
+            kept *= 1 - momentum
+            kept += (momentum * batch).astype(kept.dtype, copy=False)
 
     def batch_norm_gradient(
         self,
@@ -324,6 +340,16 @@ class Backend:
             weight[i, j] = product.reshape(channels, groups * outputs)
         return weight
 
+    def conv2d_gradients(
+        self, x: Array, weight: Array, grad: Array, window: Window, groups: int, wanted: Wanted
+    ) -> tuple[Array | None, ...]:
+        """The gradients of image, weight and bias, for those that are wanted."""
+        return (
+            self.conv2d_input_gradient(grad, weight, window, groups, x.shape) if wanted.x else None,
+            self.conv2d_weight_gradient(x, grad, window, groups) if wanted.weight else None,
+            self.sum(grad, (0, 1, 2)) if wanted.bias else None,
+        )
+
     def _grouped_product(self, x: Array, matrix: Array, groups: int) -> Array:
         """(..., C) @ (C / groups, O), each group of inputs with its own group of outputs."""
         if groups == 1:
@@ -359,9 +385,18 @@ class Backend:
         return best, winner
 
     def conv2d_relu_pool(
-        self, x: Array, weight: Array, bias: Array | None, window: Window, pool: Window
-    ) -> tuple[Array, Array]:
-        """Convolution, max-pooling and ReLU (which commute) in one; the result and the winners."""
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        window: Window,
+        pool: Window,
+        keep: bool = True,
+    ) -> tuple[Array, Array | None]:
+        """Convolution, max-pooling and ReLU (which commute) in one; the result and the winners.
+
+        Without ``keep`` the winners, which only the gradients need, may be left out.
+        """
         out, winner = self.max_pool2d(self.conv2d(x, weight, bias, window, 1), pool)
         return self.relu(out), winner
 
@@ -382,6 +417,22 @@ class Backend:
     ) -> Array:
         """The gradient of ReLU and then that of max-pooling; ``out`` is the result of both."""
         return self.max_pool2d_scatter(self.relu_gradient(grad, out), winner, window, shape)
+
+    def conv2d_relu_pool_gradients(
+        self,
+        x: Array,
+        weight: Array,
+        grad: Array,
+        out: Array,
+        winner: Array,
+        window: Window,
+        pool: Window,
+        wanted: Wanted,
+    ) -> tuple[Array | None, ...]:
+        """The gradients of image, weight and bias through ``conv2d_relu_pool``."""
+        full = (x.shape[0], *window.output_size(*x.shape[1:3]), weight.shape[3])
+        grad = self.relu_max_pool2d_gradient(grad, out, winner, pool, full)
+        return self.conv2d_gradients(x, weight, grad, window, 1, wanted)
 
     def max_pool2d_gather(self, x: Array, winner: Array, window: Window) -> Array:
         """From each window of x the value at the tap that is named in ``winner``."""

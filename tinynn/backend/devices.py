@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 
 from tinynn.backend.base import Backend
-from tinynn.backend.numpy import NumpyBackend
+from tinynn.backend.cpu import NumpyBackend
 from tinynn.errors import DeviceError
 
 _CPU = -1  # among the numbers of CUDA devices

@@ -6,10 +6,14 @@ three functions that are each other's gradients suffice for derivatives of every
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
-from tinynn.autograd import Tensor, record
-from tinynn.backend import Array, Window, same_padding
+from tinynn.autograd import Tensor, is_grad_enabled, record, record_jointly
+from tinynn.backend import Array, Wanted, Window, same_padding
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.operands import same_device, same_dtype
 from tinynn.precision import narrowed
@@ -52,22 +56,48 @@ def check_conv2d(
     """The window of a convolution, after a look whether its operands fit each other."""
     same_device(name, x, weight, bias)
     same_dtype(name, x, weight, bias)
-    _check_image(name, x)
-    if weight.ndim != 4:
-        raise ShapeError(f"{name} expects a weight (kh, kw, C / groups, O), got {weight.shape}")
-    check_groups(name, x.shape[3], weight.shape[3], groups)
-    channels = weight.shape[2] * groups
-    if x.shape[3] != channels:
+    _check_bias(name, weight.shape[-1] if weight.ndim else 0, bias)
+    return _conv2d_window(name, x.shape, weight.shape, stride, padding, dilation, groups)
+
+
+def once(function: Callable[..., Window]) -> Callable[..., Window]:
+    """The function with what it returned kept for the next call alike; lists are not kept."""
+    kept = lru_cache(maxsize=512)(function)
+
+    def call(*arguments: Any) -> Window:
+        try:
+            return kept(*arguments)
+        except TypeError:  # a list has no hash
+            return function(*arguments)
+
+    return call
+
+
+@once
+def _conv2d_window(
+    name: str,
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: int | Pair,
+    padding: Padding,
+    dilation: int | Pair,
+    groups: int,
+) -> Window:
+    _check_image(name, x_shape)
+    if len(weight_shape) != 4:
+        raise ShapeError(f"{name} expects a weight (kh, kw, C / groups, O), got {weight_shape}")
+    check_groups(name, x_shape[3], weight_shape[3], groups)
+    channels = weight_shape[2] * groups
+    if x_shape[3] != channels:
         split = f" in {groups} groups" if groups > 1 else ""
         turned = "; images are channels last: use x.permute(0, 2, 3, 1)"
         raise ShapeError(
             f"{name} expects images with {channels} channels (the last axis) for a weight "
-            f"{weight.shape}{split}, got images of shape {x.shape}"
-            f"{turned if x.shape[1] == channels else ''}"
+            f"{weight_shape}{split}, got images of shape {x_shape}"
+            f"{turned if x_shape[1] == channels else ''}"
         )
-    window = make_window(name, x.shape, weight.shape[:2], stride, padding, dilation)
-    check_fits(name, window, x.shape)
-    _check_bias(name, weight.shape[3], bias)
+    window = make_window(name, x_shape, weight_shape[:2], stride, padding, dilation)
+    check_fits(name, window, x_shape)
     return window
 
 
@@ -90,7 +120,7 @@ def conv_transpose2d(
     x, weight, bias = narrowed(x), narrowed(weight), narrowed(bias)
     same_device("conv_transpose2d", x, weight, bias)
     same_dtype("conv_transpose2d", x, weight, bias)
-    _check_image("conv_transpose2d", x)
+    _check_image("conv_transpose2d", x.shape)
     if weight.ndim != 4 or x.shape[3] != weight.shape[3]:
         raise ShapeError(
             f"conv_transpose2d expects a weight (kh, kw, O / groups, {x.shape[3]}) for images of "
@@ -134,12 +164,27 @@ def record_conv2d(
     out: Array, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int
 ) -> Tensor:
     """The result of a convolution, with its gradients."""
-    return record(
-        "conv2d",
-        out,
-        (x, lambda grad: _conv2d_input_gradient(grad, weight, window, groups, x.shape)),
-        (weight, lambda grad: _conv2d_weight_gradient(x, grad, window, groups)),
-        (bias, lambda grad: grad.sum(axis=(0, 1, 2))),
+    products = conv2d_products(x, weight, bias, window, groups)
+
+    def gradients(grad: Tensor, wanted: tuple[bool, ...]) -> Sequence[Tensor | None]:
+        if is_grad_enabled():
+            return [p(grad) if want else None for p, want in zip(products, wanted, strict=True)]
+        found = grad.backend.conv2d_gradients(
+            x.data, weight.data, grad.data, window, groups, Wanted(*wanted)
+        )
+        return [None if array is None else Tensor(array) for array in found]
+
+    return record_jointly("conv2d", out, (x, weight, bias), gradients)
+
+
+def conv2d_products(
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int
+) -> Sequence[Callable[[Tensor], Tensor]]:
+    """The gradients of image, weight and bias as differentiable functions of what arrives."""
+    return (
+        lambda grad: _conv2d_input_gradient(grad, weight, window, groups, x.shape),
+        lambda grad: _conv2d_weight_gradient(x, grad, window, groups),
+        lambda grad: grad.sum(axis=(0, 1, 2)),
     )
 
 
@@ -226,9 +271,9 @@ def check_fits(name: str, window: Window, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_image(name: str, x: Tensor) -> None:
-    if x.ndim != 4:
-        raise ShapeError(f"{name} expects images (N, H, W, C), channels last, got shape {x.shape}")
+def _check_image(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) != 4:
+        raise ShapeError(f"{name} expects images (N, H, W, C), channels last, got shape {shape}")
 
 
 def check_groups(name: str, inputs: int, outputs: int, groups: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from tinynn.autograd import Tensor, is_grad_enabled, record
+from collections.abc import Sequence
+
+from tinynn.autograd import Tensor, is_grad_enabled, record_jointly
+from tinynn.backend import Wanted
 from tinynn.functional.convolution import (
     Padding,
     Pair,
     check_conv2d,
-    record_conv2d,
+    conv2d_products,
 )
 from tinynn.functional.elementwise import relu_gradient
 from tinynn.functional.pooling import pool_window, scatter
@@ -35,14 +38,18 @@ def conv2d_relu_max_pool2d(
     full = (x.shape[0], *window.output_size(*x.shape[1:3]), weight.shape[3])
     pool = pool_window("conv2d_relu_max_pool2d", full, pool_size, pool_stride, 0, 1, ceil_mode)
     shift = None if bias is None else bias.data
-    out, winner = x.backend.conv2d_relu_pool(x.data, weight.data, shift, window, pool)
-    xp = x.backend.xp
-    nowhere = xp.broadcast_to(xp.zeros((), dtype=x.dtype), full)  # a shape without memory
-    convolved = record_conv2d(nowhere, x, weight, bias, window, 1)
+    keep = is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias) if t is not None)
+    shift = None if bias is None else bias.data
+    out, winner = x.backend.conv2d_relu_pool(x.data, weight.data, shift, window, pool, keep)
+    products = conv2d_products(x, weight, bias, window, 1)
 
-    def vjp(grad: Tensor) -> Tensor:
+    def gradients(grad: Tensor, wanted: tuple[bool, ...]) -> Sequence[Tensor | None]:
         if is_grad_enabled():
-            return scatter(relu_gradient(grad, out), winner, pool, full)
-        return Tensor(grad.backend.relu_max_pool2d_gradient(grad.data, out, winner, pool, full))
+            spread = scatter(relu_gradient(grad, out), winner, pool, full)
+            return [p(spread) if want else None for p, want in zip(products, wanted, strict=True)]
+        found = grad.backend.conv2d_relu_pool_gradients(
+            x.data, weight.data, grad.data, out, winner, window, pool, Wanted(*wanted)
+        )
+        return [None if array is None else Tensor(array) for array in found]
 
-    return record("relu_max_pool2d", out, (convolved, vjp))
+    return record_jointly("conv2d_relu_max_pool2d", out, (x, weight, bias), gradients)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tinynn.autograd import Tensor, record
 from tinynn.backend import Array, Window
 from tinynn.errors import ArgumentError, ShapeError
-from tinynn.functional.convolution import Pair, check_fits, make_window, pair
+from tinynn.functional.convolution import Pair, check_fits, make_window, once, pair
 from tinynn.functional.elementwise import require_floating
 
 _MOST_TAPS = 2**15 - 1  # backends number the taps of a kernel in int16
@@ -89,6 +89,7 @@ def global_max_pool2d(x: Tensor) -> Tensor:
     return x.max(axis=(1, 2))
 
 
+@once
 def pool_window(
     name: str,
     shape: tuple[int, ...],

@@ -15,7 +15,7 @@ import numpy as np
 from tinynn import functional as F
 from tinynn import nn, optim
 from tinynn.autograd import Tensor
-from tinynn.backend import Array, Backend, Window, get_backend
+from tinynn.backend import Array, Backend, Wanted, Window, get_backend
 from tinynn.random import Generator
 
 TOLERANCE = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-10}
@@ -102,7 +102,9 @@ def kernels() -> list[Kernel]:
         Kernel("batch_norm_gradient", _batch_norm_gradient),
         Kernel("pad_image", lambda b, put: b.pad_image(put(normal(*_IMAGES)), _POOL, 2.0)),
         *_convolutions(),
+        Kernel("conv2d_gradients", _conv2d_gradients),
         Kernel("conv2d_relu_pool", _conv2d_relu_pool),
+        Kernel("conv2d_relu_pool_gradients", _conv2d_relu_pool_gradients),
         Kernel("max_pool2d", lambda b, put: b.max_pool2d(put(normal(*_IMAGES)), _POOL)),
         Kernel("max_pool2d_scatter", _max_pool2d_scatter),
         Kernel("relu_max_pool2d_gradient", _relu_max_pool2d_gradient),
@@ -193,6 +195,20 @@ def _batch_norm_gradient(b: Backend, put: Put) -> Any:
 def _conv2d_relu_pool(b: Backend, put: Put) -> Any:
     x, weight, bias = put(normal(*_IMAGES)), put(normal(3, 3, 3, 20)), put(normal(20))
     return b.conv2d_relu_pool(x, weight, bias, _WINDOW, _HALVING)[0]
+
+
+def _conv2d_gradients(b: Backend, put: Put) -> Any:
+    x, weight, grad = put(normal(*_IMAGES)), put(normal(3, 3, 3, 5)), put(normal(2, 9, 8, 5))
+    return b.conv2d_gradients(x, weight, grad, _WINDOW, 1, Wanted(True, True, True))
+
+
+def _conv2d_relu_pool_gradients(b: Backend, put: Put) -> Any:
+    x, weight, bias = put(normal(*_IMAGES)), put(normal(3, 3, 3, 20)), put(normal(20))
+    out, winner = b.conv2d_relu_pool(x, weight, bias, _WINDOW, _HALVING)
+    grad = put(normal(*out.shape))
+    return b.conv2d_relu_pool_gradients(
+        x, weight, grad, out, winner, _WINDOW, _HALVING, Wanted(True, True, True)
+    )
 
 
 def _pooled(b: Backend, put: Put) -> tuple[Array, Array, Array]:

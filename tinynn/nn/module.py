@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tinynn.autograd import Tensor
-from tinynn.backend import Array, backend_of, get_backend, tracing
+from tinynn.backend import Array, backend_of, get_backend, single_threaded_blas, tracing
 from tinynn.backend.memory import explained
 from tinynn.errors import ArgumentError, DtypeError, FileFormatError, TinynnError
 
@@ -63,9 +63,15 @@ class Module:
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         trail = _calls.trail
-        outermost = trail is None
-        if trail is None:
-            trail = _calls.trail = []
+        if trail is not None:
+            return self._run(trail, False, inputs, options)
+        with single_threaded_blas():
+            return self._run([], True, inputs, options)
+
+    def _run(
+        self, trail: list[_Step], outermost: bool, inputs: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        _calls.trail = trail
         try:
             tracer = tracing.active
             if tracer is None:

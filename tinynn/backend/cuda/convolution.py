@@ -101,11 +101,17 @@ class Convolution(CudaKernels):
         return out
 
     def conv2d_relu_pool(
-        self, x: Array, weight: Array, bias: Array | None, window: Window, pool: Window
-    ) -> tuple[Array, Array]:
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        window: Window,
+        pool: Window,
+        keep: bool = True,
+    ) -> tuple[Array, Array | None]:
         """One launch for few channels and windows of 2 x 2; nothing of full size is written."""
         if pool != _HALVING or _is_product(window, weight.shape, 1):
-            return super().conv2d_relu_pool(x, weight, bias, window, pool)
+            return super().conv2d_relu_pool(x, weight, bias, window, pool, keep)
         x, weight = self.contiguous(x), self.contiguous(weight)
         size = window.output_size(*x.shape[1:3])
         pooled = pool.output_size(*size)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -124,15 +123,18 @@ def get_num_threads() -> int:
     return _workers.count
 
 
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """Matrix products inside run on the thread that calls them."""
-    blas = _blas
-    blas.hold()
-    try:
-        yield
-    finally:
-        blas.release()
+class single_threaded_blas:  # noqa: N801, a context manager like any other
+    """A context in which matrix products run on the thread that calls them.
+
+    Inside another one it costs next to nothing: hold it around a run of kernels.
+    """
+
+    def __enter__(self) -> None:
+        self.blas = _blas
+        self.blas.hold()
+
+    def __exit__(self, *failure: object) -> None:
+        self.blas.release()
 
 
 def parallel(function: Callable[[T], object], items: Sequence[T]) -> None:

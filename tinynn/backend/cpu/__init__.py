@@ -1,0 +1,157 @@
+"""The CPU: the reference kernels of ``Backend``, where tiles and threads make them faster.
+
+Work is cut into tiles that stay in the cache until everything is done to them, and tiles run on
+several threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinynn.backend.base import Array, Arrays
+from tinynn.backend.cpu.buffers import keep_freed_memory
+from tinynn.backend.cpu.convolution import Convolution
+from tinynn.backend.cpu.lowering import cut
+from tinynn.backend.cpu.normalisation import Normalisation
+from tinynn.backend.cpu.pooling import Pooling
+from tinynn.backend.cpu.threads import parallel, single_threaded_blas
+
+_MATMUL_PARTS = 4  # row blocks of a large matrix product: fixed, for the same reason
+_CHUNK = 1 << 18  # elements; below it, handing work to a thread costs more than it saves
+
+
+class NumpyBackend(Convolution, Pooling, Normalisation):
+    """Kernels on the CPU."""
+
+    xp = np
+    array_type = np.ndarray
+    device = "cpu"
+
+    def __init__(self) -> None:
+        keep_freed_memory()
+
+    def to_host(self, array: Array) -> np.ndarray:
+        return np.asarray(array)
+
+    def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
+        if _repeats(index):
+            return super().scatter_add(shape, index, values)
+        out = np.zeros(shape, dtype=values.dtype)
+        out[index] = values
+        return out
+
+    def random_bits(self, seed: int, position: int, count: int) -> Array:
+        # numpy.random.Philox steps its counter before it makes a block
+        generator = np.random.Philox(
+            key=seed & ((1 << 64) - 1), counter=(position - 1) % (1 << 256)
+        )
+        words = -(-count // 2)
+        raw: Array = generator.random_raw(words)
+        return raw.view(np.uint32)[:count]
+
+    # -- elementwise ------------------------------------------------------------------------
+
+    def relu(self, x: Array) -> Array:
+        return _in_chunks(lambda x, out: np.maximum(x, 0, out=out), x)
+
+    def relu_gradient(self, grad: Array, out: Array) -> Array:
+        return _in_chunks(lambda g, y, out: np.multiply(g, y > 0, out=out), grad, out)
+
+    # -- matrix products --------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        flat = a.ndim == b.ndim == 2
+        if flat and a.shape[1] == 1 and a.dtype == b.dtype:
+            return np.multiply(a, b)
+        # the larger matrix is cut, so that its parts are read once
+        columns = flat and b.shape[1] > a.shape[0]
+        length = (b.shape[1] if columns else a.shape[0]) if flat else 0
+        parts = min(_MATMUL_PARTS, length // 16)
+        if parts < 2 or a.size * b.shape[1] < _CHUNK * 16:
+            with single_threaded_blas():
+                return np.matmul(a, b)
+        out = np.empty((a.shape[0], b.shape[1]), dtype=np.result_type(a, b))
+
+        def product(part: slice) -> None:
+            if columns:
+                np.matmul(a, b[:, part], out=out[:, part])
+            else:
+                np.matmul(a[part], b, out=out[part])
+
+        parallel(product, cut(length, parts))
+        return out
+
+    # -- reductions -------------------------------------------------------------------------
+
+    def sum(self, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
+        leading = x.ndim > 1 and axes == tuple(range(x.ndim - 1))
+        if not leading or x.dtype not in (np.float32, np.float64) or not x.flags.c_contiguous:
+            return super().sum(x, axes, keepdims)
+        # over all axes but a short last one NumPy sums in short steps; BLAS does not
+        rows = x.reshape(-1, x.shape[-1])
+        with single_threaded_blas():
+            total = np.ones(rows.shape[0], dtype=x.dtype) @ rows
+        return total.reshape((1,) * (x.ndim - 1) + total.shape) if keepdims else total
+
+    # -- updates ----------------------------------------------------------------------------
+
+    def sgd_update(self, parameters: Arrays, grads: Arrays, velocities: Any, *rest: Any) -> None:
+        _update(super().sgd_update, (parameters, grads, velocities), rest)
+
+    def adam_update(
+        self, parameters: Arrays, grads: Arrays, firsts: Arrays, seconds: Arrays, *rest: Any
+    ) -> None:
+        _update(super().adam_update, (parameters, grads, firsts, seconds), rest)
+
+    def rmsprop_update(
+        self, parameters: Arrays, grads: Arrays, squares: Arrays, velocities: Any, *rest: Any
+    ) -> None:
+        _update(super().rmsprop_update, (parameters, grads, squares, velocities), rest)
+
+
+def _update(kernel: Callable[..., None], lists: tuple[Any, ...], rest: tuple[Any, ...]) -> None:
+    """The kernel on large arrays a chunk at a time, so that its passes find them in the cache."""
+    pieces = []
+    for arrays in zip(*([None] * len(lists[0]) if a is None else a for a in lists), strict=True):
+        size = arrays[0].size
+        if size < 2 * _CHUNK or not all(a is None or a.flags.c_contiguous for a in arrays):
+            pieces.append(arrays)
+            continue
+        flat = [None if a is None else a.reshape(-1) for a in arrays]
+        for start in range(0, size, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            pieces.append(tuple(None if a is None else a[part] for a in flat))
+
+    def work(number: int) -> None:
+        piece = pieces[number]
+        kernel(*(None if a is None else [a] for a in piece), *rest)
+
+    if len(pieces) == len(lists[0]):
+        kernel(*lists, *rest)
+    else:
+        parallel(work, range(len(pieces)))
+
+
+def _in_chunks(function: Callable[..., Any], *arrays: Array) -> Array:
+    """An elementwise function of arrays of one shape, on several threads where they are large."""
+    out = np.empty(arrays[0].shape, dtype=arrays[0].dtype)
+    if out.size < 2 * _CHUNK or not all(array.flags.c_contiguous for array in arrays):
+        function(*arrays, out=out)
+        return out
+    flat, flat_out = [array.reshape(-1) for array in arrays], out.reshape(-1)
+
+    def chunk(start: int) -> None:
+        part = slice(start, start + _CHUNK)
+        function(*(array[part] for array in flat), out=flat_out[part])
+
+    parallel(chunk, range(0, out.size, _CHUNK))
+    return out
+
+
+def _repeats(index: Any) -> bool:
+    """Whether an index may name an element twice: only integer arrays can."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(part, np.ndarray) and part.dtype != np.bool_ for part in parts)

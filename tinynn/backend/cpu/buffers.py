@@ -1,0 +1,91 @@
+"""Work space that is reused from call to call, for each thread its own.
+
+Fresh memory costs: the system maps each page of it, and clears it, at its first use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+
+from tinynn.backend.base import Array
+
+
+class _Shelf(dict[str, Any]):
+    """The buffers of one thread by name; they go with it."""
+
+
+class _Mine(threading.local):
+    def __init__(self) -> None:
+        self.shelf = _Shelf()
+        _shelves.append(weakref.ref(self.shelf))
+
+
+_shelves: list[weakref.ref[_Shelf]] = []
+_mine = _Mine()
+_LINE = 64  # bytes of a cache line: vector loads should not straddle two
+_limit = 1 << 28  # bytes of the largest buffer that is kept
+
+
+def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An uninitialised array of this thread, its own until the next call with this name."""
+    size = dtype.itemsize
+    for length in shape:
+        size *= length
+    held = _mine.shelf.get(name)
+    if held is None or held.nbytes < size:
+        held = np.empty(size + _LINE, dtype=np.uint8)
+        start = -held.ctypes.data % _LINE
+        held = held[start : start + size]
+        if size <= _limit:
+            _mine.shelf[name] = held
+    array: Array = held[:size].view(dtype).reshape(shape)
+    return array
+
+
+def held_bytes() -> int:
+    """What the buffers of all threads take together."""
+    return sum(array.nbytes for shelf in _alive() for array in list(shelf.values()))
+
+
+def free_buffers() -> None:
+    """Let go of the buffers of all threads, and of what the allocator kept of freed arrays."""
+    for shelf in _alive():
+        shelf.clear()
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def _alive() -> list[_Shelf]:
+    shelves = [shelf for reference in _shelves if (shelf := reference()) is not None]
+    _shelves[:] = [reference for reference in _shelves if reference() is not None]
+    return shelves
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed memory for the next step instead of returning it to the system.
+
+    Large arrays otherwise come from fresh pages every time, and touching those for the first time
+    costs more than many a kernel. TINYNN_KEEP_MEMORY=0 leaves the allocator alone.
+    """
+    libc = _glibc()
+    if libc is None or os.environ.get("TINYNN_KEEP_MEMORY", "1") == "0":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, 1 << 30)
+
+
+def _glibc() -> Any:
+    """The C library if it is glibc, else None."""
+    try:
+        libc = ctypes.CDLL(None)
+        return libc if hasattr(libc, "mallopt") else None
+    except (OSError, TypeError):
+        return None

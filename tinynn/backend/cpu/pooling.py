@@ -1,0 +1,88 @@
+"""Max-pooling on the CPU: windows of 2 by 2 side by side, in two halvings."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinynn.backend.base import Array, Backend
+from tinynn.backend.cpu.buffers import buffer
+from tinynn.backend.cpu.threads import parallel
+from tinynn.backend.windows import Window
+
+_BOOL = np.dtype(np.bool_)
+_CHUNK = 1 << 18  # elements; below it, handing work to a thread costs more than it saves
+
+
+class Pooling(Backend):
+    """Max-pooling a few images at a time."""
+
+    def max_pool2d(self, x: Array, window: Window) -> tuple[Array, Array]:
+        out_h, out_w = window.output_size(*x.shape[1:3])
+        best = np.empty((x.shape[0], out_h, out_w, x.shape[3]), dtype=x.dtype)
+        halving = is_tiling(window)
+        winner = np.empty(best.shape, dtype=np.int8 if halving else np.int16)
+
+        def pool(images: slice) -> None:
+            if halving:
+                padded = self.pad_image(x[images], window, -np.inf)[:, : 2 * out_h, : 2 * out_w]
+                rows = padded.transpose(1, 0, 2, 3)
+                won = winner[images].transpose(1, 0, 2, 3)
+                pool_pairs(
+                    rows[:, :, 0::2], rows[:, :, 1::2], best[images].transpose(1, 0, 2, 3), won
+                )
+            else:
+                best[images], winner[images] = Backend.max_pool2d(self, x[images], window)
+
+        parallel(pool, image_chunks(x))
+        return best, winner
+
+    def max_pool2d_scatter(
+        self, values: Array, winner: Array, window: Window, shape: tuple[int, ...]
+    ) -> Array:
+        out = np.empty(shape, dtype=values.dtype)
+        covered = is_tiling(window) and not any(map(any, window.padding))
+        covered = covered and values.shape[1] * 2 == shape[1] and values.shape[2] * 2 == shape[2]
+
+        def scatter(images: slice) -> None:
+            if covered:  # each pixel lies in one window: nothing to add up
+                for i, j, rows, columns in window.taps(*values.shape[1:3]):
+                    won = winner[images] == 2 * i + j
+                    np.multiply(values[images], won, out=out[images, rows, columns])
+            else:
+                part = (len(out[images]), *shape[1:])
+                out[images] = Backend.max_pool2d_scatter(
+                    self, values[images], winner[images], window, part
+                )
+
+        parallel(scatter, image_chunks(out))
+        return out
+
+
+def is_tiling(window: Window) -> bool:
+    """Whether windows of 2 by 2 pixels lie side by side."""
+    return window.kernel == window.stride == (2, 2) and window.dilation == (1, 1)
+
+
+def pool_pairs(left: Array, right: Array, best: Array, winner: Array | None) -> None:
+    """Max-pooling of the even and the odd columns of an image, rows first in both.
+
+    Columns are compared first, then rows, so that the first of equal values wins.
+    """
+    across = np.maximum(left, right, out=buffer("across", left.shape, left.dtype))
+    top, bottom = across[0::2], across[1::2]
+    np.maximum(top, bottom, out=best)
+    if winner is None:
+        return
+    from_right = np.greater(right, left, out=buffer("right", left.shape, _BOOL)).view(np.int8)
+    from_bottom = np.greater(bottom, top, out=buffer("bottom", top.shape, _BOOL)).view(np.int8)
+    top, bottom = from_right[0::2], from_right[1::2]
+    np.subtract(bottom, top, out=winner)  # top + from_bottom · (bottom + 2 - top): no branch
+    np.add(winner, np.int8(2), out=winner)
+    np.multiply(winner, from_bottom, out=winner)
+    np.add(winner, top, out=winner)
+
+
+def image_chunks(x: Array) -> list[slice]:
+    """The images of a batch in runs that are worth a thread's while."""
+    step = max(1, _CHUNK // max(1, x[0].size)) if x.shape[0] else 1
+    return [slice(start, start + step) for start in range(0, x.shape[0], step)]
