@@ -1,7 +1,8 @@
 """How fast tinynn is next to PyTorch on this machine's CPU, in one run, side by side.
 
-Each library works in a process of its own and the two take turns, so that whatever else the machine
-does slows both. What counts is the ratio of the medians. Needs the `bench` extra (PyTorch).
+Each side works in a process of its own and they take turns, so that whatever else the machine does
+slows all of them. PyTorch runs in its default memory format and in channels_last; what counts is
+the ratio to the better of the two. Needs the `bench` extra (PyTorch).
 """
 
 from __future__ import annotations
@@ -14,22 +15,47 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+if __package__:
+    from benchmarks.models import MODELS, Model, one_convolution
+else:
+    from models import MODELS, Model, one_convolution
 
 Work = Callable[[], None]
+SIDES = ("tinynn", "torch default", "torch channels_last")
 
 
-def face_cnn(nn: Any) -> Any:
-    """The face CNN from the layers of either library: their names and arguments are the same."""
-    layers: list[Any] = []
-    for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2)]
-    head = [nn.Flatten(), nn.Linear(6 * 6 * 64, 128), nn.ReLU(), nn.Linear(128, 2)]
-    return nn.Sequential(*layers, *head)
+class Case(NamedTuple):
+    """What all sides do."""
+
+    model: str
+    batch: int
+    training: bool
+    threads: int
+    sweep: tuple[int, int, int, int] | None = None  # size, inputs, outputs, kernel
+
+    @property
+    def network(self) -> Model:
+        """The network by its name, or the one convolution of a sweep."""
+        return MODELS[self.model] if self.sweep is None else one_convolution(*self.sweep)
+
+    @property
+    def title(self) -> str:
+        """A line's head in the table."""
+        work = "training" if self.training else "inference"
+        return f"{self.model}, {work}, batch {self.batch}, {_threads(self.threads)}"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count != 1)}"
+
+
+# -- what one process does ------------------------------------------------------------------------
 
 
 def training_step(model: Any, optimizer: Any, functional: Any, images: Any, labels: Any) -> Work:
@@ -54,47 +80,72 @@ def inference(model: Any, no_grad: Callable[[], Any], images: Any) -> Work:
     return infer
 
 
-def tinynn_work(batch: int, training: bool, threads: int) -> Work:
-    """The face CNN in tinynn."""
+def tinynn_work(case: Case) -> Work:
+    """The case in tinynn."""
     import numpy as np
 
     import tinynn
     from tinynn import functional as F
     from tinynn import nn, optim
 
-    tinynn.set_num_threads(threads)
-    model = face_cnn(nn).train(training)
+    tinynn.set_num_threads(case.threads)
+    tinynn.manual_seed(0)
+    build, shape, classes = case.network
+    model = build(nn).train(case.training)
     rng = np.random.default_rng(0)
-    images = tinynn.from_numpy(rng.random((batch, 48, 48, 3), dtype=np.float32))
-    if not training:
+    images = tinynn.from_numpy(rng.random((case.batch, *shape), dtype=np.float32))
+    if not case.training:
         return inference(model, tinynn.no_grad, images)
-    labels = tinynn.from_numpy(rng.integers(0, 2, batch))
+    labels = tinynn.from_numpy(rng.integers(0, classes, case.batch))
     optimizer = optim.SGD(model, learning_rate=0.01, momentum=0.9)
     return training_step(model, optimizer, F, images, labels)
 
 
-def torch_work(batch: int, training: bool, threads: int, channels_last: bool) -> Work:
-    """The same network in PyTorch."""
+def torch_work(case: Case, channels_last: bool) -> Work:
+    """The same in PyTorch."""
+    import warnings
+
     import torch
     from torch import nn
     from torch.nn import functional as F
 
-    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", message="Using padding='same'")
+    torch.set_num_threads(case.threads)
     torch.manual_seed(0)
-    model = face_cnn(nn).train(training)
-    images, labels = torch.rand(batch, 3, 48, 48), torch.randint(0, 2, (batch,))
-    if channels_last:
+    build, shape, classes = case.network
+    model = build(nn).train(case.training)
+    images = torch.rand(case.batch, *shape[2:], *shape[:2])
+    if channels_last and images.ndim == 4:
         model = model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
-    if not training:
+    if not case.training:
         return inference(model, torch.no_grad, images)
+    labels = torch.randint(0, classes, (case.batch,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     return training_step(model, optimizer, F, images, labels)
 
 
-def worker(pipe: Connection, build: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
-    """Answer every number of steps with the seconds that they took."""
-    work = build(*arguments)
+def resident(field: str = "VmRSS") -> int | None:
+    """Bytes of this process in memory (VmHWM: at most so far), or None where Linux does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), None)
+
+
+def worker(pipe: Connection, side: str, case: Case) -> None:
+    """Say what the first steps took in memory, then answer numbers of steps with their seconds."""
+    if side == "tinynn":
+        import tinynn.nn  # noqa: F401, what it takes by itself does not count
+    else:
+        import torch  # noqa: F401
+    before = resident()
+    work = tinynn_work(case) if side == "tinynn" else torch_work(case, side.endswith("last"))
+    for _ in range(3):
+        work()
+    peak = resident("VmHWM")
+    pipe.send(None if before is None or peak is None else peak - before)
     while steps := pipe.recv():
         start = time.perf_counter()
         for _ in range(steps):
@@ -102,20 +153,31 @@ def worker(pipe: Connection, build: Callable[..., Work], arguments: tuple[Any, .
         pipe.send((time.perf_counter() - start) / steps)
 
 
-class Side:
-    """A library in a process of its own, with as many threads as it was told."""
+# -- taking turns ---------------------------------------------------------------------------------
 
-    def __init__(self, build: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
+
+class Side:
+    """A library in a process of its own."""
+
+    def __init__(self, name: str, case: Case) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=worker, args=(other, build, arguments), daemon=True)
+        self.process = context.Process(target=worker, args=(other, name, case), daemon=True)
         self.process.start()
+        other.close()
+        self.peak: int | None = self._receive()
 
     def run(self, steps: int) -> float:
         """Seconds a step."""
         self.pipe.send(steps)
-        seconds: float = self.pipe.recv()
-        return seconds
+        return float(self._receive())
+
+    def _receive(self) -> Any:
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            self.process.join()
+            raise SystemExit(f"a side ended with exit code {self.process.exitcode}") from None
 
     def stop(self) -> None:
         """End the process."""
@@ -123,91 +185,176 @@ class Side:
         self.process.join()
 
 
-def compare(batch: int, training: bool, threads: int, rounds: int) -> dict[str, Any]:
-    """Images a second of each side, from turns that alternate."""
-    shared = (batch, training, threads)
-    sides = {
-        "tinynn": Side(tinynn_work, shared),
-        "torch default": Side(torch_work, (*shared, False)),
-        "torch channels_last": Side(torch_work, (*shared, True)),
-    }
-    for side in sides.values():
-        side.run(3)  # warm-up
-    steps = max(1, round(0.15 / sides["tinynn"].run(2)))
+def compare(case: Case, rounds: int) -> dict[str, Any]:
+    """Images a second and peak memory of each side, from turns that alternate."""
+    names = SIDES if len(case.network.shape) == 3 else SIDES[:2]
+    sides = {name: Side(name, case) for name in names}
+    steps = {name: max(1, round(0.12 / side.run(2))) for name, side in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
-            seconds[name].append(side.run(steps))
+            seconds[name].append(side.run(steps[name]))
     for side in sides.values():
         side.stop()
+    theirs = [seconds[name] for name in names[1:]]
+    by_round = [min(turn) / ours for ours, *turn in zip(seconds["tinynn"], *theirs, strict=True)]
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    peaks = {name: side.peak for name, side in sides.items()}
     return {
-        "model": "face CNN",
-        "work": "training" if training else "inference",
-        "batch": batch,
-        "threads": threads,
+        **case._asdict(),
+        "title": case.title,
         "rounds": rounds,
-        "images_per_second": {n: batch / statistics.median(s) for n, s in seconds.items()},
-        "spread": {n: quartile_spread(s) for n, s in seconds.items()},
+        "seconds": medians,
+        "images_per_second": {name: case.batch / value for name, value in medians.items()},
+        "spread": {name: quartile_spread(values) for name, values in seconds.items()},
+        "ratio": min(medians[name] for name in names[1:]) / medians["tinynn"],
+        "ratio_quartiles": quartiles(by_round)[::2],
+        "peak_bytes": peaks,
+        "memory_ratio": memory_ratio(peaks),
     }
+
+
+def memory_ratio(peaks: dict[str, int | None]) -> float | None:
+    """The peak of PyTorch's more frugal form in parts of tinynn's."""
+    theirs = [peak for name, peak in peaks.items() if name != "tinynn" and peak]
+    return min(theirs) / peaks["tinynn"] if theirs and peaks["tinynn"] else None
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """The three quartiles; of a single value, that."""
+    return statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
 
 
 def quartile_spread(seconds: list[float]) -> float:
     """The distance of the quartiles in parts of the median."""
-    low, middle, high = statistics.quantiles(seconds, n=4)
+    low, middle, high = quartiles(seconds)
     return (high - low) / middle
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Ratios for people."""
-    names = list(results[0]["images_per_second"])
-    head = f"{'':30}{'tinynn / torch':>16}  " + "".join(f"{name:>26}" for name in names)
-    lines = [head, f"{'':30}{'(better form)':>16}  " + f"{'images/s (spread)':>26}" * len(names)]
-    for result in results:
-        speed = result["images_per_second"]
-        ratio = speed["tinynn"] / max(v for n, v in speed.items() if n != "tinynn")
-        title = f"{result['work']}, batch {result['batch']}, {result['threads']} threads"
-        cells = "".join(f"{speed[n]:>16,.0f} (±{result['spread'][n] / 2:>5.0%})" for n in names)
-        lines.append(f"{title:30}{ratio:>16.2f}  {cells}")
-    return "\n".join(lines)
+# -- what people see ------------------------------------------------------------------------------
+
+_HEAD = ("ratio", "quartiles", "memory", "tinynn", "torch", "channels_last")
 
 
-def parse_arguments() -> argparse.Namespace:
+def line(result: dict[str, Any]) -> str:
+    """One case: the ratio of speeds, of peak memory, and images a second."""
+    low, high = result["ratio_quartiles"]
+    memory = result["memory_ratio"]
+    speeds = result["images_per_second"]
+    cells = [f"{result['ratio']:.2f}", f"{low:.2f}-{high:.2f}", f"{memory:.1f}" if memory else "-"]
+    cells += [f"{speeds[name]:,.0f}" if name in speeds else "-" for name in SIDES]
+    return f"{result['title']:48}" + "".join(f"{cell:>14}" for cell in cells)
+
+
+def head() -> str:
+    """The head of the table."""
+    return f"{'images a second; ratio: tinynn / better torch':48}" + "".join(
+        f"{name:>14}" for name in _HEAD
+    )
+
+
+def plot(results: list[dict[str, Any]], path: str, title: str) -> None:
+    """A bar for each case, with the quartiles of its turns."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 0.36 * len(results) + 1.6), layout="constrained")
+    ratios = [result["ratio"] for result in results]
+    errors = [
+        [max(0.0, r["ratio"] - r["ratio_quartiles"][0]) for r in results],
+        [max(0.0, r["ratio_quartiles"][1] - r["ratio"]) for r in results],
+    ]
+    colours = ["#2a7f62" if ratio >= 1 else "#b5523b" for ratio in ratios]
+    axes.barh([r["title"] for r in results], ratios, xerr=errors, color=colours)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.invert_yaxis()
+    axes.set_xlabel("throughput of tinynn in parts of PyTorch's better memory format")
+    axes.set_title(title, fontsize=10)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+# -- which cases ----------------------------------------------------------------------------------
+
+_SWEEPS = {
+    "batch": [(n, (24, 16, 32, 3)) for n in (1, 4, 16, 64, 256)],
+    "image size": [(16, (size, 16, 32, 3)) for size in (8, 16, 32, 64, 128)],
+    "channels": [(16, (24, c, c, 3)) for c in (4, 16, 64, 128, 256)],
+    "kernel": [(16, (32, 16, 32, k)) for k in (1, 3, 5, 7, 9, 11)],
+}
+
+
+def swept(batch: int, sizes: tuple[int, int, int, int], threads: int) -> Case:
+    """One convolution of a sweep."""
+    size, inputs, outputs, kernel = sizes
+    name = f"{kernel}x{kernel}, {inputs} to {outputs}, {size}x{size} pixels"
+    return Case(name, batch, True, threads, sizes)
+
+
+def cases(arguments: argparse.Namespace) -> Iterator[Case]:
+    """All that was asked for."""
+    for threads in arguments.threads:
+        for name in arguments.models:
+            for work in arguments.work:
+                for batch in arguments.batch:
+                    yield Case(name, batch, work == "training", threads)
+        for axis in arguments.sweep:
+            yield from (swept(batch, sizes, threads) for batch, sizes in _SWEEPS[axis])
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a number >= 1 is expected, got {text}")
+    return value
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--batch", type=int, nargs="+", default=[64], help="images in a batch")
-    parser.add_argument("--threads", type=int, nargs="+", default=[cores], help="CPU threads")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each side")
-    parser.add_argument(
-        "--work", nargs="+", choices=("training", "inference"), default=["training", "inference"]
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the figures to a file")
-    return parser.parse_args()
+    add = parser.add_argument
+    add("--models", nargs="*", choices=[*MODELS], default=[*MODELS], help="networks to run")
+    add("--batch", type=positive, nargs="+", default=[1, 32, 64, 256], help="images in a batch")
+    add("--threads", type=positive, nargs="+", default=sorted({1, cores}), help="CPU threads")
+    add("--work", nargs="+", choices=("training", "inference"), default=["training", "inference"])
+    add("--sweep", nargs="+", choices=[*_SWEEPS], default=[], help="one convolution, step by step")
+    add("--rounds", type=positive, default=9, help="turns of each side")
+    add("--quick", action="store_true", help="the face CNN only, batch 8, two turns")
+    add("--json", metavar="FILE", help="write the figures to a file")
+    add("--plot", metavar="FILE", help="draw the ratios (needs matplotlib)")
+    parsed = parser.parse_args(arguments)
+    if parsed.quick:
+        parsed.models, parsed.batch, parsed.rounds = ["face CNN"], [8], 2
+    return parsed
 
 
 def main() -> int:
-    """Measure what was asked for and print a table."""
+    """Measure what was asked for; each line is printed when it is known."""
     arguments = parse_arguments()
     try:
         import torch  # noqa: F401
     except ImportError:
         print("PyTorch is not installed: pip install -e '.[bench]'", file=sys.stderr)
         return 2
-    results = [
-        compare(batch, work == "training", threads, arguments.rounds)
-        for work in arguments.work
-        for threads in arguments.threads
-        for batch in arguments.batch
-    ]
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     packages = {name: version(name) for name in ("numpy", "torch")}
-    print(f"face CNN, float32, {machine}, {packages}; medians of {arguments.rounds} turns")
-    print(table(results))
-    if arguments.json:
-        figures = {"machine": machine, "versions": packages, "results": results}
-        Path(arguments.json).write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    title = f"float32, {machine}, " + ", ".join(f"{n} {v}" for n, v in packages.items())
+    print(f"{title}; medians of {arguments.rounds} turns\n{head()}", flush=True)
+    results = []
+    for case in cases(arguments):
+        results.append(compare(case, arguments.rounds))
+        print(line(results[-1]), flush=True)
+        if arguments.json:
+            figures = {"machine": machine, "versions": packages, "results": results}
+            Path(arguments.json).write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    if arguments.plot and results:
+        plot(results, arguments.plot, title)
     return 0
 
 

@@ -26,7 +26,8 @@ from tinynn.backend.base import Array
 from tinynn.backend.windows import Pair, Window
 
 _SIZES = (8, 12, 16, 24, 32, 48, 64)  # of tiles, in pixels
-_MARGIN = 1.6  # by how much fewer multiplications must pay for the copies in between
+_LEAST = 5  # pixels of a kernel's longer side
+_MARGIN = 1.8  # by how much fewer multiplications must pay for the copies in between
 _PLANE_BYTES = 1 << 27  # spectra held at a time; a batch that has more is done in parts
 
 ForEach = Callable[[Callable[[Any], object], Sequence[Any]], object]
@@ -37,7 +38,7 @@ class Plan(NamedTuple):
 
     size: Pair
     valid: Pair
-    count: Pair  # tiles down and across
+    grid: Pair  # tiles down and across
 
     @property
     def frequencies(self) -> int:
@@ -46,16 +47,19 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def plan(window: Window, out_size: Pair, channels: int, outputs: int) -> Plan | None:
+def plan(window: Window, out_size: Pair, channels: int, outputs: int, images: int) -> Plan | None:
     """The cheapest way to cut, or None where the plain products are fewer or not much more."""
-    if window.stride != (1, 1) or window.dilation != (1, 1) or max(window.kernel) < 3:
+    if window.stride != (1, 1) or window.dilation != (1, 1) or max(window.kernel) < _LEAST:
         return None
     direct = float(np.prod(out_size) * np.prod(window.kernel)) * channels * outputs
     best, least = None, direct / _MARGIN
     for height in _SIZES:
         for width in _SIZES:
             found = _cut((height, width), window.kernel, out_size)
-            if found is not None and (cost := _cost(found, channels, outputs)) < least:
+            if (
+                found is not None
+                and (cost := _cost(found, channels, outputs, images, window.kernel)) < least
+            ):
                 best, least = found, cost
     return best
 
@@ -64,18 +68,19 @@ def _cut(size: Pair, kernel: Pair, out_size: Pair) -> Plan | None:
     valid = (size[0] - kernel[0] + 1, size[1] - kernel[1] + 1)
     if min(valid) < 1:
         return None
-    count = (-(-out_size[0] // valid[0]), -(-out_size[1] // valid[1]))
-    return Plan(size, valid, count)
+    grid = (-(-out_size[0] // valid[0]), -(-out_size[1] // valid[1]))
+    return Plan(size, valid, grid)
 
 
-def _cost(cut: Plan, channels: int, outputs: int) -> float:
-    """Multiplications for one image: forward transform, products, and the way back."""
+def _cost(cut: Plan, channels: int, outputs: int, images: int, kernel: Pair) -> float:
+    """Multiplications for one image: forward transforms, products, and the way back."""
     (height, width), (rows, columns), half = cut.size, cut.valid, 2 * cut.frequencies
     forward = half * width * height + cut.frequencies * 3 * height * 2 * height
     back = cut.frequencies * 2 * rows * 3 * height + columns * half * rows
     products = 3 * height * cut.frequencies * channels * outputs
-    tiles = cut.count[0] * cut.count[1]
-    return float(tiles * (forward * channels + back * outputs + products))
+    tiles = cut.grid[0] * cut.grid[1]
+    weight = (half * kernel[1] + cut.frequencies * 3 * height * 2) * kernel[0] * channels * outputs
+    return tiles * (forward * channels + back * outputs + products) + weight / max(1, images)
 
 
 # -- the matrices ---------------------------------------------------------------------------------
@@ -198,7 +203,7 @@ def gradients(
 
 
 def _batches(images: int, cut: Plan, channels: int, itemsize: int) -> list[slice]:
-    each = cut.frequencies * 3 * cut.size[0] * cut.count[0] * cut.count[1] * channels * itemsize
+    each = cut.frequencies * 3 * cut.size[0] * cut.grid[0] * cut.grid[1] * channels * itemsize
     step = max(1, _PLANE_BYTES // each)
     return [slice(n, min(n + step, images)) for n in range(0, images, step)]
 
@@ -228,11 +233,11 @@ def _image_planes(
     dtype, channels = x.dtype.name, x.shape[3]
     along_width = _along_width(cut.size[1], used[1], dtype)
     along_height = _along_height(cut.size[0], used[0], kind, dtype)
-    each = cut.count[0] * cut.count[1]
+    each = cut.grid[0] * cut.grid[1]
     planes = np.empty((cut.frequencies, 3 * cut.size[0], len(x) * each, channels), x.dtype)
     (top, _), (left, _) = padding
-    high = (cut.count[0] - 1) * cut.valid[0] + used[0]
-    wide = (cut.count[1] - 1) * cut.valid[1] + used[1]
+    high = (cut.grid[0] - 1) * cut.valid[0] + used[0]
+    wide = (cut.grid[1] - 1) * cut.valid[1] + used[1]
     target_rows, rows = _inside(top, high, x.shape[1])
     target_columns, columns = _inside(left, wide, x.shape[2])
 
@@ -242,7 +247,7 @@ def _image_planes(
         padded[:, target_rows, target_columns] = images[:, rows, columns]
         n, y, w, c = padded.strides
         view = np.ndarray(
-            (used[1], used[0], len(images), *cut.count, channels),
+            (used[1], used[0], len(images), *cut.grid, channels),
             x.dtype,
             padded,
             0,
@@ -275,15 +280,15 @@ def _lay_side_by_side(rows: Array, cut: Plan, out: Array, run: ForEach) -> None:
     """The results of the tiles, from rows of frequencies: (N, H', W', O)."""
     back = _back_along_width(cut.size[1], cut.valid[1], out.dtype.name)
     images = len(out)
-    grid = rows.reshape(cut.frequencies * 2, cut.valid[0], images, *cut.count, out.shape[3])
+    lines_of = rows.reshape(cut.frequencies * 2, cut.valid[0], images, *cut.grid, out.shape[3])
 
     def place(part: slice) -> None:
-        lines = np.ascontiguousarray(grid[:, :, part]).reshape(len(grid), -1)
+        lines = np.ascontiguousarray(lines_of[:, :, part]).reshape(len(lines_of), -1)
         count = part.stop - part.start
-        tiles = (back @ lines).reshape(*cut.valid[::-1], count, *cut.count, out.shape[3])
+        tiles = (back @ lines).reshape(*cut.valid[::-1], count, *cut.grid, out.shape[3])
         target = out[part]
-        for i in range(cut.count[0]):
-            for j in range(cut.count[1]):
+        for i in range(cut.grid[0]):
+            for j in range(cut.grid[1]):
                 spot = target[:, i * cut.valid[0] :, j * cut.valid[1] :][
                     :, : cut.valid[0], : cut.valid[1]
                 ]
@@ -298,19 +303,19 @@ def _add_overlapping(rows: Array, cut: Plan, window: Window, out: Array, run: Fo
     (height, width), (top, left) = cut.size, (window.padding[0][0], window.padding[1][0])
     back = _back_along_width(width, width, out.dtype.name)
     images, channels = out.shape[0], out.shape[3]
-    grid = rows.reshape(cut.frequencies * 2, height, images, *cut.count, channels)
-    high = (cut.count[0] - 1) * cut.valid[0] + height
-    wide = (cut.count[1] - 1) * cut.valid[1] + width
+    lines_of = rows.reshape(cut.frequencies * 2, height, images, *cut.grid, channels)
+    high = (cut.grid[0] - 1) * cut.valid[0] + height
+    wide = (cut.grid[1] - 1) * cut.valid[1] + width
     source_rows, target_rows = _inside(top, high, out.shape[1])
     source_columns, target_columns = _inside(left, wide, out.shape[2])
 
     def add(part: slice) -> None:
-        lines = np.ascontiguousarray(grid[:, :, part]).reshape(len(grid), -1)
+        lines = np.ascontiguousarray(lines_of[:, :, part]).reshape(len(lines_of), -1)
         count = part.stop - part.start
-        tiles = (back @ lines).reshape(width, height, count, *cut.count, channels)
+        tiles = (back @ lines).reshape(width, height, count, *cut.grid, channels)
         padded = np.zeros((count, high, wide, channels), out.dtype)
-        for i in range(cut.count[0]):
-            for j in range(cut.count[1]):
+        for i in range(cut.grid[0]):
+            for j in range(cut.grid[1]):
                 y, x = i * cut.valid[0], j * cut.valid[1]
                 padded[:, y : y + height, x : x + width] += tiles[:, :, :, i, j].transpose(
                     2, 1, 0, 3

@@ -9,7 +9,7 @@ from tinynn.autograd import Tensor, is_grad_enabled, record, record_with_output
 from tinynn.backend import Array
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.elementwise import require_floating
-from tinynn.functional.operands import raw, same_device
+from tinynn.functional.operands import raw, same_device, same_dtype
 from tinynn.functional.reduction import mean, var
 from tinynn.precision import widened
 
@@ -50,6 +50,7 @@ def batch_norm(
     require_floating("batch_norm", x)
     x = widened(x)
     same_device("batch_norm", x, running_mean, running_var, weight, bias)
+    same_dtype("batch_norm", x, running_mean, running_var, weight, bias)
     _check_channels("batch_norm", x, running_mean, running_var, weight, bias)
     if training or running_mean is None or running_var is None:
         if x.size // max(1, x.shape[-1]) < 2:

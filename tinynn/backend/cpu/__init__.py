@@ -21,6 +21,7 @@ from tinynn.backend.cpu.threads import parallel, single_threaded_blas
 
 _MATMUL_PARTS = 4  # row blocks of a large matrix product: fixed, for the same reason
 _CHUNK = 1 << 18  # elements; below it, handing work to a thread costs more than it saves
+_FOR_THREADS = 1 << 20  # parameters of a model whose update is worth several threads
 
 
 class NumpyBackend(Convolution, Pooling, Normalisation):
@@ -114,25 +115,28 @@ class NumpyBackend(Convolution, Pooling, Normalisation):
 
 def _update(kernel: Callable[..., None], lists: tuple[Any, ...], rest: tuple[Any, ...]) -> None:
     """The kernel on large arrays a chunk at a time, so that its passes find them in the cache."""
+    large = sum(array.size for array in lists[0]) >= _FOR_THREADS
+    step = _CHUNK // 2 if large else _CHUNK // 8
     pieces = []
     for arrays in zip(*([None] * len(lists[0]) if a is None else a for a in lists), strict=True):
         size = arrays[0].size
-        if size < 2 * _CHUNK or not all(a is None or a.flags.c_contiguous for a in arrays):
+        if size < 2 * step or not all(a is None or a.flags.c_contiguous for a in arrays):
             pieces.append(arrays)
             continue
         flat = [None if a is None else a.reshape(-1) for a in arrays]
-        for start in range(0, size, _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, size, step):
+            part = slice(start, start + step)
             pieces.append(tuple(None if a is None else a[part] for a in flat))
 
     def work(number: int) -> None:
         piece = pieces[number]
         kernel(*(None if a is None else [a] for a in piece), *rest)
 
-    if len(pieces) == len(lists[0]):
-        kernel(*lists, *rest)
-    else:
+    if large:
         parallel(work, range(len(pieces)))
+    else:
+        for number in range(len(pieces)):
+            work(number)
 
 
 def _in_chunks(function: Callable[..., Any], *arrays: Array) -> Array:

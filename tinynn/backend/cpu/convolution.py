@@ -111,13 +111,13 @@ class Convolution(Backend):
             part = buffer("part", (rows // 2, images, width * outputs), x.dtype)
             shape = (rows // 2, images, width, outputs)
             half = slice(tile.rows.start // 2, tile.rows.stop // 2)
-            won = None if winner is None else buffer("won", shape, np.dtype(np.int8))
+            won = buffer("won", shape, np.dtype(np.int8)) if keep else None
             pool_pairs(full[:, 0], full[:, 1], part.reshape(shape), won)
             if shift is not None:
                 part += shift
             np.maximum(part, 0, out=part)
             best[tile.images, half] = part.reshape(shape).transpose(1, 0, 2, 3)
-            if winner is not None:
+            if winner is not None and won is not None:
                 winner[tile.images, half] = won.transpose(1, 0, 2, 3)
 
         parallel(work, tiles(x, window, (2 * height, 2 * width), outputs, multiple=2))
@@ -195,7 +195,7 @@ def _spectral(
     """How to convolve in the frequency domain, where that pays."""
     if groups != 1 or x.dtype.itemsize < 4 or not x.size:
         return None
-    return spectral.plan(window, (size[0], size[1]), x.shape[3], outputs)
+    return spectral.plan(window, (size[0], size[1]), x.shape[3], outputs, len(x))
 
 
 def _by_group(groups: int, channels: int, outputs: int) -> Iterator[tuple[slice, slice]]:

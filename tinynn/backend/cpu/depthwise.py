@@ -5,7 +5,7 @@ Each tap of the kernel is one elementwise product of an image with a number for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -95,6 +95,6 @@ def _pairs(weight: Array, groups: int) -> Iterator[tuple[slice, slice, Array]]:
             yield slice(a, None, channels), slice(b, None, outputs), weight[:, :, a, b::outputs]
 
 
-def _tiles(out: Array, x: Array) -> list[Tile]:
+def _tiles(out: Array, x: Array) -> Sequence[Tile]:
     row_bytes = out.shape[2] * (2 * out.shape[3] + x.shape[3]) * out.itemsize
-    return cut_tiles(len(out), out.shape[1], row_bytes) if out.size else []
+    return cut_tiles(len(out), out.shape[1], row_bytes) if out.size else ()

@@ -10,7 +10,7 @@ from tinynn.backend.base import Array, Backend
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.threads import parallel
 
-_CHUNK = 1 << 16  # elements
+_CHUNK = 1 << 17  # elements
 
 
 class Normalisation(Backend):
@@ -34,15 +34,13 @@ class Normalisation(Backend):
             scale = scale * weight
         out = np.empty(x.shape, dtype=x.dtype)
         rows, results = _wide_rows(x), _wide_rows(out)
-        centre, factor = _repeated(average, rows), _repeated(scale, rows)
-        shift = None if bias is None else _repeated(bias, rows)
+        shift = -average * scale if bias is None else bias - average * scale
+        factor, shift = _repeated(scale, rows), _repeated(shift, rows)
 
         def work(part: slice) -> None:
             result = results[part]
-            np.subtract(rows[part], centre, out=result)
-            result *= factor
-            if shift is not None:
-                result += shift
+            np.multiply(rows[part], factor, out=result)
+            result += shift
 
         parallel(work, _chunks(rows))
         return out, average, variance

@@ -171,6 +171,7 @@ class Convolution(CudaKernels):
         winner: Array | None = None,
     ) -> None:
         """Fill ``out``, and ``winner`` where it is pooled."""
+        bias = bias if bias is None else self.contiguous(bias)
         if not out.size:
             return
         shift = 0 if bias is None else bias
@@ -208,8 +209,10 @@ class Convolution(CudaKernels):
         rows, total = _rows(grad), None
         for begin, columns in self._columns(x, window, grad.shape[1:3]):
             product = self.xp.matmul(columns.T, rows[begin : begin + len(columns)])
+            if total is None and len(columns) < len(rows):
+                product = product.astype(accumulate(x), copy=False)
             total = product if total is None else self.xp.add(total, product, total)
-        return total
+        return total.astype(x.dtype, copy=False)
 
     def _fold(self, grad: Array, weight: Array, window: Window, x: Array) -> None:
         """x = col2im(grad @ weight'), some whole images at a time."""

@@ -41,7 +41,8 @@ class Elementwise(CudaKernels):
         if out.size:
             launch = kernel("elementwise", "add_bias", out.dtype.name)
             columns = np.int32(out.shape[-1])
-            launch(blocks_for(out.size), (THREADS,), (out, bias, out.size, columns))
+            arguments = (out, self.contiguous(bias), out.size, columns)
+            launch(blocks_for(out.size), (THREADS,), arguments)
         return out
 
     def _unary(self, name: str, x: Array) -> Array:

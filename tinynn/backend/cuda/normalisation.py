@@ -34,7 +34,7 @@ class Normalisation(CudaKernels):
         eps: float,
     ) -> tuple[Array, Array, Array]:
         """Statistics and running statistics in one launch, the rest in another."""
-        x = self.contiguous(x)
+        x, weight, bias = (a if a is None else self.contiguous(a) for a in (x, weight, bias))
         channels = x.shape[-1]
         average, variance = (self.xp.empty(channels, accumulate(x)) for _ in range(2))
         grid, split = self._split(x)
@@ -59,7 +59,7 @@ class Normalisation(CudaKernels):
         eps: float,
     ) -> tuple[Array, Array, Array]:
         """Both sums in one launch, the gradient of x in another."""
-        grad, x = self.contiguous(grad), self.contiguous(x)
+        grad, x, weight = (a if a is None else self.contiguous(a) for a in (grad, x, weight))
         channels = x.shape[-1]
         grid, split = self._split(x)
         partial = self.xp.empty((grid[0], 2, channels), average.dtype)

@@ -83,10 +83,11 @@ class Softmax(CudaKernels):
 
     def _word(self, classes: int, origin: str | None) -> int:
         """The address of the next check's word."""
-        if len(self._pending) == _CHECKS:
+        while True:
+            with self._checking:
+                if self._faults is None:
+                    self._faults = self.xp.full(_CHECKS, _FINE, self.xp.uint64)
+                if len(self._pending) < _CHECKS:
+                    self._pending.append((classes, origin))
+                    return int(self._faults.data.ptr) + 8 * (len(self._pending) - 1)
             self.raise_label_errors()
-        with self._checking:
-            if self._faults is None:
-                self._faults = self.xp.full(_CHECKS, _FINE, self.xp.uint64)
-            self._pending.append((classes, origin))
-            return int(self._faults.data.ptr) + 8 * (len(self._pending) - 1)

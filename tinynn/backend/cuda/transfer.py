@@ -38,13 +38,13 @@ class Transfer(CudaKernels):
             if self._copying is None:
                 self._copying = cuda.Stream(non_blocking=True)
             with self._copying as stream:
-                # The memory of a batch that was let go is given to the next one. The copy into it
-                # comes after all that was launched with the old one.
+                pinned = [_pinned(array) for array in arrays]
+                targets = tuple(self.xp.empty(array.shape, array.dtype) for array in arrays)
+                # Their memory may be that of a batch that was let go a moment ago. The copy comes
+                # after all that was launched with it until now.
                 launched = cuda.Event(disable_timing=True)
                 launched.record(computing)
                 stream.wait_event(launched)
-                pinned = [_pinned(array) for array in arrays]
-                targets = tuple(self.xp.empty(array.shape, array.dtype) for array in arrays)
                 for source, target in zip(pinned, targets, strict=True):
                     target.data.copy_from_host_async(source.ctypes.data, source.nbytes, stream)
                 arrived = cuda.Event(disable_timing=True)

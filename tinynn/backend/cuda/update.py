@@ -94,8 +94,10 @@ class Update(CudaKernels):
         """Every gradient times the factor, in place; ``found`` becomes true if one overflowed."""
         factor = self.xp.asarray(factor, dtype="float64" if grads[0].itemsize == 8 else "float32")
         launch = kernel("update", "unscale", grads[0].dtype.name)
-        for table, blocks in _tables((grads, grads)):
+        copies = [self.contiguous(grad) for grad in grads]
+        for table, blocks in _tables((copies, copies)):
             launch((blocks,), (THREADS,), (table, factor, found))
+        _put_back((grads,), [copies])
 
     def _update(
         self,
@@ -104,12 +106,21 @@ class Update(CudaKernels):
         numbers: tuple[Any, ...],
         skip: Array | None,
     ) -> None:
-        parameters, grads = columns[:2]
-        columns = (parameters, [self.contiguous(grad) for grad in grads], *columns[2:])
+        parameters = columns[0]
         launch = kernel("update", name, parameters[0].dtype.name)
         plain = [n if isinstance(n, np.int32) else scalar(n, parameters[0]) for n in numbers]
-        for table, blocks in _tables(columns):
+        copies = [[self.contiguous(array) for array in column] for column in columns]
+        for table, blocks in _tables(tuple(copies)):
             launch((blocks,), (THREADS,), (table, *plain, 0 if skip is None else skip))
+        _put_back(columns, copies)
+
+
+def _put_back(columns: tuple[Arrays, ...], copies: list[list[Array]]) -> None:
+    """What was computed in a copy, because its elements do not lie side by side in order."""
+    for column, computed in zip(columns, copies, strict=True):
+        for array, copy in zip(column, computed, strict=True):
+            if copy is not array:
+                array[...] = copy
 
 
 def _tables(columns: tuple[Arrays, ...]) -> Any:
