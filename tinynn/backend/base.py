@@ -224,10 +224,11 @@ class Backend:
         running: tuple[Array, Array] | None,
         momentum: float,
         eps: float,
+        relu: bool = False,
     ) -> tuple[Array, Array, Array]:
         """weight · (x - mean) / √(var + eps) + bias over all axes but the last; mean; variance.
 
-        The running mean and the running variance (without bias) move towards them in place.
+        With ``relu`` negative results are 0. The running mean and the running variance (without bias) move towards them in place.
         """
         axes = tuple(range(x.ndim - 1))
         out, average, variance = self.normalise(x, axes, eps)
@@ -237,7 +238,7 @@ class Backend:
             out *= weight
         if bias is not None:
             out += bias
-        return out, average, variance
+        return self.relu(out) if relu else out, average, variance
 
     def _follow(
         self,
@@ -261,12 +262,17 @@ class Backend:
         average: Array,
         variance: Array,
         eps: float,
+        out: Array | None = None,
     ) -> tuple[Array, Array, Array]:
         """The gradients of x, weight and bias, from the statistics of ``batch_norm``.
+
+        With ``relu`` there, ``out`` is what it returned.
 
         With y = (x - mean)·r and r = 1 / √(var + eps): r·weight·(g - mean(g) - y·mean(g·y)),
         sum(g·y) and sum(g).
         """
+        if out is not None:
+            grad = self.relu_gradient(grad, out)
         axes = tuple(range(x.ndim - 1))
         scale = x.shape[-1] / x.size
         root = (variance + eps) ** -0.5

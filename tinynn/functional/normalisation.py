@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
-from tinynn.autograd import Tensor, is_grad_enabled, record, record_with_output
+from tinynn.autograd import Tensor, is_grad_enabled, record_jointly, record_with_output
 from tinynn.backend import Array
 from tinynn.errors import ArgumentError, ShapeError
+from tinynn.functional import elementwise
 from tinynn.functional.elementwise import require_floating
 from tinynn.functional.operands import raw, same_device, same_dtype
 from tinynn.functional.reduction import mean, var
@@ -40,12 +40,14 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    relu: bool = False,
 ) -> Tensor:
     """Normalise each channel (the last axis) over all other axes, then scale and shift it.
 
     In training the batch's own mean and variance are used, and ``running_mean`` and
     ``running_var`` (C,) move towards them in place: running += momentum · (batch - running), the
-    variance without bias. Otherwise the running ones are used. Ioffe and Szegedy (2015).
+    variance without bias. Otherwise the running ones are used. With ``relu`` negative results are 0,
+    in the same pass over the memory. Ioffe and Szegedy (2015).
     """
     require_floating("batch_norm", x)
     x = widened(x)
@@ -60,12 +62,13 @@ def batch_norm(
             )
         moved = training and running_mean is not None and running_var is not None
         running = (raw(running_mean), raw(running_var)) if moved else None
-        return _batch_norm(x, weight, bias, running, momentum, eps)
+        return _batch_norm(x, weight, bias, running, momentum, eps, relu)
     scale = (running_var + eps) ** -0.5
     if weight is not None:
         scale = scale * weight
     shift = -running_mean * scale
-    return x * scale + (shift if bias is None else shift + bias)
+    out = x * scale + (shift if bias is None else shift + bias)
+    return elementwise.relu(out) if relu else out
 
 
 def _batch_norm(
@@ -75,25 +78,23 @@ def _batch_norm(
     running: tuple[Array, Array] | None,
     momentum: float,
     eps: float,
+    relu: bool,
 ) -> Tensor:
     """By the statistics of the batch, whose gradients come together."""
     backend, scale = x.backend, raw(weight)
-    out, average, variance = backend.batch_norm(x.data, scale, raw(bias), running, momentum, eps)
-    last: list[Any] = [None, None]  # a gradient of the result, and what came of it
-
-    def product(which: int, grad: Tensor) -> Tensor:
-        if is_grad_enabled():
-            return _batch_norm_gradients(grad, x, weight, eps)[which]
-        if last[0] is not grad:
-            last[:] = (
-                grad,
-                backend.batch_norm_gradient(grad.data, x.data, scale, average, variance, eps),
-            )
-        return Tensor(last[1][which])
-
-    return record(
-        "batch_norm", out, *((t, partial(product, i)) for i, t in enumerate((x, weight, bias)))
+    out, average, variance = backend.batch_norm(
+        x.data, scale, raw(bias), running, momentum, eps, relu
     )
+    kept = out if relu else None
+
+    def gradients(grad: Tensor, wanted: tuple[bool, ...]) -> Sequence[Tensor]:
+        if is_grad_enabled():
+            passed = grad if kept is None else elementwise.relu_gradient(grad, kept)
+            return _batch_norm_gradients(passed, x, weight, eps)
+        found = backend.batch_norm_gradient(grad.data, x.data, scale, average, variance, eps, kept)
+        return [Tensor(array) for array in found]
+
+    return record_jointly("batch_norm", out, (x, weight, bias), gradients)
 
 
 def _batch_norm_gradients(

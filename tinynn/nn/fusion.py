@@ -37,18 +37,43 @@ def run(modules: Sequence[Module], x: Any) -> Any:
         if joined is None:
             x = modules[position](x)
         elif tracing.active is None:
-            x = _compute(joined, x)
+            x = _run_joined(joined, x)
         else:
-            x = tracing.active.call(joined.modules, _compute, joined, x)
+            x = tracing.active.call(joined.modules, _run_joined, joined, x)
         position += 1 if joined is None else len(joined.modules)
     return x
 
 
-def _recognise(modules: Sequence[Module], start: int) -> _Joined | None:
+def _run_joined(joined: _Joined | _NormAndReLU, x: Tensor) -> Any:
+    try:
+        out = _compute(joined, x) if isinstance(joined, _Joined) else _norm_relu(joined, x)
+    except TinynnError:
+        for module in joined.modules:  # raises again, and names the layer
+            x = module(x)
+        return x
+    note_call(joined.modules, out)
+    return out
+
+
+class _NormAndReLU(NamedTuple):
+    """Batch norm in training with the ReLU behind it."""
+
+    modules: tuple[Module, ...]
+
+
+def _recognise(modules: Sequence[Module], start: int) -> _Joined | _NormAndReLU | None:
+    """A convolution and what follows it, or batch norm and ReLU."""
+    if type(modules[start]) is Conv2d:
+        return _from_convolution(modules, start)
+    members = tuple(modules[start : start + 2])
+    if tuple(map(type, members)) != (BatchNorm2d, ReLU) or any(m.is_observed for m in members):
+        return None
+    return _NormAndReLU(members)
+
+
+def _from_convolution(modules: Sequence[Module], start: int) -> _Joined | None:
     """Convolution, then batch norm in evaluation, ReLU with max-pooling, or both."""
     conv = modules[start]
-    if type(conv) is not Conv2d:
-        return None
     stop = start + 1
     norm = pool = None
     if stop < len(modules) and _is_folding(conv, modules[stop]):
@@ -74,18 +99,17 @@ def _is_plain(pool: Any) -> bool:
 
 def _compute(joined: _Joined, x: Tensor) -> Any:
     conv, pool = joined.conv, joined.pool
-    try:
-        weight, bias = (conv.weight, conv.bias) if joined.norm is None else _folded(joined)
-        place = (conv.stride, conv.padding, conv.dilation)
-        if pool is None:
-            out = F.conv2d(x, weight, bias, *place, conv.groups)
-        else:
-            pooling = (pool.kernel_size, pool.stride, pool.ceil_mode)
-            out = F.conv2d_relu_max_pool2d(x, weight, bias, *place, *pooling)
-    except TinynnError:
-        return _one_by_one(joined.modules, x)  # raises again, and names the layer
-    note_call(joined.modules, out)
-    return out
+    weight, bias = (conv.weight, conv.bias) if joined.norm is None else _folded(joined)
+    place = (conv.stride, conv.padding, conv.dilation)
+    if pool is None:
+        return F.conv2d(x, weight, bias, *place, conv.groups)
+    pooling = (pool.kernel_size, pool.stride, pool.ceil_mode)
+    return F.conv2d_relu_max_pool2d(x, weight, bias, *place, *pooling)
+
+
+def _norm_relu(joined: _NormAndReLU, x: Tensor) -> Tensor:
+    norm: Any = joined.modules[0]
+    return BatchNorm2d.forward(norm, x, relu=True)
 
 
 def _folded(joined: _Joined) -> tuple[Tensor, Tensor]:
@@ -98,9 +122,3 @@ def _folded(joined: _Joined) -> tuple[Tensor, Tensor]:
     shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
     bias = shift * scale
     return conv.weight * scale, bias if norm.bias is None else bias + norm.bias
-
-
-def _one_by_one(modules: Sequence[Module], x: Any) -> Any:
-    for module in modules:
-        x = module(x)
-    return x

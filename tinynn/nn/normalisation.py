@@ -29,8 +29,8 @@ class BatchNorm(Module):
         self.running_mean = _new_buffer(channels, 0.0)
         self.running_var = _new_buffer(channels, 1.0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The shape of x."""
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        """The shape of x; with ``relu`` negative results are 0."""
         return F.batch_norm(
             x,
             self.running_mean,
@@ -40,27 +40,28 @@ class BatchNorm(Module):
             self.training,
             self.momentum,
             self.eps,
+            relu,
         )
 
 
 class BatchNorm1d(BatchNorm):
     """Batch normalisation of features (N, C) or sequences (N, L, C)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The shape of x."""
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        """The shape of x; with ``relu`` negative results are 0."""
         if x.ndim not in (2, 3):
             raise ShapeError(f"BatchNorm1d expects (N, C) or (N, L, C), got shape {x.shape}")
-        return super().forward(x)
+        return super().forward(x, relu)
 
 
 class BatchNorm2d(BatchNorm):
     """Batch normalisation of images (N, H, W, C)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The shape of x."""
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        """The shape of x; with ``relu`` negative results are 0."""
         if x.ndim != 4:
             raise ShapeError(f"BatchNorm2d expects images (N, H, W, C), got shape {x.shape}")
-        return super().forward(x)
+        return super().forward(x, relu)
 
 
 class LayerNorm(Module):

@@ -24,9 +24,10 @@ class Normalisation(Backend):
         running: tuple[Array, Array] | None,
         momentum: float,
         eps: float,
+        relu: bool = False,
     ) -> tuple[Array, Array, Array]:
         if not _is_chunkable(x):
-            return super().batch_norm(x, weight, bias, running, momentum, eps)
+            return super().batch_norm(x, weight, bias, running, momentum, eps, relu)
         average, variance = _moments(x)
         self._follow(running, average, variance, momentum, x.size // x.shape[-1])
         scale = (variance + eps) ** -0.5
@@ -41,6 +42,8 @@ class Normalisation(Backend):
             result = results[part]
             np.multiply(rows[part], factor, out=result)
             result += shift
+            if relu:
+                np.maximum(result, 0, out=result)
 
         parallel(work, _chunks(rows))
         return out, average, variance
@@ -53,18 +56,25 @@ class Normalisation(Backend):
         average: Array,
         variance: Array,
         eps: float,
+        out: Array | None = None,
     ) -> tuple[Array, Array, Array]:
         if not _is_chunkable(x) or not grad.flags.c_contiguous:
-            return super().batch_norm_gradient(grad, x, weight, average, variance, eps)
+            return super().batch_norm_gradient(grad, x, weight, average, variance, eps, out)
         channels = x.shape[-1]
         root = (variance + eps) ** -0.5
-        rows, arriving = _wide_rows(x), _wide_rows(grad)
+        rows, passed = _wide_rows(x), _wide_rows(grad)
         centre = _repeated(average, rows)
         chunks = _chunks(rows)
         totals = np.empty((len(chunks), 2, channels), dtype=x.dtype)
+        result = np.empty(x.shape, dtype=x.dtype)
+        results = _wide_rows(result)
+        kept = None if out is None else _wide_rows(np.ascontiguousarray(out))
+        arriving = passed if kept is None else results
 
         def add(number: int) -> None:
             part = chunks[number]
+            if kept is not None:
+                np.multiply(passed[part], kept[part] > 0, out=arriving[part])
             product = buffer("full", rows[part].shape, x.dtype)
             np.subtract(rows[part], centre, out=product)
             product *= arriving[part]
@@ -75,22 +85,20 @@ class Normalisation(Backend):
         total, slope = totals.sum(axis=0)
         slope *= root
         count = x.size // channels
-        out = np.empty(x.shape, dtype=x.dtype)
-        results = _wide_rows(out)
         mean = _repeated(total / count, rows)
         tilt = _repeated(slope * root / count, rows)
         factor = _repeated(root if weight is None else root * weight, rows)
 
         def work(part: slice) -> None:
-            result = results[part]
-            np.subtract(rows[part], centre, out=result)
-            result *= tilt
-            result += mean
-            np.subtract(arriving[part], result, out=result)
-            result *= factor
+            tilted = buffer("full", rows[part].shape, x.dtype)
+            np.subtract(rows[part], centre, out=tilted)
+            tilted *= tilt
+            tilted += mean
+            np.subtract(arriving[part], tilted, out=tilted)
+            np.multiply(tilted, factor, out=results[part])
 
         parallel(work, chunks)
-        return out, slope, total
+        return result, slope, total
 
 
 def _is_chunkable(x: Array) -> bool:

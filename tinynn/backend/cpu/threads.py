@@ -142,6 +142,11 @@ def parallel(function: Callable[[T], object], items: Sequence[T]) -> None:
 
     Items must write to places of their own; their order of execution is not defined.
     """
+    if len(items) == 1 or _this_thread.is_worker or _workers.count == 1:
+        with single_threaded_blas():
+            for item in items:
+                function(item)
+        return
     queue = iter(items)
     failures: list[BaseException] = []
 
@@ -154,7 +159,7 @@ def parallel(function: Callable[[T], object], items: Sequence[T]) -> None:
         except BaseException as error:  # raised below, on the thread that called
             failures.append(error)
 
-    helpers = 0 if _this_thread.is_worker else min(_workers.count, len(items)) - 1
+    helpers = min(_workers.count, len(items)) - 1
     with single_threaded_blas():
         locks = _workers.run(work, helpers) if helpers > 0 else []
         work()  # the calling thread takes its share

@@ -212,7 +212,7 @@ class Convolution(CudaKernels):
             if total is None and len(columns) < len(rows):
                 product = product.astype(accumulate(x), copy=False)
             total = product if total is None else self.xp.add(total, product, total)
-        return total.astype(x.dtype, copy=False)
+        return total if total is None else total.astype(x.dtype, copy=False)
 
     def _fold(self, grad: Array, weight: Array, window: Window, x: Array) -> None:
         """x = col2im(grad @ weight'), some whole images at a time."""

@@ -32,6 +32,7 @@ class Normalisation(CudaKernels):
         running: tuple[Array, Array] | None,
         momentum: float,
         eps: float,
+        relu: bool = False,
     ) -> tuple[Array, Array, Array]:
         """Statistics and running statistics in one launch, the rest in another."""
         x, weight, bias = (a if a is None else self.contiguous(a) for a in (x, weight, bias))
@@ -47,7 +48,7 @@ class Normalisation(CudaKernels):
         numbers = (x.size, np.int32(channels), average, variance, scalar(eps, x))
         arguments = (x, *numbers, _given(weight), _given(bias), out)
         launch(blocks_for(x.size), (THREADS,), arguments)
-        return out, average, variance
+        return self.relu(out) if relu else out, average, variance
 
     def batch_norm_gradient(
         self,
@@ -57,8 +58,11 @@ class Normalisation(CudaKernels):
         average: Array,
         variance: Array,
         eps: float,
+        out: Array | None = None,
     ) -> tuple[Array, Array, Array]:
         """Both sums in one launch, the gradient of x in another."""
+        if out is not None:
+            grad = self.relu_gradient(grad, out)
         grad, x, weight = (a if a is None else self.contiguous(a) for a in (grad, x, weight))
         channels = x.shape[-1]
         grid, split = self._split(x)
@@ -69,11 +73,11 @@ class Normalisation(CudaKernels):
         launch = kernel("normalisation", "batch_sums", x.dtype.name)
         places = (partial, self.tickets(grid[1]), sums, weight_grad, bias_grad)
         launch(grid, (THREADS,), (grad, x, *split, *moments, *places))
-        out = self.xp.empty_like(x)
+        result = self.xp.empty_like(x)
         launch = kernel("normalisation", "batch_gradient", x.dtype.name)
-        arguments = (grad, x, split[0], split[1], *moments, _given(weight), sums, out)
+        arguments = (grad, x, split[0], split[1], *moments, _given(weight), sums, result)
         launch(blocks_for(x.size), (THREADS,), arguments)
-        return out, weight_grad, bias_grad
+        return result, weight_grad, bias_grad
 
     def normalise(self, x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
         """One launch where the axes are the last ones."""
