@@ -21,10 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-if __package__:
-    from benchmarks.models import MODELS, Model, one_convolution
-else:
-    from models import MODELS, Model, one_convolution
+from models import MODELS, Model, one_convolution
 
 Work = Callable[[], None]
 SIDES = ("tinynn", "torch default", "torch channels_last")

@@ -69,8 +69,8 @@ def step(model: nn.Module, optimizer: optim.Optimizer, images: Tensor, labels: T
 def losses_on(device: str, steps: int) -> list[float]:
     """Losses at a learning rate that is small enough for rounding to stay what it is.
 
-    At five times as much float32 on the CPU may differ from float64 by more than 1e-4, too: one ReLU
-    that rounding opens on one side only is enough.
+    At five times as much float32 on the CPU may differ from float64 by more than 1e-4, too: one
+    ReLU that rounding opens on one side only is enough.
     """
     tinynn.manual_seed(3)
     model = face_cnn(device, dropout=0.25)

@@ -3,10 +3,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tinynn import functional
+from tinynn import functional, memory
 from tinynn.autograd import Tensor, enable_grad, grad, is_grad_enabled, no_grad
 from tinynn.backend import default_device, get_num_threads, set_default_device, set_num_threads
 from tinynn.backend.inventory import devices
+from tinynn.backend.spectral import get_conv2d_algorithm, set_conv2d_algorithm
 from tinynn.creation import (
     arange,
     eye,
@@ -75,6 +76,7 @@ __all__ = [
     "from_numpy",
     "full",
     "functional",
+    "get_conv2d_algorithm",
     "get_matmul_precision",
     "get_num_threads",
     "grad",
@@ -83,6 +85,7 @@ __all__ = [
     "load",
     "load_extra",
     "manual_seed",
+    "memory",
     "nn",
     "no_grad",
     "ones",
@@ -91,6 +94,7 @@ __all__ = [
     "rand",
     "randn",
     "save",
+    "set_conv2d_algorithm",
     "set_default_device",
     "set_matmul_precision",
     "set_num_threads",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.backend.reference import PLAIN
-from tinynn.backend import Window, get_backend
+from tinynn.backend import Wanted, Window, get_backend
 
 SAME = ((1, 1), (1, 1))
 CASES = {  # name: (images, weight, window, groups)
@@ -29,6 +29,15 @@ CASES = {  # name: (images, weight, window, groups)
     "groups": ((2, 6, 5, 16), (3, 3, 8, 20), Window((3, 3), padding=SAME), 2),
     "depthwise": ((3, 17, 19, 40), (3, 3, 1, 40), Window((3, 3), (2, 1), padding=SAME), 40),
     "depthwise, several outputs": ((2, 6, 5, 3), (3, 3, 1, 9), Window((3, 3)), 3),
+    "large kernel": ((2, 20, 19, 4), (7, 7, 4, 5), Window((7, 7), padding=((3, 3), (3, 3))), 1),
+    "thin groups": ((2, 9, 8, 6), (3, 3, 2, 6), Window((3, 3), (1, 2), ((1, 0), (2, 1))), 3),
+    "depthwise, cropping": (
+        (2, 9, 9, 4),
+        (3, 3, 1, 4),
+        Window((3, 3), padding=((-1, 1), (0, -2))),
+        4,
+    ),
+    "stride beyond the kernel": ((2, 11, 9, 3), (2, 1, 3, 4), Window((2, 1), (3, 2)), 1),
     "no images": ((0, 6, 5, 3), (3, 3, 3, 4), Window((3, 3)), 1),
     "no images, many channels": ((0, 6, 5, 64), (3, 3, 64, 128), Window((3, 3)), 1),
     "many pixels": ((4, 40, 40, 3), (3, 3, 3, 8), Window((3, 3), padding=SAME), 1),
@@ -139,3 +148,43 @@ def test_fewer_pixels_of_gradient_than_windows(device: str) -> None:
         compare(device, "conv2d_input_gradient", "float64", grad, weight, window, 1, x)
         image = normal(*x, dtype="float64")
         compare(device, "conv2d_weight_gradient", "float64", image, grad, window, 1)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (6, 5)])
+def test_pooling_that_rounds_up(device: str, size: tuple[int, int]) -> None:
+    x, weight = normal(3, *size, 2, dtype="float64"), normal(3, 3, 2, 5, dtype="float64")
+    window = Window((3, 3), padding=SAME)
+    pool = Window((2, 2), (2, 2)).rounding_up(*size)
+    compare(device, "conv2d_relu_pool", "float64", x, weight, None, window, pool)
+    out, winner = PLAIN.conv2d_relu_pool(x, weight, None, window, pool)
+    grad = normal(*out.shape, dtype="float64")
+    wanted = Wanted(True, True, True)
+    rest = (grad, out, winner, window, pool, wanted)
+    compare(device, "conv2d_relu_pool_gradients", "float64", x, weight, *rest)
+
+
+def test_strides_of_bias_and_weight(device: str) -> None:
+    backend = get_backend(device)
+    x, weight = normal(2, 6, 8, 3, dtype="float64"), normal(3, 3, 3, 8, dtype="float64")
+    bias, window = normal(8, dtype="float64"), Window((3, 3))
+    place = backend.from_host
+    out = backend.conv2d(place(x), place(weight)[..., ::2], place(bias)[::2], window, 1)
+    close(backend.to_host(out), PLAIN.conv2d(x, weight[..., ::2], bias[::2], window, 1))
+    rows = backend.add_bias(place(np.zeros((3, 4))), place(bias)[::2])
+    np.testing.assert_array_equal(backend.to_host(rows), np.zeros((3, 4)) + bias[::2])
+    image = x.reshape(-1, 3)
+    scale, shift = bias[:6:2], bias[1:7:2]
+    theirs = PLAIN.batch_norm(image, scale, shift, None, 0.1, 1e-5)[0]
+    there = place(image), place(bias)[:6:2], place(bias)[1:7:2]
+    ours = backend.batch_norm(*there, None, 0.1, 1e-5)[0]
+    close(backend.to_host(ours), theirs)
+
+
+def test_updates_of_parameters_in_any_order_of_memory(device: str) -> None:
+    backend = get_backend(device)
+    start, grad = normal(3, 4, dtype="float64"), normal(4, 3, dtype="float64").T
+    parameter = backend.from_host(start).T.copy().T  # columns first
+    velocity = backend.xp.zeros_like(parameter)
+    backend.sgd_update([parameter], [backend.from_host(grad)], [velocity], 0.5, 0.9, False, 0.0)
+    close(backend.to_host(parameter), start - 0.5 * grad)
+    close(backend.to_host(velocity), grad)

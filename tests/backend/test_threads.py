@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tinynn
-from tinynn.backend.cpu.threads import parallel
+from tinynn.backend.cpu.threads import cpu_quota, parallel, usable_cores
 from tinynn.errors import ArgumentError
 
 ROOT = Path(__file__).parents[2]
@@ -100,3 +100,28 @@ def test_a_forked_child_has_workers_of_its_own() -> None:
         parallel(done.append, range(4))
         os._exit(0 if len(done) == 4 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "group", "cores"),
+    [
+        ({}, "", float("inf")),
+        ({"cpu.max": "max 100000"}, "", float("inf")),
+        ({"cpu.max": "150000 100000"}, "", 1.5),
+        ({"a/b/cpu.max": "max 100000", "a/cpu.max": "400000 100000"}, "a/b", 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "", float("inf")),
+        ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, "", 2),
+        ({"cpu.max": "nonsense"}, "", float("inf")),
+    ],
+)
+def test_the_quota_of_a_container(
+    tmp_path: Path, files: dict[str, str], group: str, cores: float
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert cpu_quota(tmp_path, group) == cores
+
+
+def test_at_least_one_core_is_usable() -> None:
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)

@@ -70,6 +70,13 @@ class Backend:
     def synchronize(self) -> None:
         """Wait until the device has done all that it was asked for."""
 
+    def held_memory(self) -> dict[str, int]:
+        """Bytes of the device's memory by kind."""
+        return {}
+
+    def free_memory(self) -> None:
+        """Give back memory that is kept for later and not in use."""
+
     def uploads(self) -> Uploads:
         """What brings batches here while others are computed with."""
         return Uploads(self)
@@ -228,7 +235,8 @@ class Backend:
     ) -> tuple[Array, Array, Array]:
         """weight · (x - mean) / √(var + eps) + bias over all axes but the last; mean; variance.
 
-        With ``relu`` negative results are 0. The running mean and the running variance (without bias) move towards them in place.
+        With ``relu`` negative results are 0. The running mean and the running variance (without
+        bias) move towards them in place.
         """
         axes = tuple(range(x.ndim - 1))
         out, average, variance = self.normalise(x, axes, eps)

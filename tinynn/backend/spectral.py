@@ -24,6 +24,7 @@ import numpy as np
 
 from tinynn.backend.base import Array
 from tinynn.backend.windows import Pair, Window
+from tinynn.errors import ArgumentError
 
 _SIZES = (8, 12, 16, 24, 32, 48, 64)  # of tiles, in pixels
 _LEAST = 5  # pixels of a kernel's longer side
@@ -46,16 +47,49 @@ class Plan(NamedTuple):
         return self.size[1] // 2 + 1
 
 
-@lru_cache(maxsize=256)
+def set_conv2d_algorithm(name: str) -> None:
+    """How convolutions without stride, dilation and groups are computed on a CPU.
+
+    "matrix": the pixels under the kernel times the weight. "spectral": in the frequency domain,
+    whatever the kernel. "auto" (the default) counts multiplications, and takes the second for
+    kernels of 5 pixels and more where that saves enough. Results differ by rounding.
+    """
+    global _algorithm
+    if name not in ("auto", "matrix", "spectral"):
+        raise ArgumentError(
+            f'set_conv2d_algorithm expects "auto", "matrix" or "spectral", got {name!r}'
+        )
+    _algorithm = name
+
+
+def get_conv2d_algorithm() -> str:
+    """What ``set_conv2d_algorithm`` was called with last, or "auto"."""
+    return _algorithm
+
+
+_algorithm = "auto"
+
+
 def plan(window: Window, out_size: Pair, channels: int, outputs: int, images: int) -> Plan | None:
-    """The cheapest way to cut, or None where the plain products are fewer or not much more."""
-    if window.stride != (1, 1) or window.dilation != (1, 1) or max(window.kernel) < _LEAST:
+    """The cheapest way to cut, or None where plain products serve better."""
+    if window.stride != (1, 1) or window.dilation != (1, 1) or _algorithm == "matrix":
         return None
+    if _algorithm == "auto" and max(window.kernel) < _LEAST:
+        return None
+    margin = _MARGIN if _algorithm == "auto" else 0.0
+    return _cheapest(window, out_size, channels, outputs, images, margin)
+
+
+@lru_cache(maxsize=256)
+def _cheapest(
+    window: Window, out_size: Pair, channels: int, outputs: int, images: int, margin: float
+) -> Plan | None:
+    """The plan with the fewest multiplications; they must be ``margin`` times fewer than plain."""
     direct = float(np.prod(out_size) * np.prod(window.kernel)) * channels * outputs
-    best, least = None, direct / _MARGIN
+    best, least = None, direct / margin if margin else np.inf
     for height in _SIZES:
         for width in _SIZES:
-            found = _cut((height, width), window.kernel, out_size)
+            found = cut_tiles((height, width), window.kernel, out_size)
             if (
                 found is not None
                 and (cost := _cost(found, channels, outputs, images, window.kernel)) < least
@@ -64,7 +98,8 @@ def plan(window: Window, out_size: Pair, channels: int, outputs: int, images: in
     return best
 
 
-def _cut(size: Pair, kernel: Pair, out_size: Pair) -> Plan | None:
+def cut_tiles(size: Pair, kernel: Pair, out_size: Pair) -> Plan | None:
+    """Tiles of a size for a kernel, or None if they are smaller than it."""
     valid = (size[0] - kernel[0] + 1, size[1] - kernel[1] + 1)
     if min(valid) < 1:
         return None

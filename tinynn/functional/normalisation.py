@@ -46,8 +46,8 @@ def batch_norm(
 
     In training the batch's own mean and variance are used, and ``running_mean`` and
     ``running_var`` (C,) move towards them in place: running += momentum · (batch - running), the
-    variance without bias. Otherwise the running ones are used. With ``relu`` negative results are 0,
-    in the same pass over the memory. Ioffe and Szegedy (2015).
+    variance without bias. Otherwise the running ones are used. With ``relu`` negative results are
+    0, in the same pass over the memory. Ioffe and Szegedy (2015).
     """
     require_floating("batch_norm", x)
     x = widened(x)

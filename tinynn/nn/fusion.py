@@ -73,7 +73,7 @@ def _recognise(modules: Sequence[Module], start: int) -> _Joined | _NormAndReLU 
 
 def _from_convolution(modules: Sequence[Module], start: int) -> _Joined | None:
     """Convolution, then batch norm in evaluation, ReLU with max-pooling, or both."""
-    conv = modules[start]
+    conv: Any = modules[start]
     stop = start + 1
     norm = pool = None
     if stop < len(modules) and _is_folding(conv, modules[stop]):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinynn.backend.base import Array, Arrays
-from tinynn.backend.cpu.buffers import keep_freed_memory
+from tinynn.backend.cpu.buffers import free_buffers, held_bytes, keep_freed_memory
 from tinynn.backend.cpu.convolution import Convolution
 from tinynn.backend.cpu.lowering import cut
 from tinynn.backend.cpu.normalisation import Normalisation
@@ -36,6 +36,12 @@ class NumpyBackend(Convolution, Pooling, Normalisation):
 
     def to_host(self, array: Array) -> np.ndarray:
         return np.asarray(array)
+
+    def held_memory(self) -> dict[str, int]:
+        return {"buffers": held_bytes()}
+
+    def free_memory(self) -> None:
+        free_buffers()
 
     def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
         if _repeats(index):

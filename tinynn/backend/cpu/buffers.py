@@ -29,7 +29,7 @@ class _Mine(threading.local):
 _shelves: list[weakref.ref[_Shelf]] = []
 _mine = _Mine()
 _LINE = 64  # bytes of a cache line: vector loads should not straddle two
-_limit = 1 << 28  # bytes of the largest buffer that is kept
+_limit = 1 << 28  # bytes that a thread keeps
 
 
 def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -42,10 +42,19 @@ def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         held = np.empty(size + _LINE, dtype=np.uint8)
         start = -held.ctypes.data % _LINE
         held = held[start : start + size]
-        if size <= _limit:
+        _mine.shelf.pop(name, None)
+        if size + sum(array.nbytes for array in _mine.shelf.values()) <= _limit:
             _mine.shelf[name] = held
     array: Array = held[:size].view(dtype).reshape(shape)
     return array
+
+
+def set_buffer_limit(size: int) -> None:
+    """Keep at most so many bytes on each thread from now on."""
+    global _limit
+    _limit = size
+    for shelf in _alive():
+        shelf.clear()
 
 
 def held_bytes() -> int:

@@ -7,9 +7,11 @@ go on spinning for a while after each product and would take the cores from ours
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -19,10 +21,46 @@ T = TypeVar("T")
 
 
 def usable_cores() -> int:
-    """Cores this process may run on (its affinity, not the machine's count)."""
+    """Cores this process may really use: by its affinity, and by the quota of its container."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = cpu_quota(Path("/sys/fs/cgroup"), _own_group())
+    return max(1, round(min(cores, quota)))
+
+
+def _own_group() -> str:
+    """The control group of this process as a path below the root of its hierarchy (version 2)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
+
+
+def cpu_quota(root: Path, group: str) -> float:
+    """Cores that control groups grant (Linux, cgroup versions 1 and 2); infinite without one.
+
+    A group has no more than those that it lies in.
+    """
+    least = math.inf
+    parts = [part for part in group.split("/") if part]
+    for depth in range(len(parts) + 1):
+        least = min(least, _quota(root.joinpath(*parts[:depth], "cpu.max")))
+    return min(least, _quota(root / "cpu" / "cpu.cfs_quota_us"))
+
+
+def _quota(file: Path) -> float:
+    """Of "quota period" in one file, or of two files; "max" and -1 mean that there is none."""
+    try:
+        numbers = file.read_text(encoding="ascii").split()
+        if len(numbers) == 1:
+            numbers += file.with_name("cpu.cfs_period_us").read_text(encoding="ascii").split()
+        quota, period = map(int, numbers)
+    except (OSError, ValueError):
+        return math.inf
+    return quota / period if quota > 0 and period > 0 else math.inf
 
 
 class _Workers:
@@ -32,10 +70,17 @@ class _Workers:
     """
 
     def __init__(self) -> None:
-        self.count = usable_cores()
+        self.chosen: int | None = None
         self.started = 0
         self.lock = threading.Lock()
         self.tasks: SimpleQueue[tuple[Callable[[], None], threading.Lock]] = SimpleQueue()
+
+    @property
+    def count(self) -> int:
+        """How many threads work; asked of the system when it is first needed."""
+        if self.chosen is None:
+            self.chosen = usable_cores()
+        return self.chosen
 
     def run(self, work: Callable[[], None], times: int) -> list[threading.Lock]:
         """Have ``work`` called so many times; each lock can be acquired when one call is done."""
@@ -103,8 +148,8 @@ _blas = _Blas()
 def _forget_threads() -> None:
     """A forked child has none of its parent's threads, and its locks may be held by them."""
     global _blas, _workers
-    count, _workers, _blas = _workers.count, _Workers(), _Blas()
-    _workers.count = count
+    chosen, _workers, _blas = _workers.chosen, _Workers(), _Blas()
+    _workers.chosen = chosen
 
 
 if hasattr(os, "register_at_fork"):
@@ -115,7 +160,7 @@ def set_num_threads(count: int) -> None:
     """Use ``count`` threads for the kernels of the NumPy backend (default: the usable cores)."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ArgumentError(f"set_num_threads expects a whole number >= 1, got {count!r}")
-    _workers.count = count
+    _workers.chosen = count
 
 
 def get_num_threads() -> int:

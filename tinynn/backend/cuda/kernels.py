@@ -125,6 +125,25 @@ class CudaKernels(Backend):
         self.multiprocessors: int = properties["multiProcessorCount"]
         self._ticket_rows: dict[tuple[int, int], Array] = {}  # by stream and thread
 
+    def held_memory(self) -> dict[str, int]:
+        """The pools of CuPy."""
+        pool, pinned = self._pools()
+        return {
+            "arrays": pool.used_bytes(),
+            "free": pool.free_bytes(),
+            "pinned": pinned.n_free_blocks(),
+        }
+
+    def free_memory(self) -> None:
+        """Waits for the GPU: what kernels still read must not go."""
+        self.synchronize()
+        for pool in self._pools():
+            pool.free_all_blocks()
+
+    def _pools(self) -> tuple[Any, Any]:
+        with self.xp.cuda.Device(self.index):
+            return self.xp.get_default_memory_pool(), self.xp.get_default_pinned_memory_pool()
+
     def tickets(self, count: int) -> Array:
         """``count`` zeros (uint32) for ``is_last_block``, which leaves zeros behind.
 

@@ -1,0 +1,212 @@
+"""What each idea behind the speed on a CPU brings, measured by turns with and without it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from models import MODELS
+from vs_pytorch import positive, training_step
+
+import tinynn
+from tinynn import functional as F
+from tinynn import nn, optim
+from tinynn.backend import Window
+from tinynn.backend.cpu.lowering import Tile, by_image, pad_tile
+
+
+class Idea(NamedTuple):
+    """Two ways to the same result."""
+
+    name: str
+    plain: Callable[[], object]
+    better: Callable[[], object]
+
+
+def normal(*shape: int) -> np.ndarray:
+    """Random numbers."""
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def lowering(size: int, inputs: int, outputs: int) -> Idea:
+    """3x3: pixels written kw times instead of kh·kw times, with the product that follows."""
+    x, weight = normal(8, size, size, inputs), normal(9 * inputs, outputs)
+    window = Window((3, 3), padding=((1, 1), (1, 1)))
+    everything = Tile(slice(0, 8), slice(0, size))
+    out = np.empty((8, size, size, outputs), np.float32)
+
+    def run(full: bool) -> None:
+        padded = pad_tile(x, window, size, everything)
+        seen = by_image(padded, window, size, size, full)
+        if full:
+            np.matmul(seen.reshape(-1, 9 * inputs), weight, out=out.reshape(-1, outputs))
+        else:
+            np.matmul(seen, weight, out=out)
+
+    name = f"lowered along the width only, {inputs} to {outputs} channels"
+    return Idea(name, lambda: run(True), lambda: run(False))
+
+
+def small_products() -> Idea:
+    """One product of many rows, or many of as few as BLAS multiplies without packing."""
+    rows, weight = normal(18432, 144), normal(144, 32)
+    out = np.empty((18432, 32), np.float32)
+    parts, targets = rows.reshape(-1, 192, 144), out.reshape(-1, 192, 32)
+    return Idea(
+        "products small enough to need no packing",
+        lambda: np.matmul(rows, weight, out=out),
+        lambda: np.matmul(parts, weight, out=targets),
+    )
+
+
+def fused(size: int, inputs: int, outputs: int) -> Idea:
+    """Convolution, ReLU and pooling with their gradients, one by one and in one."""
+    x = tinynn.tensor(normal(32, size, size, inputs), requires_grad=True)
+    weight = tinynn.tensor(normal(3, 3, inputs, outputs), requires_grad=True)
+
+    def apart() -> None:
+        F.max_pool2d(F.relu(F.conv2d(x, weight, padding=1)), 2).sum().backward()
+
+    def joined() -> None:
+        F.conv2d_relu_max_pool2d(x, weight, padding=1).sum().backward()
+
+    return Idea(f"convolution, ReLU, pooling in one, {inputs} to {outputs}", apart, joined)
+
+
+def normalised() -> Idea:
+    """Batch norm and ReLU with their gradients."""
+    x = tinynn.tensor(normal(64, 32, 32, 16), requires_grad=True)
+
+    def apart() -> None:
+        F.relu(F.batch_norm(x, training=True)).sum().backward()
+
+    def joined() -> None:
+        F.batch_norm(x, training=True, relu=True).sum().backward()
+
+    return Idea("batch norm and ReLU in one", apart, joined)
+
+
+def spectral(kernel: int, inputs: int, outputs: int, size: int) -> Idea:
+    """A convolution and its gradients by matrices and in the frequency domain."""
+    x = tinynn.tensor(normal(16, size, size, inputs), requires_grad=True)
+    weight = tinynn.tensor(normal(kernel, kernel, inputs, outputs), requires_grad=True)
+
+    def run(algorithm: str) -> None:
+        tinynn.set_conv2d_algorithm(algorithm)
+        F.conv2d(x, weight, padding="same").sum().backward()
+        tinynn.set_conv2d_algorithm("auto")
+
+    name = f"frequency domain, {kernel}x{kernel}, {inputs} to {outputs}, {size}x{size} pixels"
+    return Idea(name, lambda: run("matrix"), lambda: run("spectral"))
+
+
+def face_step(images_gradient: bool) -> Callable[[], None]:
+    """A training step of the face CNN."""
+    build, shape, classes = MODELS["face CNN"]
+    model = build(nn)
+    images = tinynn.tensor(normal(64, *shape), requires_grad=images_gradient)
+    labels = tinynn.from_numpy(np.arange(64) % classes)
+    optimizer = optim.SGD(model, learning_rate=0.01, momentum=0.9)
+    return training_step(model, optimizer, F, images, labels)
+
+
+def threads(count: int) -> Idea:
+    """A training step on one thread and on several."""
+    step = face_step(False)
+
+    def run(number: int) -> None:
+        tinynn.set_num_threads(number)
+        step()
+        tinynn.set_num_threads(count)
+
+    return Idea(f"{count} threads, face CNN", lambda: run(1), lambda: run(count))
+
+
+def ideas(count: int) -> Iterator[Idea]:
+    """All of them but the memory's, which takes processes."""
+    yield lowering(48, 3, 16)
+    yield lowering(24, 16, 32)
+    yield lowering(12, 32, 64)
+    yield small_products()
+    yield fused(48, 3, 16)
+    yield fused(24, 16, 32)
+    yield Idea("no gradient of the first layer's images", face_step(True), face_step(False))
+    yield normalised()
+    yield spectral(5, 32, 32, 28)
+    yield spectral(7, 32, 32, 28)
+    yield spectral(10, 32, 64, 46)
+    if count > 1:
+        yield threads(count)
+
+
+def gains(idea: Idea, rounds: int) -> list[float]:
+    """How many times faster, turn by turn."""
+    steps = max(1, round(0.05 / _seconds(idea.plain, 2)))
+    _seconds(idea.better, 2)
+    turns = [(_seconds(idea.plain, steps), _seconds(idea.better, steps)) for _ in range(rounds)]
+    return [plain / better for plain, better in turns]
+
+
+def _seconds(work: Callable[[], Any], steps: int) -> float:
+    start = time.perf_counter()
+    for _ in range(steps):
+        work()
+    return (time.perf_counter() - start) / steps
+
+
+def kept_memory(rounds: int) -> list[float]:
+    """A step of the face CNN in processes that keep freed memory and that do not."""
+    code = (
+        "import time, cpu_ideas; step = cpu_ideas.face_step(False)\n"
+        "for turn in range(12):\n"
+        "    if turn == 4: start = time.perf_counter()\n"
+        "    step()\n"
+        "print(time.perf_counter() - start)"
+    )
+    here = Path(__file__).resolve().parent
+
+    def run(keep: str) -> float:
+        environment = {**os.environ, "TINYNN_KEEP_MEMORY": keep}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, env=environment, cwd=here, check=True, capture_output=True, text=True
+        )
+        return float(done.stdout)
+
+    return [run("0") / run("1") for _ in range(min(rounds, 5))]
+
+
+def main() -> int:
+    """A line for each idea."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--rounds", type=positive, default=9, help="turns with and without")
+    parser.add_argument("--threads", type=positive, default=tinynn.get_num_threads())
+    arguments = parser.parse_args()
+    tinynn.set_num_threads(arguments.threads)
+    print(f"{'times faster':>64}  quartiles")
+    for idea in ideas(arguments.threads):
+        show(idea.name, gains(idea, arguments.rounds))
+    show("freed memory kept for the next step, face CNN", kept_memory(arguments.rounds))
+    return 0
+
+
+def show(name: str, values: list[float]) -> None:
+    """One line."""
+    low, high = min(values), max(values)
+    if len(values) > 1:
+        low, _, high = statistics.quantiles(values, n=4)
+    print(f"{name:58}{statistics.median(values):6.2f}  {low:.2f}-{high:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

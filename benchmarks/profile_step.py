@@ -1,0 +1,166 @@
+"""Where the time of one step goes on a CPU: by layer, by kind of work, and next to the limits.
+
+The limits are measured in the same run: the peak of matrix products and the bandwidth of copies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from models import MODELS
+from threadpoolctl import threadpool_limits
+from vs_pytorch import inference, positive, training_step
+
+import tinynn
+from tinynn import functional as F
+from tinynn import nn, optim
+
+
+def seconds_of(work: Callable[[], object], turns: int = 5) -> float:
+    """The median of some turns, after one that does not count."""
+    work()
+    times = []
+    for _ in range(turns):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def limits(threads: int) -> dict[str, float]:
+    """Multiply-adds a second of a large matrix product, bytes a second of a large copy."""
+    side, size = 1536, 1 << 24
+    a = np.ones((side, side), np.float32)
+    product, source = np.empty_like(a), np.ones(size, np.float32)
+    target = np.empty_like(source)
+    with threadpool_limits(threads, user_api="blas"):
+        matmul = seconds_of(lambda: np.matmul(a, a, out=product))
+    copy = seconds_of(lambda: np.copyto(target, source))
+    return {"multiply_adds": side**3 / matmul, "copied_bytes": 2 * source.nbytes / copy}
+
+
+def rows_of(trace: tinynn.Trace, steps: int, work: dict[str, int]) -> list[dict[str, Any]]:
+    """Layer, function, seconds of a step, and multiply-adds a second where they are known.
+
+    Backward passes count twice, for the gradients of image and weight; that of the first layer
+    once, for nobody needs its image's.
+    """
+    first = next((path for path, count in work.items() if count), None)
+    rows = []
+    for (layer, function), figures in trace.rows.items():
+        seconds = (figures.seconds or 0.0) / steps
+        path = layer.split(" ")[0].split("..")[0]
+        passes = 1 if not function.endswith("backward") or path == first else 2
+        counted = work.get(path, 0) * passes if _multiplies(function) else 0
+        rows.append(
+            {"layer": layer, "function": function, "seconds": seconds, "multiply_adds": counted}
+        )
+    return sorted(rows, key=lambda row: -row["seconds"])
+
+
+def _multiplies(function: str) -> bool:
+    return function.startswith(("conv", "linear", "matmul"))
+
+
+def table(rows: list[dict[str, Any]], peak: float, most: int) -> str:
+    """The rows that took longest, and the sums by kind of work."""
+    total = sum(row["seconds"] for row in rows)
+    lines = [f"{'layer':34}{'function':34}{'ms':>8}{'share':>8}{'of the peak':>13}"]
+    lines += [
+        f"{row['layer'][:33]:34}{row['function']:34}" + _figures(row, total, peak)
+        for row in rows[:most]
+    ]
+    if rows[most:]:
+        rest = sum(row["seconds"] for row in rows[most:])
+        lines.append(f"{f'{len(rows) - most} more':68}" + _figures({"seconds": rest}, total, peak))
+    lines += ["", f"{'kind of work':68}{'ms':>8}{'share':>8}{'of the peak':>13}"]
+    kinds: dict[str, dict[str, float]] = {}
+    for row in rows:
+        kind = kinds.setdefault(row["function"], {"seconds": 0.0, "multiply_adds": 0})
+        kind["seconds"] += row["seconds"]
+        kind["multiply_adds"] += row["multiply_adds"]
+    for name, kind in sorted(kinds.items(), key=lambda item: -item[1]["seconds"]):
+        if kind["seconds"] >= 0.005 * total:
+            lines.append(f"{name:68}" + _figures(kind, total, peak))
+    return "\n".join(lines)
+
+
+def _figures(row: dict[str, Any], total: float, peak: float) -> str:
+    seconds, counted = row["seconds"], row.get("multiply_adds", 0)
+    part = f"{counted / seconds / peak:.0%}" if counted and seconds else ""
+    return f"{1e3 * seconds:8.2f}{seconds / total:8.1%}{part:>13}"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", choices=[*MODELS], default="face CNN")
+    add("--batch", type=positive, default=64, help="images in a batch")
+    add("--work", choices=("training", "inference"), default="training")
+    add("--threads", type=positive, default=tinynn.get_num_threads(), help="CPU threads")
+    add("--steps", type=positive, default=20, help="steps to trace")
+    add("--rows", type=positive, default=16, help="lines by layer to show")
+    add("--json", metavar="FILE", help="write the figures to a file")
+    add("--chrome", metavar="FILE", help="write a trace for Perfetto or chrome://tracing")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Trace some steps and say what they took."""
+    arguments = parse_arguments()
+    tinynn.set_num_threads(arguments.threads)
+    tinynn.manual_seed(0)
+    build, shape, classes = MODELS[arguments.model]
+    model = build(nn).train(arguments.work == "training")
+    rng = np.random.default_rng(0)
+    images = tinynn.from_numpy(rng.random((arguments.batch, *shape), dtype=np.float32))
+    labels = tinynn.from_numpy(rng.integers(0, classes, arguments.batch))
+    if arguments.work == "training":
+        optimizer = optim.SGD(model, learning_rate=0.01, momentum=0.9)
+        work = training_step(model, optimizer, F, images, labels)
+    else:
+        work = inference(model, tinynn.no_grad, images)
+    step = seconds_of(work, arguments.steps)
+    most = limits(arguments.threads)
+    counted = {
+        layer.path: layer.multiply_adds
+        for layer in tinynn.summary(model, shape, arguments.batch).layers
+    }
+    with tinynn.trace("cpu") as trace:
+        for _ in range(arguments.steps):
+            work()
+    rows = rows_of(trace, arguments.steps, counted)
+    print(
+        f"{arguments.model}, {arguments.work}, batch {arguments.batch}, "
+        f"{arguments.threads} threads: {1e3 * step:.2f} ms a step, "
+        f"{arguments.batch / step:,.0f} images/s (untraced)\n"
+    )
+    print(table(rows, most["multiply_adds"], arguments.rows))
+    least = sum(row["multiply_adds"] for row in rows) / most["multiply_adds"]
+    print(
+        f"\nLimits, measured now: matrix products {most['multiply_adds'] / 1e9:.0f} G multiply-adds"
+        f"/s, copies {most['copied_bytes'] / 1e9:.0f} GB/s read and written. The step's "
+        f"multiply-adds at that peak: {1e3 * least:.2f} ms, {least / step:.0%} of the step."
+    )
+    print("Shares above the peak are convolutions in the frequency domain, which multiply less.")
+    if arguments.json:
+        figures = {"seconds": step, "limits": most, "rows": rows}
+        Path(arguments.json).write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    if arguments.chrome:
+        trace.save_chrome(arguments.chrome)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Convolutions in the frequency domain: every way to cut, and when they are chosen."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import tinynn
+from tests.backend.reference import PLAIN
+from tinynn import functional as F
+from tinynn.backend import Wanted, Window, get_backend, spectral
+from tinynn.errors import ArgumentError
+
+SAME = ((4, 5), (4, 5))
+CASES = {
+    "even kernel": ((3, 21, 18, 2), (10, 10, 2, 3), Window((10, 10), padding=SAME)),
+    "flat kernel": ((2, 9, 20, 3), (1, 9, 3, 2), Window((1, 9))),
+    "cropping": ((1, 24, 22, 1), (5, 6, 1, 4), Window((5, 6), padding=((-2, 1), (3, -3)))),
+    "much padding": ((1, 6, 7, 2), (5, 5, 2, 1), Window((5, 5), padding=((9, 0), (0, 8)))),
+    "one pixel": ((2, 5, 5, 2), (5, 5, 2, 2), Window((5, 5))),
+}  # fmt: skip
+
+
+@pytest.fixture
+def algorithm() -> Iterator[None]:
+    yield
+    tinynn.set_conv2d_algorithm("auto")
+
+
+def run(work, items):
+    for item in items:
+        work(item)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [(12, 12), (16, 24), (32, 16)])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_equals_the_reference(case, size, dtype) -> None:
+    x_shape, w_shape, window = case
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal(x_shape), rng.standard_normal(w_shape)
+    expected = PLAIN.conv2d(x, weight, None, window, 1)
+    grad = rng.standard_normal(expected.shape)
+    cut = spectral.cut_tiles(size, window.kernel, expected.shape[1:3])
+    assert cut is not None
+    x_, weight_, grad_ = (array.astype(dtype) for array in (x, weight, grad))
+    out = np.empty(expected.shape, dtype)
+    spectral.conv2d(x_, weight_, window, cut, out, run)
+    image, kernel = spectral.gradients(x_, weight_, grad_, window, cut, (True, True), run)
+    for ours, theirs in (
+        (out, expected),
+        (image, PLAIN.conv2d_input_gradient(grad, weight, window, 1, x_shape)),
+        (kernel, PLAIN.conv2d_weight_gradient(x, grad, window, 1)),
+    ):
+        assert ours is not None
+        assert ours.dtype == dtype
+        scale = max(1.0, np.abs(theirs).max())
+        np.testing.assert_allclose(
+            ours, theirs, atol=scale * (3e-6 if dtype == "float32" else 1e-13)
+        )
+
+
+def test_a_batch_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x_shape, w_shape, window = CASES["even kernel"]
+    x, weight = np.ones(x_shape) + np.arange(3)[:, None, None, None], np.ones(w_shape)
+    cut = spectral.cut_tiles((16, 16), window.kernel, (21, 18))
+    assert cut is not None
+    whole, parts = (np.empty((3, 21, 18, 3)) for _ in range(2))
+    spectral.conv2d(x, weight, window, cut, whole, run)
+    one = spectral.gradients(x, weight, whole, window, cut, (True, True), run)
+    monkeypatch.setattr(spectral, "_PLANE_BYTES", 1)
+    spectral.conv2d(x, weight, window, cut, parts, run)
+    several = spectral.gradients(x, weight, whole, window, cut, (True, True), run)
+    for ours, theirs in zip((parts, *several), (whole, *one), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_only_what_is_wanted() -> None:
+    x_shape, w_shape, window = CASES["even kernel"]
+    cut = spectral.cut_tiles((16, 16), window.kernel, (21, 18))
+    arrays = np.ones(x_shape), np.ones(w_shape), np.ones((3, 21, 18, 3))
+    assert cut is not None
+    image, kernel = spectral.gradients(*arrays, window, cut, (True, False), run)
+    assert image is not None
+    assert kernel is None
+    image, kernel = spectral.gradients(*arrays, window, cut, (False, True), run)
+    assert image is None
+    assert kernel is not None
+
+
+def test_large_kernels_are_chosen_and_small_ones_are_not() -> None:
+    same = Window((10, 10), padding=SAME)
+    assert spectral.plan(same, (46, 46), 32, 64, 16)
+    assert spectral.plan(Window((3, 3)), (46, 46), 32, 64, 16) is None
+    assert spectral.plan(same._replace(stride=(2, 2)), (23, 23), 32, 64, 16) is None
+    assert spectral.plan(same, (91, 91), 1, 32, 16) is None, "one channel has little to multiply"
+    assert spectral.plan(Window((5, 5)), (14, 14), 128, 128, 1) is None, "the weight costs too much"
+
+
+@pytest.mark.usefixtures("algorithm")
+def test_the_choice_can_be_made_by_hand() -> None:
+    window = Window((3, 3))
+    tinynn.set_conv2d_algorithm("spectral")
+    assert tinynn.get_conv2d_algorithm() == "spectral"
+    assert spectral.plan(window, (6, 6), 2, 2, 1)
+    x, weight = tinynn.randn((2, 8, 9, 3)), tinynn.randn((3, 3, 3, 4))
+    by_frequency = F.conv2d(x, weight).numpy()
+    tinynn.set_conv2d_algorithm("matrix")
+    assert spectral.plan(Window((10, 10)), (46, 46), 32, 64, 16) is None
+    by_matrix = F.conv2d(x, weight).numpy()
+    np.testing.assert_allclose(by_frequency, by_matrix, atol=2e-5)
+    with pytest.raises(ArgumentError, match='"auto", "matrix" or "spectral", got \'fft\''):
+        tinynn.set_conv2d_algorithm("fft")
+
+
+@pytest.mark.usefixtures("algorithm")
+@pytest.mark.parametrize("count", [1, 3])
+def test_no_result_depends_on_the_threads(count: int) -> None:
+    before = tinynn.get_num_threads()
+    tinynn.set_conv2d_algorithm("spectral")
+    backend, rng = get_backend("cpu"), np.random.default_rng(0)
+    x = rng.standard_normal((5, 20, 20, 3)).astype(np.float32)
+    weight = rng.standard_normal((7, 7, 3, 4)).astype(np.float32)
+    window = Window((7, 7), padding=((3, 3), (3, 3)))
+
+    def results():
+        out = backend.conv2d(x, weight, None, window, 1)
+        return out, *backend.conv2d_gradients(x, weight, out, window, 1, Wanted(True, True, True))
+
+    try:
+        tinynn.set_num_threads(2)
+        expected = results()
+        tinynn.set_num_threads(count)
+        for ours, theirs in zip(results(), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    finally:
+        tinynn.set_num_threads(before)

@@ -1,0 +1,62 @@
+"""What the library keeps between steps."""
+
+import gc
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import tinynn
+from tinynn import functional as F
+from tinynn.errors import ArgumentError
+
+
+@pytest.fixture(autouse=True)
+def restore() -> Iterator[None]:
+    yield
+    tinynn.memory.set_limit(1 << 28)
+
+
+def step(device: str) -> None:
+    x = tinynn.randn((4, 16, 16, 3), device=device)
+    weight = tinynn.randn((3, 3, 3, 8), device=device).requires_grad_()
+    F.conv2d_relu_max_pool2d(x, weight, padding=1).sum().backward()
+
+
+def test_what_is_kept_can_be_seen_and_freed(device: str) -> None:
+    step(device)
+    gc.collect()
+    kinds = {"buffers"} if device == "cpu" else {"arrays", "free", "pinned"}
+    assert set(tinynn.memory.held(device)) == kinds
+    kept = "buffers" if device == "cpu" else "free"
+    assert tinynn.memory.held(device)[kept] > 0
+    tinynn.memory.free(device)
+    assert tinynn.memory.held(device)[kept] == 0
+    step(device)  # and everything is allocated again
+
+
+def test_a_limit(device: str) -> None:
+    if device != "cpu":
+        pytest.skip("of the CPU's buffers")
+    tinynn.memory.set_limit(0)
+    step("cpu")
+    assert tinynn.memory.held("cpu") == {"buffers": 0}
+    tinynn.memory.set_limit(1 << 20)
+    step("cpu")
+    assert 0 < tinynn.memory.held("cpu")["buffers"] <= tinynn.get_num_threads() << 20
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(ArgumentError, match="expects a number of bytes >= 0"):
+            tinynn.memory.set_limit(wrong)  # type: ignore[arg-type]
+
+
+def test_buffers_go_with_their_thread(device: str) -> None:
+    if device != "cpu":
+        pytest.skip("of the CPU's buffers")
+    tinynn.memory.free("cpu")
+    worker = threading.Thread(target=step, args=("cpu",))
+    worker.start()
+    worker.join()
+    gc.collect()
+    held = tinynn.memory.held("cpu")["buffers"]
+    step("cpu")
+    assert tinynn.memory.held("cpu")["buffers"] > held
