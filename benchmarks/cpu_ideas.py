@@ -19,7 +19,7 @@ from vs_pytorch import positive, training_step
 import tinynn
 from tinynn import functional as F
 from tinynn import nn, optim
-from tinynn.backend import Window
+from tinynn.backend import Window, single_threaded_blas
 from tinynn.backend.cpu.lowering import Tile, by_image, pad_tile
 
 
@@ -44,12 +44,13 @@ def lowering(size: int, inputs: int, outputs: int) -> Idea:
     out = np.empty((8, size, size, outputs), np.float32)
 
     def run(full: bool) -> None:
-        padded = pad_tile(x, window, size, everything)
-        seen = by_image(padded, window, size, size, full)
-        if full:
-            np.matmul(seen.reshape(-1, 9 * inputs), weight, out=out.reshape(-1, outputs))
-        else:
-            np.matmul(seen, weight, out=out)
+        with single_threaded_blas():
+            padded = pad_tile(x, window, size, everything)
+            seen = by_image(padded, window, size, size, full)
+            if full:
+                np.matmul(seen.reshape(-1, 9 * inputs), weight, out=out.reshape(-1, outputs))
+            else:
+                np.matmul(seen, weight, out=out)
 
     name = f"lowered along the width only, {inputs} to {outputs} channels"
     return Idea(name, lambda: run(True), lambda: run(False))
@@ -60,11 +61,13 @@ def small_products() -> Idea:
     rows, weight = normal(18432, 144), normal(144, 32)
     out = np.empty((18432, 32), np.float32)
     parts, targets = rows.reshape(-1, 192, 144), out.reshape(-1, 192, 32)
-    return Idea(
-        "products small enough to need no packing",
-        lambda: np.matmul(rows, weight, out=out),
-        lambda: np.matmul(parts, weight, out=targets),
-    )
+
+    def run(a: np.ndarray, product: np.ndarray) -> None:
+        with single_threaded_blas():
+            np.matmul(a, weight, out=product)
+
+    name = "products small enough to need no packing"
+    return Idea(name, lambda: run(rows, out), lambda: run(parts, targets))
 
 
 def fused(size: int, inputs: int, outputs: int) -> Idea:
@@ -72,11 +75,13 @@ def fused(size: int, inputs: int, outputs: int) -> Idea:
     x = tinynn.tensor(normal(32, size, size, inputs), requires_grad=True)
     weight = tinynn.tensor(normal(3, 3, inputs, outputs), requires_grad=True)
 
+    grad = tinynn.tensor(normal(32, size // 2, size // 2, outputs))
+
     def apart() -> None:
-        F.max_pool2d(F.relu(F.conv2d(x, weight, padding=1)), 2).sum().backward()
+        F.max_pool2d(F.relu(F.conv2d(x, weight, padding=1)), 2).backward(grad)
 
     def joined() -> None:
-        F.conv2d_relu_max_pool2d(x, weight, padding=1).sum().backward()
+        F.conv2d_relu_max_pool2d(x, weight, padding=1).backward(grad)
 
     return Idea(f"convolution, ReLU, pooling in one, {inputs} to {outputs}", apart, joined)
 
@@ -85,11 +90,13 @@ def normalised() -> Idea:
     """Batch norm and ReLU with their gradients."""
     x = tinynn.tensor(normal(64, 32, 32, 16), requires_grad=True)
 
+    grad = tinynn.tensor(normal(*x.shape))
+
     def apart() -> None:
-        F.relu(F.batch_norm(x, training=True)).sum().backward()
+        F.relu(F.batch_norm(x, training=True)).backward(grad)
 
     def joined() -> None:
-        F.batch_norm(x, training=True, relu=True).sum().backward()
+        F.batch_norm(x, training=True, relu=True).backward(grad)
 
     return Idea("batch norm and ReLU in one", apart, joined)
 
@@ -99,9 +106,11 @@ def spectral(kernel: int, inputs: int, outputs: int, size: int) -> Idea:
     x = tinynn.tensor(normal(16, size, size, inputs), requires_grad=True)
     weight = tinynn.tensor(normal(kernel, kernel, inputs, outputs), requires_grad=True)
 
+    grad = tinynn.tensor(normal(16, size, size, outputs))
+
     def run(algorithm: str) -> None:
         tinynn.set_conv2d_algorithm(algorithm)
-        F.conv2d(x, weight, padding="same").sum().backward()
+        F.conv2d(x, weight, padding="same").backward(grad)
         tinynn.set_conv2d_algorithm("auto")
 
     name = f"frequency domain, {kernel}x{kernel}, {inputs} to {outputs}, {size}x{size} pixels"

@@ -8,6 +8,7 @@ Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016)
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 Pair = tuple[int, int]
@@ -25,11 +26,13 @@ class Window(NamedTuple):
     dilation: Pair = (1, 1)
 
     @property
+    @lru_cache(maxsize=1024)  # noqa: B019, a window is a value
     def extent(self) -> Pair:
         """How many pixels the dilated kernel spans in each direction."""
         kh, kw = self.kernel
         return (kh - 1) * self.dilation[0] + 1, (kw - 1) * self.dilation[1] + 1
 
+    @lru_cache(maxsize=1024)  # noqa: B019
     def output_size(self, height: int, width: int) -> Pair:
         """How often the window fits: floor((size + padding - extent) / stride) + 1, or 0."""
         sizes = []

@@ -55,7 +55,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         )
     if bias is not None and bias.shape != weight.shape[1:]:
         raise ShapeError(f"linear expects a bias {weight.shape[1:]}, got {bias.shape}")
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     out = x.backend.matmul(rows.data, weight.data)
     if bias is not None:
         out = x.backend.add_bias(out, bias.data)
@@ -66,7 +66,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         (weight, lambda grad: matmul(_transposed(rows), grad)),
         (bias, lambda grad: grad.sum(axis=0)),
     )
-    return result.reshape(*x.shape[:-1], weight.shape[1])
+    return result if x.ndim == 2 else result.reshape(*x.shape[:-1], weight.shape[1])
 
 
 def einsum(subscripts: str, *tensors: Tensor) -> Tensor:
