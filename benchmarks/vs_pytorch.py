@@ -240,12 +240,12 @@ def line(result: dict[str, Any]) -> str:
     speeds = result["images_per_second"]
     cells = [f"{result['ratio']:.2f}", f"{low:.2f}-{high:.2f}", f"{memory:.1f}" if memory else "-"]
     cells += [f"{speeds[name]:,.0f}" if name in speeds else "-" for name in SIDES]
-    return f"{result['title']:48}" + "".join(f"{cell:>14}" for cell in cells)
+    return f"{result['title']:60}" + "".join(f"{cell:>14}" for cell in cells)
 
 
 def head() -> str:
     """The head of the table."""
-    return f"{'images a second; ratio: tinynn / better torch':48}" + "".join(
+    return f"{'images a second; ratio: tinynn / better torch':60}" + "".join(
         f"{name:>14}" for name in _HEAD
     )
 

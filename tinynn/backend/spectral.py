@@ -29,7 +29,7 @@ from tinynn.errors import ArgumentError
 _SIZES = (8, 12, 16, 24, 32, 48, 64)  # of tiles, in pixels
 _LEAST = 5  # pixels of a kernel's longer side
 _MARGIN = 1.8  # by how much fewer multiplications must pay for the copies in between
-_PLANE_BYTES = 1 << 27  # spectra held at a time; a batch that has more is done in parts
+_PLANE_BYTES = 1 << 26  # spectra held at a time; a batch that has more is done in parts
 
 ForEach = Callable[[Callable[[Any], object], Sequence[Any]], object]
 

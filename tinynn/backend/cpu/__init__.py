@@ -19,7 +19,8 @@ from tinynn.backend.cpu.normalisation import Normalisation
 from tinynn.backend.cpu.pooling import Pooling
 from tinynn.backend.cpu.threads import parallel, single_threaded_blas
 
-_MATMUL_PARTS = 4  # row blocks of a large matrix product: fixed, for the same reason
+_MATMUL_PARTS = 8  # blocks of a large matrix product, by its size: no result depends on threads
+_MATMUL_WORK = 10**7  # multiply-adds of a block, at least
 _CHUNK = 1 << 18  # elements; below it, handing work to a thread costs more than it saves
 _FOR_THREADS = 1 << 20  # parameters of a model whose update is worth several threads
 
@@ -76,8 +77,8 @@ class NumpyBackend(Convolution, Pooling, Normalisation):
         # the larger matrix is cut, so that its parts are read once
         columns = flat and b.shape[1] > a.shape[0]
         length = (b.shape[1] if columns else a.shape[0]) if flat else 0
-        parts = min(_MATMUL_PARTS, length // 16)
-        if parts < 2 or a.size * b.shape[1] < _CHUNK * 16:
+        parts = min(_MATMUL_PARTS, length // 16, a.size * b.shape[-1] // _MATMUL_WORK)
+        if parts < 2:
             with single_threaded_blas():
                 return np.matmul(a, b)
         out = np.empty((a.shape[0], b.shape[1]), dtype=np.result_type(a, b))

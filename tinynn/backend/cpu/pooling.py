@@ -36,6 +36,21 @@ class Pooling(Backend):
         parallel(pool, image_chunks(x))
         return best, winner
 
+    def sum_pool2d(self, x: Array, window: Window) -> Array:
+        rows, columns = window.output_size(*x.shape[1:3])
+        if not _divides(window, x.shape):
+            return super().sum_pool2d(x, window)
+        (kh, kw), (images, _, _, channels) = window.kernel, x.shape
+        return self.sum(x.reshape(images, rows, kh, columns, kw, channels), (2, 4))
+
+    def sum_pool2d_adjoint(self, grad: Array, window: Window, shape: tuple[int, ...]) -> Array:
+        if not _divides(window, shape):
+            return super().sum_pool2d_adjoint(grad, window, shape)
+        (kh, kw), (images, rows, columns, channels) = window.kernel, grad.shape
+        out = np.empty((images, rows, kh, columns, kw, channels), dtype=grad.dtype)
+        out[...] = grad[:, :, None, :, None]
+        return out.reshape(shape)
+
     def max_pool2d_scatter(
         self, values: Array, winner: Array, window: Window, shape: tuple[int, ...]
     ) -> Array:
@@ -56,6 +71,13 @@ class Pooling(Backend):
 
         parallel(scatter, image_chunks(out))
         return out
+
+
+def _divides(window: Window, shape: tuple[int, ...]) -> bool:
+    """Whether windows side by side cover the image and nothing else."""
+    fits = shape[1] % window.kernel[0] == shape[2] % window.kernel[1] == 0
+    dense = window.stride == window.kernel and window.dilation == (1, 1)
+    return fits and dense and not any(map(any, window.padding))
 
 
 def is_tiling(window: Window) -> bool:
