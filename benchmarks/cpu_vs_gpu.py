@@ -193,10 +193,19 @@ class Bench:
         return 2.0 * self.batch * self._summary().multiply_adds * times
 
     def least_bytes(self) -> float:
-        """Each layer's result written and read once, each parameter read; in training the gradients
-        of both as well, and the update of parameter and velocity."""
+        """Each result that reaches memory written and read once, each parameter read; in training
+        the gradients of both as well, and the update of parameter and velocity.
+
+        Convolution, ReLU and pooling are one kernel, and Flatten is none."""
         found = self._summary()
-        activations = 2 * self.batch * found.activation_bytes + self.host.nbytes
+        kinds = [layer.kind for layer in found.layers]
+        joined = ["Conv2d", "ReLU", "MaxPool2d"]
+        written = sum(
+            layer.activation_bytes
+            for i, layer in enumerate(found.layers)
+            if kinds[i] != "Flatten" and joined not in (kinds[i : i + 3], kinds[i - 1 : i + 2])
+        )
+        activations = 2 * self.batch * written + self.host.nbytes
         parameters = 4 * found.parameters
         if self.work == "inference":
             return float(activations + parameters)
@@ -223,7 +232,7 @@ def measure(benches: list[Bench], rounds: int) -> list[Measured]:
     rows = []
     for bench in benches:
         step, with_upload, issue, on_device = turns[bench.device]
-        low, _, high = statistics.quantiles(step, n=4)
+        low, _, high = statistics.quantiles(step if len(step) > 1 else step * 2, n=4)
         rows.append(
             Measured(
                 bench.name,
@@ -264,7 +273,11 @@ def run(report: Report, arguments: argparse.Namespace, devices: list[str]) -> No
                 benches = list(start(report, name, work, batch, able, cold))
                 if not benches:
                     break
-                rows = measure(benches, arguments.rounds)
+                try:
+                    rows = measure(benches, arguments.rounds)
+                except MemoryError as error:
+                    report.stopped[f"{name}, {work}"] = f"batch {batch}: {error}"
+                    break
                 report.rows += rows
                 for row in rows:
                     if row.step > SLOWEST:

@@ -124,6 +124,26 @@ class TestLossScaler:
             scales.append(scaler.state_dict()["scale"])
         assert scales == [8.0, 4.0, 4.0, 8.0, 8.0]
 
+    def test_two_optimizers_may_step_for_one_loss(self, device: str) -> None:
+        first = tinynn.tensor([1.0], device=device, requires_grad=True)
+        second = tinynn.tensor([1.0], device=device, requires_grad=True)
+        scaler = optim.LossScaler(8.0, growth_interval=1)  # the first step doubles the scale
+        scaler.scale((first + second).sum()).backward()
+        for parameter in (first, second):
+            scaler.step(optim.SGD([parameter], 0.5))
+        assert first.item() == second.item() == 0.5
+
+    def test_the_scale_stays_finite(self, device: str) -> None:
+        weight = tinynn.tensor([1.0], device=device, requires_grad=True)
+        scaler = optim.LossScaler(2.0**40, growth_interval=1)
+        optimizer = optim.SGD([weight], 0.5)
+        for _ in range(2):
+            optimizer.zero_grad()
+            scaler.scale(weight.sum()).backward()
+            scaler.step(optimizer)
+        assert scaler.state_dict()["scale"] == 2.0**40
+        assert weight.item() == 0.0
+
     def test_its_state_can_be_saved(self, device: str) -> None:
         scaler, again = optim.LossScaler(4.0), optim.LossScaler()
         scaler.scale(tinynn.ones((), device=device))

@@ -45,16 +45,18 @@ class _CpuMeter:
 class _CudaMeter:
     """A GPU: events on the stream; the launches of the library's own kernels."""
 
-    def __init__(self, xp: Any) -> None:
-        self.cuda = xp.cuda
-        self.pool = xp.get_default_memory_pool()
+    def __init__(self, xp: Any, index: int) -> None:
+        self.cuda, self.index = xp.cuda, index
+        with self.cuda.Device(index):
+            self.pool = xp.get_default_memory_pool()
 
     def read(self, reported: dict[str, int]) -> dict[str, int]:
         return {**reported, "memory": self.pool.used_bytes()}
 
     def event(self) -> Any:
-        event = self.cuda.Event()
-        event.record()
+        with self.cuda.Device(self.index):  # an event belongs to one GPU
+            event = self.cuda.Event()
+            event.record()
         return event
 
 
@@ -226,8 +228,8 @@ def trace(device: str | None = None) -> Iterator[Trace]:
 def _meter(result: Trace) -> Any:
     if result.device == "cpu":
         return _CpuMeter()
-    xp = get_backend(result.device).xp
-    return _EmulatedMeter(xp) if result.emulated else _CudaMeter(xp)
+    xp, index = get_backend(result.device).xp, int(result.device.partition(":")[2] or 0)
+    return _EmulatedMeter(xp, index) if result.emulated else _CudaMeter(xp, index)
 
 
 def _finish(result: Trace, tracer: tracing.Tracer, first: Any) -> None:
@@ -237,8 +239,11 @@ def _finish(result: Trace, tracer: tracing.Tracer, first: Any) -> None:
         began = time.perf_counter()
         tracer.laps[-1].event.synchronize()
         tracer.waited += time.perf_counter() - began
+        start = 0.0
         for lap in tracer.laps:
+            lap.start = start
             lap.seconds = tracer.meter.cuda.get_elapsed_time(first, lap.event) / 1e3
+            start += lap.seconds
             first, lap.event = lap.event, None
     result.wall = time.perf_counter() - tracer.began
     result.waited = tracer.waited

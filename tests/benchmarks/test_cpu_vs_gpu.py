@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -216,3 +217,28 @@ def test_an_emulated_device_is_counted_and_never_timed(device: str, tmp_path: Pa
     figures = json.loads(file.read_text())
     assert {row["device"] for row in figures["rows"]} == {"cpu"}
     assert figures["counts"][0]["launches"] > 0
+
+
+def test_one_round_is_enough_for_figures() -> None:
+    class Once:
+        device, name, work, batch, host = "cpu", "face", "training", 2, np.zeros(3)
+
+        def turn(self, work: object, times: int) -> float:
+            return 0.01
+
+        def step(self) -> None: ...
+
+        upload_and_step = step
+
+        def issue(self) -> float:
+            return 0.001
+
+        def on_device(self) -> None: ...
+
+        def operations(self) -> float:
+            return 1.0
+
+        least_bytes = operations
+
+    (row,) = cpu_vs_gpu.measure([Once()], 1)  # type: ignore[list-item]
+    assert (row.step, row.spread) == (0.01, 0.0)

@@ -49,7 +49,7 @@ def copy_bandwidth(device: str, size: int = 1 << 28) -> float:
 
 
 def upload_bandwidth(device: str, size: int = 1 << 26) -> float | None:
-    """Bytes a second from pinned host memory to the device; None for the CPU."""
+    """Bytes a second of the loader's uploads, with the copy to pinned memory; None for the CPU."""
     if device == "cpu":
         return None
     backend = get_backend(device)

@@ -12,6 +12,8 @@ from tinynn.backend import Array, Backend
 from tinynn.errors import ArgumentError, DeviceError, FileFormatError, GradientError
 from tinynn.optim.optimizer import Optimizer
 
+_RANGE = (2.0**-40, 2.0**40)  # of a scale: float32 and its inverse stay finite
+
 
 class LossScaler:
     """Multiplies the loss so that small gradients survive float16, and finds how much is possible.
@@ -25,20 +27,22 @@ class LossScaler:
     """
 
     def __init__(self, scale: float = 2.0**16, growth_interval: int = 2000) -> None:
-        if not 0 < scale < 2.0**120 or growth_interval < 1:
+        if not _RANGE[0] <= scale <= _RANGE[1] or growth_interval < 1:
             raise ArgumentError(
-                f"a LossScaler expects a scale > 0 and a growth_interval >= 1, got {scale} and "
-                f"{growth_interval}"
+                "a LossScaler expects a scale from 2**-40 to 2**40 and a growth_interval >= 1, got "
+                f"{scale} and {growth_interval}"
             )
         self.growth_interval = growth_interval
         self._start = (float(scale), 0)
         self._backend: Backend | None = None
         self._scale: Array = None
+        self._applied: Array = None  # the scale of the gradients under way
         self._good: Array = None  # steps since the scale last changed
 
     def scale(self, loss: Tensor) -> Tensor:
         """The loss times the scale: call ``backward`` on this."""
         self._move(loss.backend)
+        self._applied = self._scale  # several optimizers may step for one loss
         return loss * Tensor(self._scale).astype(loss.dtype)
 
     def step(self, optimizer: Optimizer) -> None:
@@ -52,7 +56,7 @@ class LossScaler:
         if any(tensor.backend is not backend for tensor in tensors):
             raise DeviceError(f"LossScaler expects all parameters on {backend.device}")
         xp = backend.xp
-        found, inverse = xp.zeros((), dtype=xp.bool_), xp.asarray(1.0 / self._scale)
+        found, inverse = xp.zeros((), dtype=xp.bool_), xp.asarray(1.0 / self._applied)
         by_dtype: dict[Any, list[Array]] = {}
         for tensor in tensors:
             if tensor.grad is not None:
@@ -63,7 +67,7 @@ class LossScaler:
         good = xp.where(found, 0, self._good + 1)
         grow = good >= self.growth_interval
         factor = xp.where(found, 0.5, xp.where(grow, 2.0, 1.0)).astype("float32")
-        self._scale = xp.asarray(self._scale * factor)
+        self._scale = xp.asarray(xp.clip(self._scale * factor, *_RANGE))
         self._good = xp.where(grow, 0, good).astype("int32")
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,4 +91,5 @@ class LossScaler:
             self.load_state_dict(self.state_dict())
         self._backend = backend
         self._scale = backend.from_host(np.array(self._start[0], dtype=np.float32))
+        self._applied = self._scale
         self._good = backend.from_host(np.array(self._start[1], dtype=np.int32))

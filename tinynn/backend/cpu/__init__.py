@@ -20,7 +20,7 @@ from tinynn.backend.cpu.pooling import Pooling
 from tinynn.backend.cpu.threads import parallel, single_threaded_blas
 
 _MATMUL_PARTS = 8  # blocks of a large matrix product, by its size: no result depends on threads
-_MATMUL_WORK = 10**7  # multiply-adds of a block, at least
+_MATMUL_WORK = 8 * 10**6  # multiply-adds of a block, at least
 _CHUNK = 1 << 18  # elements; below it, handing work to a thread costs more than it saves
 _FOR_THREADS = 1 << 20  # parameters of a model whose update is worth several threads
 
@@ -78,6 +78,7 @@ class NumpyBackend(Convolution, Pooling, Normalisation):
         columns = flat and b.shape[1] > a.shape[0]
         length = (b.shape[1] if columns else a.shape[0]) if flat else 0
         parts = min(_MATMUL_PARTS, length // 16, a.size * b.shape[-1] // _MATMUL_WORK)
+        parts = 1 << parts.bit_length() - 1 if parts else 0  # even shares for 2, 4 or 8 threads
         if parts < 2:
             with single_threaded_blas():
                 return np.matmul(a, b)
