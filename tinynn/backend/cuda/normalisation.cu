@@ -15,10 +15,9 @@ __device__ inline void include(Moments& m, ACCUMULATE value) {
 
 __device__ inline Moments joined(const Moments& a, const Moments& b) {
     if (b.count == 0) return a;
-    if (a.count == 0) return b;
     const ACCUMULATE count = a.count + b.count, distance = b.mean - a.mean;
     const Moments both = {count, a.mean + distance * (b.count / count),
-                          a.squares + b.squares + distance * distance * (a.count * b.count / count)};
+                          a.squares + b.squares + distance * (a.count * b.count / count) * distance};
     return both;
 }
 
