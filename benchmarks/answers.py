@@ -111,12 +111,16 @@ def answers(report: Any, options: Any) -> str:
             continue
         ratios = {batch: speed_up(rows) for batch, rows in both.items()}
         start, best = crossover(ratios), max(ratios, key=lambda batch: ratios[batch])
-        begins = (
-            "the GPU never wins" if start is None else f"the GPU wins from batch {start:.0f} on"
-        )
+        wins = [batch for batch in ratios if ratios[batch] >= 1]
+        begins = "the GPU never wins"
+        if start is not None:
+            begins = f"the GPU wins from batch {start:.0f} on"
+            if any(ratios[batch] < 1 for batch in ratios if batch > wins[0]):
+                begins = "the GPU wins at batch " + ", ".join(map(str, wins)) + " only"
         lines.append(f"{subject}, {work}: {begins}; most at batch {best}: {ratios[best]:.1f} times")
         for batch, rows in both.items():
-            lines.append("  " + _bound_line(batch, rows["gpu"], report.limits))
+            if rows["gpu"].device in report.limits:
+                lines.append("  " + _bound_line(batch, rows["gpu"], report.limits))
     lines += _original_run(found)
     lines += _dollars(report, options, found)
     return "\n".join(["", *lines]) if lines else ""
@@ -156,8 +160,13 @@ def prices(report: Any, options: Any) -> dict[str, tuple[float, str]]:
     if options.instance is not None:
         entries = [entry for entry in entries if entry["name"] == options.instance]
     else:
-        entries = [e for e in entries if e["gpus"] == 1 and any(_is(e["gpu"], t) for t in titles)]
-    return {entry["name"]: (entry["price"], source) for entry in entries}
+        alone = titles if len(titles) == 1 else []  # machines with several cost more
+        entries = [e for e in entries if e["gpus"] == 1 and any(_is(e["gpu"], t) for t in alone)]
+    part = "; one of its {} GPUs was measured"
+    return {
+        e["name"]: (e["price"], source + (part.format(e["gpus"]) if e["gpus"] > 1 else ""))
+        for e in entries
+    }
 
 
 def _is(gpu: str, title: str) -> bool:

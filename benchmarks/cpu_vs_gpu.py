@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -275,9 +276,10 @@ def run(report: Report, arguments: argparse.Namespace, devices: list[str]) -> No
                     break
                 try:
                     rows = measure(benches, arguments.rounds)
-                except MemoryError as error:
-                    report.stopped[f"{name}, {work}"] = f"batch {batch}: {error}"
-                    break
+                except MemoryError as error:  # that of the GPU, unless there is none
+                    full = able.pop()
+                    report.stopped[f"{name}, {work}, {full}"] = f"batch {batch}: {error}"
+                    continue
                 report.rows += rows
                 for row in rows:
                     if row.step > SLOWEST:
@@ -287,21 +289,34 @@ def run(report: Report, arguments: argparse.Namespace, devices: list[str]) -> No
                         )
 
 
+def measure_limits(report: Report, device: str) -> None:
+    """What the device can do at best; nothing where its memory is too small to find out."""
+    try:
+        report.limits[device] = {
+            "launch": limits.launch_time(device),
+            "copy": limits.copy_bandwidth(device),
+            "upload": limits.upload_bandwidth(device),
+            "matmul": limits.matmul_peak(device),
+        }
+    except MemoryError as error:
+        report.stopped[f"the limits of {device}"] = str(error)
+
+
 def start(
     report: Report, name: str, work: str, batch: int, able: list[str], cold: dict[str, float]
 ) -> Iterator[Bench]:
     """A bench for each device on which the batch fits; its first step is the cold start."""
     for device in list(able):
-        begin = time.perf_counter()
         try:
             bench = Bench(name, work, batch, device)
+            begin = time.perf_counter()
             bench.turn(bench.step, 1)
         except MemoryError as error:
             able.remove(device)
             report.stopped[f"{name}, {work}, {device}"] = f"batch {batch}: {error}"
             continue
         key = f"{name}, {work}, {device}"
-        if key not in report.cold_start:
+        if device != "cpu" and key not in report.cold_start:
             report.cold_start[key] = time.perf_counter() - begin
         yield bench
 
@@ -352,6 +367,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw throughput over batch size")
     options = parser.parse_args(arguments)
+    for name in ("json", "plot"):  # what would otherwise be lost at the end
+        path = getattr(options, name)
+        if path is not None and not path.resolve().parent.is_dir():
+            parser.error(f"--{name}: there is no folder {path.resolve().parent}")
+    if options.plot is not None:
+        if options.plot.suffix not in ("", ".png", ".svg", ".pdf"):
+            parser.error(f"--plot draws .png, .svg or .pdf, got {options.plot.name}")
+        if find_spec("matplotlib") is None:
+            parser.error("--plot needs matplotlib: pip install -e '.[bench]'")
     if options.quick:
         options.models, options.batch_sizes, options.rounds = ["face", "conv3x3"], [1, 16], 3
     return options
@@ -413,8 +437,8 @@ def find(arguments: argparse.Namespace) -> tuple[Report, str | None]:
     described = [entry._asdict() for entry in machine]
     recorded = versions()
     if device is not None:
-        cuda = get_backend(device).xp.cuda
-        properties = cuda.runtime.getDeviceProperties(cuda.Device().id)
+        there: Any = get_backend(device)
+        properties = there.xp.cuda.runtime.getDeviceProperties(there.index)
         recorded["gpu_kilohertz_at_most"] = properties.get("clockRate")
     return Report(recorded, described, why if device is None else None, emulated), device
 
@@ -436,12 +460,7 @@ def main(arguments: list[str] | None = None) -> int:
             emulate(report, options, gpu)
         devices = ["cpu"] if gpu is None or report.emulated else ["cpu", gpu]
         for device in devices if len(devices) > 1 else []:
-            report.limits[device] = {
-                "launch": limits.launch_time(device),
-                "copy": limits.copy_bandwidth(device),
-                "upload": limits.upload_bandwidth(device),
-                "matmul": limits.matmul_peak(device),
-            }
+            measure_limits(report, device)
         run(report, options, devices)
     except KeyboardInterrupt:
         print("\ninterrupted: this is what was measured so far", file=sys.stderr)

@@ -326,6 +326,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--json", metavar="FILE", help="write the figures to a file")
     add("--plot", metavar="FILE", help="draw the ratios (needs matplotlib)")
     parsed = parser.parse_args(arguments)
+    for name in ("json", "plot"):  # what would otherwise be lost at the end
+        path = getattr(parsed, name)
+        if path and not Path(path).resolve().parent.is_dir():
+            parser.error(f"--{name}: there is no folder {Path(path).resolve().parent}")
     if parsed.quick:
         parsed.models, parsed.batch, parsed.rounds = ["face CNN"], [8], 2
     return parsed

@@ -133,6 +133,15 @@ class TestLossScaler:
             scaler.step(optim.SGD([parameter], 0.5))
         assert first.item() == second.item() == 0.5
 
+    def test_gradients_are_clipped_without_their_scale(self, device: str) -> None:
+        weight = tinynn.tensor([3.0, 4.0], device=device, requires_grad=True)
+        optimizer, scaler = optim.SGD([weight], 1.0), optim.LossScaler(2.0**10)
+        scaler.scale((weight * weight).sum() * 0.5).backward()  # the gradient is the weight
+        scaler.step(optimizer, max_norm=1.0)
+        np.testing.assert_allclose(weight.numpy(), [2.4, 3.2], rtol=1e-5)
+        with pytest.raises(GradientError, match="a second time"):
+            scaler.step(optimizer)
+
     def test_the_scale_stays_finite(self, device: str) -> None:
         weight = tinynn.tensor([1.0], device=device, requires_grad=True)
         scaler = optim.LossScaler(2.0**40, growth_interval=1)
@@ -149,8 +158,9 @@ class TestLossScaler:
         scaler.scale(tinynn.ones((), device=device))
         again.load_state_dict(scaler.state_dict())
         assert again.scale(tinynn.ones((), device=device)).item() == 4.0
-        with pytest.raises(tinynn.errors.FileFormatError):
-            again.load_state_dict({"scale": 1.0})
+        for wrong in ({"scale": 1.0}, {"scale": 0.0, "good": 0}, {"scale": 1.0, "good": -5}):
+            with pytest.raises(tinynn.errors.FileFormatError):
+                again.load_state_dict(wrong)
 
     def test_misuse(self) -> None:
         with pytest.raises(ArgumentError):

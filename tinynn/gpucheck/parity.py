@@ -15,7 +15,14 @@ import numpy as np
 from tinynn import functional as F
 from tinynn import nn, optim
 from tinynn.autograd import Tensor
-from tinynn.backend import Array, Backend, Wanted, Window, get_backend
+from tinynn.backend import (
+    Array,
+    Backend,
+    Wanted,
+    Window,
+    default_device,
+    get_backend,
+)
 from tinynn.random import Generator
 
 TOLERANCE = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-10}
@@ -411,8 +418,9 @@ def face_cnn() -> nn.Sequential:
 
 def train_face_cnn(device: str, dtype: str, steps: int) -> dict[str, list[np.ndarray]]:
     """Losses, the gradients of the first step, and the weights after the last."""
-    model = face_cnn()
-    _same_weights(model)
+    with default_device("cpu"):  # whatever TINYNN_DEVICE says
+        model = face_cnn()
+        _same_weights(model)
     model = model.astype(dtype).to(device)
     optimizer = optim.SGD(model, 0.002, momentum=0.9)
     backend = get_backend(device)

@@ -13,7 +13,8 @@ from tinynn.errors import ArgumentError
 def clip_grad_norm(parameters: Any, max_norm: float) -> Tensor:
     """Scale all gradients together so that their joint Euclidean norm is at most ``max_norm``.
 
-    Takes a module, a mapping or tensors. Returns the norm before, as a tensor: reading it waits for
+    Takes a module, a mapping or tensors. With a ``LossScaler``, whose gradients are scaled, hand
+    ``max_norm`` to its ``step`` instead. Returns the norm before, as a tensor: reading it waits for
     a GPU, scaling does not. Pascanu, Mikolov and Bengio (2013).
     """
     if not max_norm > 0:

@@ -10,6 +10,7 @@ import numpy as np
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, Backend
 from tinynn.errors import ArgumentError, DeviceError, FileFormatError, GradientError
+from tinynn.optim.clipping import clip_grad_norm
 from tinynn.optim.optimizer import Optimizer
 
 _RANGE = (2.0**-40, 2.0**40)  # of a scale: float32 and its inverse stay finite
@@ -35,6 +36,7 @@ class LossScaler:
         self.growth_interval = growth_interval
         self._start = (float(scale), 0)
         self._backend: Backend | None = None
+        self._stepped: list[Optimizer] = []  # since the last loss
         self._scale: Array = None
         self._applied: Array = None  # the scale of the gradients under way
         self._good: Array = None  # steps since the scale last changed
@@ -42,16 +44,27 @@ class LossScaler:
     def scale(self, loss: Tensor) -> Tensor:
         """The loss times the scale: call ``backward`` on this."""
         self._move(loss.backend)
+        self._stepped.clear()
         self._applied = self._scale  # several optimizers may step for one loss
         return loss * Tensor(self._scale).astype(loss.dtype)
 
-    def step(self, optimizer: Optimizer) -> None:
-        """Take the scale out of the gradients, step if they are finite, and adapt the scale."""
+    def step(self, optimizer: Optimizer, max_norm: float | None = None) -> None:
+        """Take the scale out of the gradients, step if they are finite, and adapt the scale.
+
+        ``max_norm`` clips them in between (``clip_grad_norm``): before, they are still scaled.
+        Raises GradientError at the second step of an optimizer for one ``scale``.
+        """
         tensors = [p for p in optimizer.parameters.values() if p.grad is not None]
         if not tensors or self._backend is None:
             raise GradientError(
                 "LossScaler.step() found no gradients: scaler.scale(loss).backward()"
             )
+        if any(stepped is optimizer for stepped in self._stepped):
+            raise GradientError(
+                "LossScaler.step() a second time for the same gradients: call scaler.scale(loss)"
+                ".backward() first"
+            )
+        self._stepped.append(optimizer)
         backend = self._backend
         if any(tensor.backend is not backend for tensor in tensors):
             raise DeviceError(f"LossScaler expects all parameters on {backend.device}")
@@ -63,6 +76,8 @@ class LossScaler:
                 by_dtype.setdefault(tensor.dtype, []).append(tensor.grad.data)
         for grads in by_dtype.values():
             backend.unscale(grads, inverse, found)
+        if max_norm is not None:
+            clip_grad_norm(optimizer.parameters, max_norm)
         optimizer.step(skip=found)
         good = xp.where(found, 0, self._good + 1)
         grow = good >= self.growth_interval
@@ -82,7 +97,13 @@ class LossScaler:
         """Continue from what ``state_dict`` returned."""
         if set(state) != {"scale", "good"}:
             raise FileFormatError(f"a LossScaler's state has scale and good, got {sorted(state)}")
-        self._start, self._backend = (float(state["scale"]), int(state["good"])), None
+        scale, good = float(state["scale"]), int(state["good"])
+        if not _RANGE[0] <= scale <= _RANGE[1] or good < 0:
+            raise FileFormatError(
+                "a LossScaler's state has a scale from 2**-40 to 2**40 and a number of good steps "
+                f">= 0, got {scale} and {good}"
+            )
+        self._start, self._backend = (scale, good), None
 
     def _move(self, backend: Backend) -> None:
         if self._backend is backend:

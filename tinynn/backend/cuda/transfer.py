@@ -11,7 +11,9 @@ import numpy as np
 from tinynn.backend import tracing
 from tinynn.backend.base import Array, Uploads
 from tinynn.backend.cuda.kernels import CudaKernels
+from tinynn.errors import DeviceMemoryError
 
+_NO_MEMORY = 2  # cudaErrorMemoryAllocation
 _MOST_PINNED = 8  # batches whose copies may be under way
 
 
@@ -92,6 +94,14 @@ def _pinned(array: np.ndarray) -> np.ndarray:
     """A copy in memory that a GPU reads by itself."""
     import cupyx
 
-    copy: np.ndarray = cupyx.empty_pinned(array.shape, array.dtype)
+    try:
+        copy: np.ndarray = cupyx.empty_pinned(array.shape, array.dtype)
+    except RuntimeError as error:
+        if getattr(error, "status", None) != _NO_MEMORY:
+            raise
+        raise DeviceMemoryError(
+            f"this machine has no room for {array.nbytes:,} bytes of pinned memory, which the "
+            "upload of a batch takes: use a smaller batch"
+        ) from error
     copy[...] = array
     return copy
