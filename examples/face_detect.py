@@ -23,7 +23,7 @@ import numpy as np
 import tinynn
 from faces import detection, identification, page, photos, report
 from tinynn.errors import ArgumentError, DataError, TinynnError
-from tinynn.nn.storage import write_atomically
+from tinynn.nn.tensor_file import write_atomically
 from tinynn.vision import Detections, Detector, draw_boxes, iou, read_photo, write_photo
 
 PROGRAM = "face_detect.py"

@@ -37,6 +37,18 @@ class DataError(TinynnError, ValueError):
     """An image file is damaged, a data set is inconsistent, or a split leaks."""
 
 
+class NonFiniteError(TinynnError, FloatingPointError):
+    """A loss, and with it the training, became infinite or not a number."""
+
+
+class StorageError(TinynnError, OSError):
+    """The place of the checkpoints cannot be read or written."""
+
+
+class Interrupted(TinynnError):  # noqa: N818 - like KeyboardInterrupt, it is no fault
+    """A training was asked to end; its checkpoint is written."""
+
+
 class FileFormatError(TinynnError, ValueError):
     """A weights or checkpoint file is damaged or fits another model."""
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tinynn.backend import Array, Backend, get_backend
 from tinynn.backend.random import WORDS_PER_BLOCK
-from tinynn.errors import ArgumentError
+from tinynn.errors import ArgumentError, FileFormatError
 
 
 def _checked_seed(seed: int) -> int:
@@ -40,6 +41,17 @@ class Generator:
             seed, position = self.state
             self.state = (seed, position + -(-count // WORDS_PER_BLOCK))
         return seed, position
+
+    def state_dict(self) -> dict[str, int]:
+        """Seed and position."""
+        seed, position = self.state
+        return {"seed": seed, "position": position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what ``state_dict`` returned."""
+        if set(state) != {"seed", "position"}:
+            raise FileFormatError(f"a Generator's state has seed and position, got {sorted(state)}")
+        self.state = (_checked_seed(state["seed"]), _checked_seed(state["position"]))
 
     def bits(self, backend: Backend, count: int) -> Array:
         """``count`` random 32-bit words on a device, the same on every device."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinynn.nn.storage import write_atomically
+from tinynn.nn.tensor_file import write_atomically
 from tinynn.training import History
 
 BLUE, ORANGE = "#2a6fbb", "#d9731a"

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinynn.errors import ArgumentError, DtypeError, LabelError, ShapeError
-from tinynn.training.metrics import accuracy, confusion_matrix, predicted_classes
+from tinynn.training.metrics import (
+    accuracy,
+    confusion_matrix,
+    precision,
+    predicted_classes,
+    recall,
+    roc_auc,
+)
 
 CLASSES = 5
 pairs = st.lists(
@@ -69,3 +76,45 @@ def test_lengths_must_agree() -> None:
 def test_logits_are_no_predictions() -> None:
     with pytest.raises(DtypeError, match="predicted_classes"):
         accuracy(np.array([0.2, 0.8]), np.array([0, 1]))
+
+
+class TestPrecisionAndRecall:
+    PREDICTED, TRUE = np.array([0, 0, 1, 1, 1, 0]), np.array([0, 1, 1, 1, 0, 0])
+
+    def test_by_hand(self) -> None:
+        np.testing.assert_allclose(precision(self.PREDICTED, self.TRUE, 3)[:2], [2 / 3, 2 / 3])
+        np.testing.assert_allclose(recall(self.PREDICTED[:5], self.TRUE[:5], 2), [1 / 2, 2 / 3])
+
+    def test_a_class_that_does_not_occur(self) -> None:
+        assert np.isnan(precision(self.PREDICTED, self.TRUE, 3)[2])
+        assert np.isnan(recall(self.PREDICTED, self.TRUE, 3)[2])
+
+
+class TestRocAuc:
+    @pytest.mark.parametrize("seed", range(5))
+    def test_it_is_the_probability_that_one_of_class_1_scores_more(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        scores, labels = rng.integers(0, 6, 40).astype(np.float32), rng.integers(0, 2, 40)
+        of_one, of_none = scores[labels == 1, None], scores[None, labels == 0]
+        expected = ((of_one > of_none) + 0.5 * (of_one == of_none)).mean()
+        assert roc_auc(scores, labels) == pytest.approx(expected, abs=1e-12)
+
+    def test_perfect_and_perfectly_wrong(self) -> None:
+        labels = np.array([0, 0, 1, 1])
+        assert roc_auc(np.array([0.1, 0.2, 0.3, 0.4]), labels) == 1.0
+        assert roc_auc(-np.array([0.1, 0.2, 0.3, 0.4]), labels) == 0.0
+
+    @pytest.mark.parametrize(
+        ("scores", "labels", "error", "message"),
+        [
+            ([0.1, 0.2], [1, 1], ArgumentError, "both classes"),
+            ([0.1, 0.2], [1, 2], LabelError, "0 and 1"),
+            ([0.1, np.nan], [0, 1], ArgumentError, "NaN"),
+            ([[0.1, 0.2]], [0, 1], ShapeError, "same length"),
+        ],
+    )
+    def test_what_it_refuses(
+        self, scores: list[float], labels: list[int], error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error, match=message):
+            roc_auc(np.array(scores), np.array(labels))

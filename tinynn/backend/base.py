@@ -77,6 +77,10 @@ class Backend:
     def free_memory(self) -> None:
         """Give back memory that is kept for later and not in use."""
 
+    def available_memory(self) -> int:
+        """Bytes that new arrays can take."""
+        raise NotImplementedError
+
     def uploads(self) -> Uploads:
         """What brings batches here while others are computed with."""
         return Uploads(self)
@@ -477,14 +481,24 @@ class Backend:
 
     # -- figures of a training --------------------------------------------------------------
 
-    def add_figures(self, totals: Array, loss: Array, logits: Array, labels: Array) -> None:
-        """totals += (loss · n, the number of rows of the logits that speak for their label).
+    def add_figures(
+        self, totals: Array, failed: Array, loss: Array, logits: Array, labels: Array
+    ) -> None:
+        """totals += (loss · n, the number of rows of the logits that speak for their label, 1).
 
-        ``totals`` is (2,) float64, ``logits`` (n, classes), or (n, 1): class 1 where above 0.
+        ``totals`` is (3,) float64, ``logits`` (n, classes), or (n, 1): class 1 where above 0.
+        ``failed``, one bool, becomes true with the first loss that is not finite; from there on
+        ``totals[2]``, the number of batches before it, stays.
         """
         predicted = logits.argmax(axis=1) if logits.shape[1] > 1 else logits[:, 0] > 0
         totals[:1] += self.xp.asarray(loss, dtype=totals.dtype).reshape(1) * len(labels)
-        totals[1:] += (predicted == labels).sum()
+        totals[1:2] += (predicted == labels).sum()
+        failed |= ~self.xp.isfinite(loss).reshape(failed.shape)
+        totals[2:] += ~failed
+
+    def peek(self, array: Array) -> Any | None:
+        """The value of an array of one element, or None where one would have to wait for it."""
+        return None
 
     # -- random numbers ---------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tinynn.autograd import Tensor
 from tinynn.backend import get_backend
 from tinynn.data.dataset import Dataset, Labels
-from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
+from tinynn.errors import ArgumentError, DataError, DtypeError, FileFormatError, ShapeError
 from tinynn.random import numpy_generator
 
 Floats = npt.NDArray[np.float32]
@@ -28,12 +28,14 @@ class DataLoader:
     ``augment(images, numpy_generator(seed, e, b))``; so a run that stopped can go on with
     ``loader.batches(e, first=b)`` exactly.
 
-    ``epoch`` is the number of the epoch that is being iterated, or of the next one; leaving the
-    loop half-way ends the epoch. ``drop_last`` leaves out a last batch that is smaller than
-    ``batch_size``. One thread makes ``prefetch`` batches ahead (0: none, and no thread); it ends
-    with the loop, and what goes wrong on it is raised in the loop, with a note on the batch.
-    With ``device`` the tensors are there: a GPU gets the next batches from pinned memory while it
-    computes with the present one, and nobody waits. ``labels.origin`` says which batch it is.
+    ``epoch`` is the number of the epoch that is being iterated, or of the next one, ``position``
+    the number of its batches that were handed out; both are in ``state_dict``, and a loader that
+    loads it hands out the rest of that epoch first. Leaving the loop half-way ends the epoch.
+    ``drop_last`` leaves out a last batch that is smaller than ``batch_size``. One thread makes
+    ``prefetch`` batches ahead (0: none, and no thread); it ends with the loop, and what goes wrong
+    on it is raised in the loop, with a note on the batch. With ``device`` the tensors are there: a
+    GPU gets the next batches from pinned memory while it computes with the present one, and nobody
+    waits. ``labels.origin`` says which batch it is.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class DataLoader:
         self.augment = augment
         self.prefetch = _whole("prefetch", prefetch, least=0)
         self.device = device
-        self.epoch = 0
+        self.epoch = self.position = 0
         self._check_batches()
 
     def __len__(self) -> int:
@@ -67,9 +69,44 @@ class DataLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.epoch
         try:
-            yield from self.batches(epoch)
+            for pair in self.batches(epoch, self.position):
+                self.position += 1  # before it is used: what is saved after its step goes on behind
+                yield pair
         finally:
-            self.epoch = epoch + 1
+            self.epoch, self.position = epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next batch is, and what decides which examples it holds."""
+        return {"epoch": self.epoch, "position": self.position, **self._settings()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was made; FileFormatError if the batches are not the same."""
+        own = self._settings()
+        if set(state) != {"epoch", "position", *own}:
+            raise FileFormatError(
+                f"a DataLoader's state has epoch, position, {', '.join(own)}, got {sorted(state)}"
+            )
+        other = [
+            f"{name} was {state[name]}, is {own[name]}" for name in own if state[name] != own[name]
+        ]
+        if other:
+            raise FileFormatError(
+                f"the state is of a DataLoader with other batches: {'; '.join(other)}"
+            )
+        if not 0 <= state["position"] <= len(self):
+            raise FileFormatError(
+                f"the state is at batch {state['position']} of {len(self)} batches"
+            )
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+
+    def _settings(self) -> dict[str, int | bool]:
+        return {
+            "examples": len(self.dataset),
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "seed": int(self.seed),
+            "drop_last": self.drop_last,
+        }
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """The indices of the examples in the order in which ``epoch`` visits them."""

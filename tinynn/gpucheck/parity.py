@@ -260,9 +260,10 @@ def _unscale(b: Backend, put: Put) -> Any:
 
 
 def _add_figures(b: Backend, put: Put) -> Any:
-    totals = b.xp.zeros(2, dtype="float64")
-    b.add_figures(totals, put(np.array(0.75)), put(normal(5, 3)), put(_LABELS))
-    return totals
+    totals, failed = b.xp.zeros(3, dtype="float64"), b.xp.zeros((), dtype="bool")
+    for loss in (0.75, np.inf, 0.5):
+        b.add_figures(totals, failed, put(np.array(loss)), put(normal(5, 3)), put(_LABELS))
+    return totals[1:], failed
 
 
 # -- functions ------------------------------------------------------------------------------------

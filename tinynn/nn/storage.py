@@ -18,9 +18,9 @@ from tinynn.backend import default_device
 from tinynn.errors import ArgumentError, FileFormatError
 from tinynn.nn import init
 from tinynn.nn.module import Module
+from tinynn.nn.tensor_file import read_safetensors, to_bytes, write_atomically
 
 FORMAT = "tinynn-1"
-_LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 _SPARE = 1_000_000  # numbers that constructors may make and drop again
 
 
@@ -34,26 +34,13 @@ def save(model: Module, path: str | os.PathLike[str], extra: dict[str, Any] | No
     """
     import json
 
-    from safetensors.numpy import save as to_bytes
-
     description = _describe(model, type(model).__name__)
     _check_comes_back(model, description)
-    arrays = {name: np.ascontiguousarray(t.numpy()) for name, t in model.state_dict().items()}
+    arrays = {name: t.numpy() for name, t in model.state_dict().items()}
     header = {"tinynn": FORMAT, "model": json.dumps(description)}
     if extra is not None:
         header["extra"] = json.dumps(extra)
-    header["crc32"] = _checksum(header, arrays)
-    write_atomically(path, _in_order(to_bytes(arrays, metadata=header)))
-
-
-def _in_order(content: bytes) -> bytes:
-    """A safetensors file with the keys of its header sorted: equal models make equal files."""
-    import json
-
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:start]), sort_keys=True).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[start:]
+    write_atomically(path, to_bytes(arrays, header))
 
 
 def load(
@@ -75,8 +62,6 @@ def load(
             f"{path} is a safetensors file, but not one of tinynn.save: its header has no "
             f'"tinynn": "{FORMAT}"; load its numbers with load_state_dict into a model of your own'
         )
-    if "crc32" in header and header["crc32"] != _checksum(header, arrays):
-        raise FileFormatError(f"{path} is damaged: its content does not have its checksum")
     place = default_device() if device is None else device
     try:
         held = sum(array.size for array in arrays.values())
@@ -99,18 +84,6 @@ def _take_dtypes(model: Module, arrays: dict[str, np.ndarray[Any, Any]]) -> None
             tensor.data = tensor.backend.xp.asarray(tensor.data, arrays[name].dtype)
 
 
-def _checksum(header: dict[str, str], arrays: dict[str, np.ndarray[Any, Any]]) -> str:
-    """CRC-32 of the description and of all numbers."""
-    import zlib
-
-    crc = zlib.crc32(f"{header['model']}{header.get('extra', '')}".encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        crc = zlib.crc32(f"{name}{array.dtype}{array.shape}".encode(), crc)
-        crc = zlib.crc32(array.tobytes(), crc)
-    return str(crc)
-
-
 def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON data that was handed to ``save`` as ``extra``; empty if there was none."""
     import json
@@ -123,50 +96,6 @@ def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise FileFormatError(f"{path} has a damaged header: extra is no object")
     return extra
-
-
-def read_safetensors(
-    path: str | os.PathLike[str],
-) -> tuple[dict[str, str], dict[str, np.ndarray[Any, Any]]]:
-    """The metadata and the arrays of a safetensors file; FileFormatError if it is damaged."""
-    import json
-    from pathlib import Path
-
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as from_bytes
-
-    if Path(path).is_dir():
-        raise FileFormatError(f"{path} is a directory, not a safetensors file")
-    content = Path(path).read_bytes()
-    try:
-        arrays = from_bytes(content)
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + min(length, _LARGEST_HEADER)])
-        metadata = header.get("__metadata__") or {}
-    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise FileFormatError(
-            f"{path} is no intact safetensors file ({error}); was it cut off, or is it of "
-            "another kind?"
-        ) from error
-    return metadata, arrays
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file so that its name shows either the old content or all of the new."""
-    from pathlib import Path
-    from uuid import uuid4
-
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 # -- the construction of a model as JSON -----------------------------------------------------------

@@ -29,6 +29,7 @@ class Summary(NamedTuple):
     layers: tuple[LayerSummary, ...]
     parameters: int
     """Parameters of the whole model, each counted once."""
+    parameter_bytes: int
 
     @property
     def multiply_adds(self) -> int:
@@ -39,6 +40,15 @@ class Summary(NamedTuple):
     def activation_bytes(self) -> int:
         """Bytes of all layers' outputs."""
         return sum(layer.activation_bytes for layer in self.layers)
+
+    @property
+    def training_bytes(self) -> int:
+        """Bytes that a training step takes, an estimate from above.
+
+        Parameters, gradients and two numbers each for an optimizer; all outputs and their
+        gradients.
+        """
+        return 4 * self.parameter_bytes + 2 * self.activation_bytes
 
     def __str__(self) -> str:
         head = ("layer", "output shape", "parameters", "multiply-adds", "activations")
@@ -63,7 +73,8 @@ class Summary(NamedTuple):
         widths = [max(map(len, column)) for column in zip(head, *rows, total, strict=True)]
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
         lines = [_line(head, widths), rule, *(_line(row, widths) for row in rows), rule]
-        return "\n".join([*lines, _line(total, widths)])
+        memory = f"memory of a training step with this batch: about {_bytes(self.training_bytes)}"
+        return "\n".join([*lines, _line(total, widths), memory])
 
 
 def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) -> Summary:
@@ -92,7 +103,8 @@ def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) ->
     finally:
         for remove in removers:
             remove()
-    return Summary(type(model).__name__, shape, tuple(layers), model.num_parameters())
+    held = sum(int(parameter.data.nbytes) for parameter in model.parameters())
+    return Summary(type(model).__name__, shape, tuple(layers), model.num_parameters(), held)
 
 
 def _zeros(model: Module, shape: tuple[int, ...]) -> Tensor:

@@ -60,3 +60,47 @@ def _paired(
                 "Logits become classes with predicted_classes(logits)"
             )
     return predicted.astype(np.int64), true.astype(np.int64)
+
+
+def precision(predictions: Labels, labels: Labels, classes: int) -> npt.NDArray[np.float64]:
+    """Of those taken for each class the share that is of it, float64 (classes,); NaN for none."""
+    matrix = confusion_matrix(predictions, labels, classes)
+    return _shares(matrix.diagonal(), matrix.sum(axis=0))
+
+
+def recall(predictions: Labels, labels: Labels, classes: int) -> npt.NDArray[np.float64]:
+    """Of those of each class the share that is found, float64 (classes,); NaN for none."""
+    matrix = confusion_matrix(predictions, labels, classes)
+    return _shares(matrix.diagonal(), matrix.sum(axis=1))
+
+
+def roc_auc(scores: npt.NDArray[np.floating], labels: Labels) -> float:
+    """The area under the ROC curve, from 0 to 1, of a yes/no question.
+
+    ``scores`` (n,) are larger where class 1 is more likely, ``labels`` (n,) are 0 and 1. It is the
+    probability that one of class 1 scores more than one of class 0, ties counting half (Hanley and
+    McNeil, 1982). Raises ArgumentError unless both classes are there.
+    """
+    values, true = np.asarray(scores), np.asarray(labels)
+    if values.ndim != 1 or true.shape != values.shape:
+        raise ShapeError(
+            f"scores and labels are two arrays of the same length, got {values.shape} and "
+            f"{true.shape}"
+        )
+    if np.isnan(values).any():
+        raise ArgumentError("the scores hold NaN, which is neither more nor less than another")
+    positive, negative = (true == 1).sum(), (true == 0).sum()
+    if positive + negative < len(true):
+        raise LabelError("roc_auc is of a yes/no question: its labels are 0 and 1")
+    if not positive or not negative:
+        raise ArgumentError("roc_auc needs examples of both classes, 0 and 1")
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum() - (counts - 1) / 2)[which]  # the mean rank of those that are equal
+    above = ranks[true == 1].sum() - positive * (positive + 1) / 2
+    return float(above / (positive * negative))
+
+
+def _shares(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    shares = np.full(len(part), np.nan)
+    np.divide(part, whole, out=shares, where=whole > 0)
+    return shares

@@ -17,6 +17,7 @@ from tinynn.backend.cpu.convolution import Convolution
 from tinynn.backend.cpu.lowering import cut
 from tinynn.backend.cpu.normalisation import Normalisation
 from tinynn.backend.cpu.pooling import Pooling
+from tinynn.backend.cpu.system import available_memory
 from tinynn.backend.cpu.threads import parallel, single_threaded_blas
 
 _MATMUL_PARTS = 8  # blocks of a large matrix product, by its size: no result depends on threads
@@ -43,6 +44,12 @@ class NumpyBackend(Convolution, Pooling, Normalisation):
 
     def free_memory(self) -> None:
         free_buffers()
+
+    def available_memory(self) -> int:
+        return available_memory()
+
+    def peek(self, array: Array) -> Any | None:
+        return array.item()
 
     def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
         if _repeats(index):

@@ -1,11 +1,12 @@
 // The running loss and accuracy of an epoch, so that nobody has to fetch them after each batch.
 
-// totals[0] += loss * rows; totals[1] += the number of rows whose largest logit, the first of
+// As long as each loss was a finite number totals[2] counts the batches; the first that is not sets
+// failed. totals[0] += loss * rows; totals[1] += the number of rows whose largest logit, the first of
 // equals and NaN before all others as in NumPy, stands at their label. With one logit a row the
 // class is 1 where it is above 0. One block: each thread takes every blockDim.x-th row.
 extern "C" __global__ void add_figures(
     const ACCUMULATE* loss, const SCALAR* logits, const long long* labels,
-    long long rows, int classes, double* totals
+    long long rows, int classes, double* totals, bool* failed
 ) {
     __shared__ unsigned int right;
     if (threadIdx.x == 0) right = 0;
@@ -29,5 +30,7 @@ extern "C" __global__ void add_figures(
     if (threadIdx.x == 0) {
         totals[0] += static_cast<double>(*loss) * static_cast<double>(rows);
         totals[1] += right;
+        if (!(*loss - *loss == 0)) *failed = true;
+        if (!*failed) totals[2] += 1;
     }
 }

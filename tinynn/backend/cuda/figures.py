@@ -11,10 +11,12 @@ from tinynn.backend.cuda.kernels import THREADS, CudaKernels, accumulate, kernel
 class Figures(CudaKernels):
     """Loss and accuracy so far, in one launch a batch."""
 
-    def add_figures(self, totals: Array, loss: Array, logits: Array, labels: Array) -> None:
+    def add_figures(
+        self, totals: Array, failed: Array, loss: Array, logits: Array, labels: Array
+    ) -> None:
         rows, classes = logits.shape
         loss = loss.astype(accumulate(logits), copy=False)
         labels = self.contiguous(labels.astype(np.int64, copy=False))
         launch = kernel("figures", "add_figures", logits.dtype.name)
         sizes = (rows, np.int32(classes))
-        launch((1,), (THREADS,), (loss, self.contiguous(logits), labels, *sizes, totals))
+        launch((1,), (THREADS,), (loss, self.contiguous(logits), labels, *sizes, totals, failed))

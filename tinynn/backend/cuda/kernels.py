@@ -134,6 +134,14 @@ class CudaKernels(Backend):
             "pinned": pinned.n_free_blocks(),
         }
 
+    def available_memory(self) -> int:
+        """What the GPU has free, and what CuPy's pool keeps for later, within the pool's limit."""
+        pool, _ = self._pools()
+        with self.xp.cuda.Device(self.index):
+            free = self.xp.cuda.runtime.memGetInfo()[0] + pool.free_bytes()
+        limit = pool.get_limit()
+        return int(min(free, limit - pool.used_bytes()) if limit else free)
+
     def free_memory(self) -> None:
         """Waits for the GPU: what kernels still read must not go."""
         self.synchronize()

@@ -1,0 +1,184 @@
+"""Requests to end: signals, and AWS's notice that a spot instance goes."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.training.scenario import train
+from tinynn.errors import Interrupted
+from tinynn.training import EXIT_CODE, Checkpoints, StopRequest, stop_on_signals
+from tinynn.training.interruption import MetadataService, stop_on_spot_notice
+
+ROOT = Path(__file__).parents[2]
+NOTICE = {"action": "terminate", "time": "2026-11-24T17:02:00Z"}
+
+
+class TestSignals:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_the_first_is_a_request(self, number: signal.Signals) -> None:
+        request = StopRequest()
+        with stop_on_signals(request):
+            signal.raise_signal(number)
+        assert request.reason == number.name
+
+    def test_a_second_ctrl_c_ends_at_once(self) -> None:
+        request = StopRequest()
+        with stop_on_signals(request):
+            signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert request.reason == "SIGINT"
+
+    def test_the_handlers_are_as_before(self) -> None:
+        before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+        with stop_on_signals(StopRequest()):
+            assert signal.getsignal(signal.SIGINT) is not before[0]
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+    def test_on_another_thread_nothing_changes(self) -> None:
+        entered: list[object] = []
+
+        def enter() -> None:
+            with stop_on_signals(StopRequest()):
+                entered.append(signal.getsignal(signal.SIGINT))
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+        assert entered == [signal.getsignal(signal.SIGINT)]
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_program_ends_with_a_code_of_its_own(
+        self, number: signal.Signals, tmp_path: Path
+    ) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.training.scenario", tmp_path, "0", "0.05", "60", "cpu"],
+            cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        while not list(tmp_path.glob("step-*")):
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == EXIT_CODE == 75
+        assert f"{number.name}: ending after this step, with a checkpoint" in said
+        assert "is written, resume goes on from there" in said
+
+
+class _Service(BaseHTTPRequestHandler):
+    """IMDSv2 as documented: a token by PUT with its time to live, all else only with the token."""
+
+    notice: str | None = None
+    tokens: int = 0
+    expired: bool = False
+
+    def do_PUT(self) -> None:
+        seconds = int(self.headers.get("X-aws-ec2-metadata-token-ttl-seconds", "0"))
+        if self.path != "/latest/api/token" or not 1 <= seconds <= 21600:
+            self.send_error(400)
+            return
+        type(self).tokens += 1
+        self._answer(f"token-{self.tokens}")
+
+    def do_GET(self) -> None:
+        if self.headers.get("X-aws-ec2-metadata-token") != f"token-{self.tokens}" or self.expired:
+            type(self).expired = False
+            self.send_error(401)
+        elif self.path != "/latest/meta-data/spot/instance-action" or self.notice is None:
+            self.send_error(404)
+        else:
+            self._answer(self.notice)
+
+    def _answer(self, text: str) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Service]]:
+    handler = type("Service", (_Service,), {})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv(
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://127.0.0.1:{server.server_port}/"
+    )
+    yield handler
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class TestSpotNotice:
+    def test_none_then_one(self, service: type[_Service]) -> None:
+        metadata = MetadataService()
+        assert metadata.answers()
+        assert metadata.spot_notice() is None
+        service.notice = json.dumps(NOTICE)
+        assert metadata.spot_notice() == "terminate at 2026-11-24T17:02:00Z"
+
+    def test_a_token_that_expires_is_renewed(self, service: type[_Service]) -> None:
+        metadata = MetadataService()
+        assert metadata.answers()
+        service.notice, service.expired = json.dumps(NOTICE), True
+        assert metadata.spot_notice() is None
+        assert metadata.spot_notice() == "terminate at 2026-11-24T17:02:00Z"
+        assert service.tokens == 2
+
+    def test_an_answer_in_other_words_counts_as_well(self, service: type[_Service]) -> None:
+        metadata = MetadataService()
+        assert metadata.answers()
+        service.notice = "going\nsoon"
+        assert metadata.spot_notice() == "going soon"
+
+    def test_a_training_ends_with_a_checkpoint(
+        self, service: type[_Service], tmp_path: Path
+    ) -> None:
+        def notice(event: str, run: object) -> None:
+            service.notice = json.dumps(NOTICE)
+            time.sleep(0.05)
+
+        request = StopRequest()
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints._stop = request
+        with (
+            stop_on_spot_notice(request, print, every=0.02),
+            pytest.raises(Interrupted, match=r"spot notice \(terminate at 2026.*is written"),
+        ):
+            train(checkpoints, callbacks=[notice], epochs=50)
+        assert Checkpoints(tmp_path).steps > 0
+
+    def test_where_there_is_no_service(self) -> None:
+        said: list[str] = []
+        request = StopRequest()
+        assert not MetadataService("http://127.0.0.1:9").answers()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
+            with stop_on_spot_notice(request, said.append):
+                for _ in range(200):
+                    if said:
+                        break
+                    time.sleep(0.01)
+        assert said == [
+            "no instance metadata service answers at http://127.0.0.1:9: no spot notice here"
+        ]
+        assert request.reason is None
+
+    def test_asked_for_by_checkpoints(self, service: type[_Service], tmp_path: Path) -> None:
+        with Checkpoints(tmp_path, watch_spot=True):
+            for _ in range(200):
+                if service.tokens:
+                    break
+                time.sleep(0.01)
+        assert service.tokens == 1

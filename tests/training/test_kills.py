@@ -1,0 +1,64 @@
+"""SIGKILL at any moment: the run goes on, and ends with the bits of the undisturbed one."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.training.scenario import BATCHES, train
+
+ROOT = Path(__file__).parents[2]
+LIFE = 1.6  # seconds that a process lives at most, its start included
+PAUSE = 0.04  # after each step, or the run would be over too soon
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(500, marks=pytest.mark.slow)])
+def test_killed_at_random(kills: int, tmp_path: Path) -> None:
+    """Checkpoints are written all the time: many kills hit one half-way.
+
+    A run that is over before the last kill is checked, and the next one begins in a new place.
+    """
+    chance, killed, run, resumed = random.Random(1), 0, 0, 0
+    epochs = 4 if kills < 10 else 100
+    expected = train(epochs=epochs).fingerprint()
+    while killed < kills:
+        run += 1
+        while True:
+            life = None if killed == kills else chance.uniform(0.1, LIFE)
+            ended, said, fingerprint = _live(tmp_path / str(run), epochs, life)
+            resumed += "going on from" in said
+            assert "damaged" not in said
+            assert "no intact" not in said
+            if ended:
+                assert fingerprint == expected
+                break
+            killed += 1
+    assert killed == kills
+    assert resumed > 0
+
+
+def _live(place: Path, epochs: int, life: float | None) -> tuple[bool, str, str]:
+    """Whether a process ended by itself, what it said, and its result; killed after ``life``."""
+    command = [sys.executable, "-m", "tests.training.scenario", place, "0", PAUSE, epochs, "cpu"]
+    pause = 0.0 if life is None else PAUSE
+    command[5] = pause
+    process = subprocess.Popen(
+        [str(word) for word in command], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    if life is not None:
+        time.sleep(life)
+        process.kill()
+    result, said = process.communicate(timeout=300)
+    if process.returncode < 0:
+        return False, said, ""
+    assert process.returncode == 0, said
+    return True, said, result.strip()
+
+
+def test_a_run_is_long_enough_to_be_killed() -> None:
+    assert 100 * BATCHES * PAUSE > 10
