@@ -12,18 +12,20 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
+from zlib import crc32
 
 import numpy as np
 
 import tinynn
 from faces import detection, identification, page, photos, report
-from tinynn.errors import ArgumentError, DataError, TinynnError
+from tinynn.errors import ArgumentError, DataError, Interrupted, TinynnError
 from tinynn.nn.tensor_file import write_atomically
+from tinynn.training import EXIT_CODE, Checkpoints, log_csv, log_tensorboard
 from tinynn.vision import Detections, Detector, draw_boxes, iou, read_photo, write_photo
 
 PROGRAM = "face_detect.py"
@@ -44,18 +46,25 @@ examples:
   %(prog)s identify               whose face is it? 40 people, 5 pictures of each to learn from
   %(prog)s identify --data people/ --epochs 40
   %(prog)s identify --model original --arrays ann=ann.npy bob=bob.npy
+  %(prog)s identify --checkpoint-dir s3://bucket/run --resume auto --watch-spot
 
 `face_detect.py COMMAND --help` shows the options of a command.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    """Run the command line; returns the exit code.
+
+    0; 2 for bad input; 75 if a training was asked to end and its checkpoint is written (run it
+    again with ``--resume auto``); 130 for Ctrl-C otherwise.
+    """
     try:
         options = _parser().parse_args(arguments)
         return int(options.run(options))
     except KeyboardInterrupt:
         return _end("interrupted", INTERRUPTED)
+    except Interrupted as interruption:
+        return _end(f"{interruption} (--resume auto)", EXIT_CODE)
     except (OSError, TinynnError) as error:
         return _refuse(error)
 
@@ -81,6 +90,7 @@ class Run:
 
     def __init__(self, options: argparse.Namespace) -> None:
         tinynn.zeros(1, device=options.device)  # a device that is not there is said first
+        _check_checkpoint_options(options)
         self.options = options
         self.out = _writable(options.out)
         self.report: dict[str, Any] = {
@@ -99,6 +109,22 @@ class Run:
         start = time.perf_counter()
         yield
         self.report["seconds"][name] = round(time.perf_counter() - start, 2)
+
+    @contextmanager
+    def checkpoints(self, stage: str, **config: Any) -> Iterator[Checkpoints | None]:
+        """The checkpoints of a stage, whose settings ``config`` are; None unless asked for."""
+        options = self.options
+        if options.checkpoint_dir is None:
+            yield None
+            return
+        with Checkpoints(
+            f"{options.checkpoint_dir.rstrip('/')}/{stage}",
+            every=options.checkpoint_every,
+            resume=options.resume,
+            config={"seed": options.seed, **config},
+            watch_spot=options.watch_spot,
+        ) as checkpoints:
+            yield checkpoints
 
     def show(self, section: str, name: str, png: bytes, caption: str) -> None:
         """Keep a picture as a file and for the page."""
@@ -206,7 +232,9 @@ def _detection(run: Run) -> None:
     with run.stage(
         "detect_training", "Detection: a network learns faces from its own false alarms"
     ):
-        training = detection.train(_detection_recipe(options), options.seed, options.device)
+        recipe = _detection_recipe(options)
+        with run.checkpoints("detect", **asdict(recipe)) as checkpoints:
+            training = detection.train(recipe, options.seed, options.device, checkpoints)
         detection.save(training.detector, run.out / "detect.safetensors")
     section = run.report["detect"] = {
         "threshold": training.detector.threshold,
@@ -272,14 +300,26 @@ def _identification(run: Run, portraits: identification.Portraits) -> None:
     recipe = identification.RECIPES[options.model]
     people = len(portraits.people)
     with run.stage("identify", f"Identification: {people} people of {portraits.source}"):
-        outcome = identification.train(
-            portraits,
-            recipe,
-            epochs=options.epochs or (QUICK_EPOCHS if options.quick else recipe.epochs),
-            batch_size=options.batch_size or recipe.batch_size,
-            seed=options.seed,
-            device=options.device,
-        )
+        settings = {
+            "epochs": options.epochs or (QUICK_EPOCHS if options.quick else recipe.epochs),
+            "batch_size": options.batch_size or recipe.batch_size,
+            "micro_batch": options.micro_batch,
+        }
+        known = {
+            "model": options.model,
+            "people": list(portraits.people),
+            "pictures": crc32(portraits.images),
+        }
+        with run.checkpoints("identify", **settings, **known) as checkpoints:
+            outcome = identification.train(
+                portraits,
+                recipe,
+                **settings,
+                seed=options.seed,
+                device=options.device,
+                checkpoints=checkpoints,
+                callbacks=_logs(run),
+            )
         tinynn.save(outcome.model, run.out / "identify.safetensors")
         run.report["identify"] = {
             **identification.summary(outcome, options.model),
@@ -287,6 +327,14 @@ def _identification(run: Run, portraits: identification.Portraits) -> None:
         }
     print(f"  {outcome.accuracy:.1%} of {len(outcome.predictions)} test pictures named rightly")
     _show_identification(run, outcome)
+
+
+def _logs(run: Run) -> list[Callable[..., None]]:
+    """What writes down the figures of each epoch."""
+    logs = [log_csv(run.out / "identify_log.csv")]
+    if run.options.tensorboard is not None:
+        logs.append(log_tensorboard(run.options.tensorboard))
+    return logs
 
 
 def _show_identification(run: Run, outcome: identification.Outcome) -> None:
@@ -327,14 +375,18 @@ def _parser() -> argparse.ArgumentParser:
     _add_shared_options(parser)
     _add_data_options(parser)
     _add_training_options(parser, f"{IDENTIFY_EPOCHS}; {DETECT_EPOCHS}")
+    _add_checkpoint_options(parser)
+    _add_identify_options(parser)
     parser.set_defaults(
         run=run_all, out=Path("face_detect_out"), seed=0, device=tinynn.default_device(),
-        quick=False, model="small", arrays=None, skip_bad=False,
+        quick=False, model="small", arrays=None, skip_bad=False, checkpoint_dir=None,
+        resume="never", checkpoint_every=60.0, watch_spot=False, micro_batch=None, tensorboard=None,
     )  # fmt: skip
     commands = parser.add_subparsers(metavar="COMMAND", title="commands, none for all of it")
     train = _command(commands, "train", run_train, "train the face detector and test it")
     _add_shared_options(train)
     _add_training_options(train, DETECT_EPOCHS)
+    _add_checkpoint_options(train)
     _add_detect(commands)
     _add_identify(commands)
     return parser
@@ -378,6 +430,45 @@ def _add_identify(commands: Any) -> None:
     _add_data_options(parser)
     _add_shared_options(parser)
     _add_training_options(parser, IDENTIFY_EPOCHS)
+    _add_checkpoint_options(parser)
+    _add_identify_options(parser)
+
+
+def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "surviving the loss of the machine",
+        "SIGTERM and Ctrl-C end the training with a checkpoint and exit code 75; the same command "
+        "with --resume auto, here or on another machine, goes on as if nothing had happened",
+    )
+    group.add_argument(
+        "--checkpoint-dir", metavar="PLACE",
+        help="save checkpoints in this folder or URL (s3://bucket/run, with '.[s3]' installed)",
+    )  # fmt: skip
+    group.add_argument(
+        "--resume", choices=("auto", "never"),
+        help="auto: go on from the newest good checkpoint, if there is one; never: refuse a place "
+        "that holds some (default)",
+    )  # fmt: skip
+    group.add_argument(
+        "--checkpoint-every", metavar="SECONDS", type=_seconds,
+        help="time between two checkpoints (default: 60)",
+    )  # fmt: skip
+    group.add_argument(
+        "--watch-spot", action="store_true",
+        help="on an AWS spot instance: end with a checkpoint when its two-minute notice comes",
+    )  # fmt: skip
+
+
+def _add_identify_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--micro-batch", metavar="N", type=_micro_batch,
+        help="identification: compute a batch in pieces of N pictures, which needs less memory, or "
+        "of what fits: auto",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tensorboard", metavar="DIR", type=Path,
+        help="identification: figures for TensorBoard (with '.[tensorboard]' installed)",
+    )  # fmt: skip
 
 
 def _add_shared_options(parser: argparse.ArgumentParser) -> None:
@@ -438,6 +529,20 @@ def _positive(text: str) -> int:
     return value
 
 
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be seconds, 0 or more, got {text[:40]!r}")
+    return value
+
+
+def _micro_batch(text: str) -> int | str:
+    return text if text == "auto" else _positive(text)
+
+
 def _seed(text: str) -> int:
     value = int(text) if text.isdecimal() and len(text) <= 20 else -1
     if not 0 <= value < 2**64:
@@ -452,6 +557,11 @@ def _named_file(text: str) -> tuple[str, Path]:
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"must be NAME=FILE.npy, got {text!r}")
     return name, Path(path)
+
+
+def _check_checkpoint_options(options: argparse.Namespace) -> None:
+    if options.checkpoint_dir is None and (options.resume != "never" or options.watch_spot):
+        raise ArgumentError("--resume and --watch-spot need checkpoints: name a --checkpoint-dir")
 
 
 def _portraits(options: argparse.Namespace) -> identification.Portraits:

@@ -8,7 +8,7 @@ takes for a face is shown to it as a counterexample (Rowley, Baluja and Kanade, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from tinynn import nn, optim
 from tinynn.data import ArrayDataset, DataLoader, augment
 from tinynn.errors import FileFormatError
 from tinynn.random import numpy_generator
-from tinynn.training import History, fit
+from tinynn.training import Checkpoints, History, fit
 from tinynn.vision import Detections, Detector, clip_boxes, iou
 from tinynn.vision.pyramid import image_pyramid, resize
 
@@ -78,6 +78,37 @@ class Training:
     detector: Detector
     history: History = field(default_factory=History)
     alarms: list[int] = field(default_factory=list)
+
+
+class Rounds:
+    """How far the rounds are: a part of every checkpoint, beside what ``fit`` tracks.
+
+    The counterexamples are kept, because the detectors that made them are gone.
+    """
+
+    def __init__(self, training: Training, others: Patches) -> None:
+        self.training, self.others = training, others
+        self.number = 0  # of the round under way, whose counterexamples are there
+
+    def begin(self, number: int, alarms: Patches) -> None:
+        """Round ``number`` learns from these false alarms, too."""
+        self.number, self.others = number, np.concatenate([self.others, alarms])
+        self.training.alarms.append(len(alarms))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "number": self.number,
+            "others": self.others,
+            "alarms": self.training.alarms,
+            "history": self.training.history.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what ``state_dict`` returned."""
+        self.number, self.others = state["number"], state["others"]
+        self.training.alarms = list(state["alarms"])
+        self.training.history.load_state_dict(state["history"])
 
 
 def face_network() -> nn.Sequential:
@@ -139,29 +170,38 @@ def load(path: str | os.PathLike[str], device: str | None = None) -> Detector:
 # -- training --------------------------------------------------------------------------------------
 
 
-def train(recipe: Recipe = FULL, seed: int = 0, device: str = "cpu") -> Training:
-    """Train a detector on the packaged photos; the same seed trains the same detector."""
+def train(
+    recipe: Recipe = FULL,
+    seed: int = 0,
+    device: str = "cpu",
+    checkpoints: Checkpoints | None = None,
+) -> Training:
+    """Train a detector on the packaged photos; the same seed trains the same detector.
+
+    With ``checkpoints`` a later call goes on where this one was lost.
+    """
     tinynn.manual_seed(seed)
     training = Training(face_detector(face_network().to(device)))
     orl, lfw = _training_faces()
     scenes = photos.face_free_photos()
-    others = [
-        _random_windows(
-            [*scenes, *_textures(TEXTURES, numpy_generator(seed, 5))],
-            recipe.windows,
-            numpy_generator(seed, 0),
-        ),
-        _pieces_of_faces(scenes, recipe.pieces, numpy_generator(seed, 1)),
-    ]
-    for number in range(recipe.mining_rounds + 1):
-        if number:
+    windows = _random_windows(
+        [*scenes, *_textures(TEXTURES, numpy_generator(seed, 5))],
+        recipe.windows,
+        numpy_generator(seed, 0),
+    )
+    pieces = _pieces_of_faces(scenes, recipe.pieces, numpy_generator(seed, 1))
+    rounds = Rounds(training, np.concatenate([windows, pieces]))
+    if checkpoints is not None:
+        checkpoints.track(rounds=rounds)
+    for number in range(rounds.number, recipe.mining_rounds + 1):
+        if number > rounds.number:
             rng = numpy_generator(seed, 2, number)
-            others.append(_false_alarms(training.detector, scenes, recipe, rng))
-            training.alarms.append(len(others[-1]))
+            rounds.begin(number, _false_alarms(training.detector, scenes, recipe, rng))
         faces = _augmented_faces(orl, lfw, recipe.faces, numpy_generator(seed, 3, number))
-        loader = _loader(_labelled(faces, np.concatenate(others)), recipe, seed, number, device)
-        history = _learn(training.detector.network, loader, recipe, number)
-        training.history.training += history.training
+        loader = _loader(_labelled(faces, rounds.others), recipe, seed, number, device)
+        before = list(training.history.training)
+        history = _learn(training.detector.network, loader, recipe, number, checkpoints)
+        training.history.training = before + history.training
     return training
 
 
@@ -189,7 +229,13 @@ def _loader(
     return loader
 
 
-def _learn(network: nn.Module, loader: DataLoader, recipe: Recipe, number: int) -> History:
+def _learn(
+    network: nn.Module,
+    loader: DataLoader,
+    recipe: Recipe,
+    number: int,
+    checkpoints: Checkpoints | None,
+) -> History:
     """Round ``number`` of the training, at its place in the one cycle of learning rates."""
     plan = [recipe.first_epochs] + [1] * (recipe.mining_rounds - 1) + [recipe.last_epochs]
     done, epochs = sum(plan[:number]), plan[number]
@@ -199,7 +245,10 @@ def _learn(network: nn.Module, loader: DataLoader, recipe: Recipe, number: int) 
         classifier, learning_rate=lambda step: cycle(int((done + step / len(loader)) * CYCLE))
     )
     name = f"round {number} of {recipe.mining_rounds}"
-    return fit(classifier, loader, optimizer, _loss, epochs=epochs, description=name)
+    return fit(
+        classifier, loader, optimizer, _loss,
+        epochs=epochs, checkpoints=checkpoints, description=name,
+    )  # fmt: skip
 
 
 CYCLE = 1000  # one cycle of learning rates spans all rounds: so many of its steps make an epoch

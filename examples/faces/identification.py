@@ -32,7 +32,16 @@ from tinynn.data import (
 )
 from tinynn.errors import DataError
 from tinynn.random import numpy_generator
-from tinynn.training import History, accuracy, confusion_matrix, fit, predict, predicted_classes
+from tinynn.training import (
+    Checkpoints,
+    History,
+    Run,
+    accuracy,
+    confusion_matrix,
+    fit,
+    predict,
+    predicted_classes,
+)
 from tinynn.vision.pyramid import resize
 
 from . import photos
@@ -365,9 +374,21 @@ class Outcome:
 
 
 def train(
-    portraits: Portraits, recipe: Recipe, *, epochs: int, batch_size: int, seed: int, device: str
+    portraits: Portraits,
+    recipe: Recipe,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    device: str,
+    micro_batch: int | Literal["auto"] | None = None,
+    checkpoints: Checkpoints | None = None,
+    callbacks: Sequence[Callable[[str, Run], None]] = (),
 ) -> Outcome:
-    """Split, train and test. The test pictures choose nothing: the last epoch is what counts."""
+    """Split, train and test. The test pictures choose nothing: the last epoch is what counts.
+
+    With ``checkpoints`` a later call goes on where this one was lost.
+    """
     training, test = split(portraits, seed)
     images = resized(training.images, recipe.height, recipe.width)
     batch_size = min(batch_size, len(images))
@@ -390,6 +411,9 @@ def train(
         partial(F.cross_entropy, label_smoothing=recipe.label_smoothing),
         epochs=epochs,
         validation=DataLoader(ArrayDataset(unseen, test.labels), 64, device=device),
+        micro_batch=micro_batch,
+        checkpoints=checkpoints,
+        callbacks=callbacks,
         description="identification",
     )
     predictions = predicted_classes(predict(model, unseen))

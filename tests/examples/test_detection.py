@@ -1,6 +1,7 @@
 """The face detector's data and its test: what is cut out, what is pasted where, what counts."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ pytest.importorskip("skimage")  # the extra `examples`
 
 from examples.faces import detection, photos
 from tinynn.errors import DataError, FileFormatError
+from tinynn.training import Checkpoints
 from tinynn.vision import Detections, iou, read_photo
 from tinynn.vision.detector import Windows
 
@@ -243,6 +245,27 @@ class TestTraining:
 
     def test_the_largest_seed_trains(self) -> None:
         assert len(detection.train(self.TINY, 2**64 - 1).alarms) == 1
+
+    @pytest.mark.parametrize("step", [1, 3, 5])  # in the first round, at its end, in the second
+    def test_a_training_that_is_lost_goes_on(self, step: int, tmp_path: Path) -> None:
+        class Lost(Checkpoints):
+            def after_step(self) -> None:
+                super().after_step()
+                if self.steps == step:
+                    self.save()
+                    raise ConnectionError("the machine is gone")
+
+        with pytest.raises(ConnectionError), Lost(tmp_path) as checkpoints:
+            detection.train(self.TINY, 0, "cpu", checkpoints)
+        with Checkpoints(tmp_path) as checkpoints:
+            resumed = detection.train(self.TINY, 0, "cpu", checkpoints)
+            assert checkpoints.resumed_from == f"step-{step:012d}.safetensors"
+            steps = checkpoints.steps
+        known = detection.train(self.TINY)
+        self.assert_same(known, resumed)
+        assert resumed.alarms == known.alarms
+        assert resumed.history == known.history
+        assert steps > step
 
     def test_no_round_of_any_seed_shares_the_order_of_another(self) -> None:
         examples = detection._labelled(*np.zeros((2, 200, 24, 24, 1), dtype=np.uint8))

@@ -477,3 +477,82 @@ def test_ctrl_c_ends_with_one_line_and_130(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "face_detect.py: interrupted"
     assert "Traceback" not in errors
+
+
+# -- losing the machine ----------------------------------------------------------------------------
+
+
+def started(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(*arguments), cwd=folder, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_identification_that_is_lost_goes_on(
+    number: signal.Signals, program: Program, two_people: list[str], tmp_path: Path
+) -> None:
+    options = ["identify", "--arrays", *two_people, "--epochs", 40, "--batch-size", 4]
+    assert program(*options, "--out", "undisturbed").returncode == 0
+    options += ["--checkpoint-dir", "saved", "--checkpoint-every", 0, "--resume", "auto"]
+    process = started(tmp_path, *options)
+    while not list(tmp_path.glob("saved/identify/step-*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    if number is signal.SIGTERM:
+        assert process.returncode == 75, said
+        assert "SIGTERM: ended after step" in said
+        assert said.rstrip().endswith("(--resume auto)")
+    else:
+        assert process.returncode == -signal.SIGKILL
+    result = program(*options)
+    assert result.returncode == 0, result.stderr
+    assert "going on from saved/identify/step-" in result.stderr
+    for name in ("identify.safetensors", "identify_log.csv"):
+        resumed, undisturbed = tmp_path / "face_detect_out" / name, tmp_path / "undisturbed" / name
+        assert resumed.read_bytes() == undisturbed.read_bytes()
+
+
+def test_a_place_that_holds_checkpoints_is_not_used_by_accident(
+    program: Program, two_people: list[str]
+) -> None:
+    options = ["identify", "--arrays", *two_people, "--epochs", 1, "--checkpoint-dir", "saved"]
+    assert program(*options).returncode == 0
+    again = program(*options)
+    assert again.returncode == 2
+    assert "saved/identify holds checkpoints already" in again.stderr
+    assert again.stderr.count("\n") == 1
+
+
+def test_other_options_are_not_the_same_run(program: Program, two_people: list[str]) -> None:
+    options = ["identify", "--arrays", *two_people, "--checkpoint-dir", "saved"]
+    assert program(*options, "--epochs", 1).returncode == 0
+    other = program(*options, "--epochs", 2, "--resume", "auto")
+    assert other.returncode == 2
+    assert "is of another run: epochs was 1, is 2" in other.stderr
+
+
+def test_resume_needs_a_place(program: Program, two_people: list[str]) -> None:
+    result = program("identify", "--arrays", *two_people, "--resume", "auto")
+    assert result.returncode == 2
+    assert "name a --checkpoint-dir" in result.stderr
+
+
+def test_seconds_that_are_none(program: Program) -> None:
+    result = program("identify", "--checkpoint-every", "soon")
+    assert result.returncode == 2
+    assert "must be seconds, 0 or more, got 'soon'" in result.stderr
+
+
+def test_micro_batches_and_tensorboard(
+    program: Program, two_people: list[str], tmp_path: Path
+) -> None:
+    result = program(
+        "identify", "--arrays", *two_people, "--epochs", 2, "--micro-batch", "auto",
+        "--tensorboard", "board",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "board").iterdir())) == 1

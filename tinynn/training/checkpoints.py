@@ -131,14 +131,18 @@ class Checkpoints:
         """The same where no step was made: after an evaluation, say."""
         if self._stop.reason is not None:
             self.save()
-            raise Interrupted(
-                f"{self._stop.reason}: ended after step {self.steps}; "
-                f"{self._place(self._name())} is written, resume goes on from there"
-            )
+            self._end_if_asked()
         if self._writing is not None and self._writing.done():
             self._finish_writing(complain=True)
         if self._writing is None and time.monotonic() - self._last >= self.every:
             self._start_writing()
+
+    def _end_if_asked(self) -> None:
+        if self._stop.reason is not None:
+            raise Interrupted(
+                f"{self._stop.reason}: ended after step {self.steps}; "
+                f"{self._place(self._name())} is written, resume goes on from there"
+            )
 
     def save(self) -> None:
         """Save now, and wait until it is written; StorageError if that fails."""
@@ -273,6 +277,7 @@ class Checkpoints:
                 self._finish_writing(complain=True)
             if kind is None and self._parts:
                 self.save()
+                self._end_if_asked()
         finally:
             self._stack.close()
             if self._writer is not None:
