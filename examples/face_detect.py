@@ -22,7 +22,7 @@ from zlib import crc32
 import numpy as np
 
 import tinynn
-from faces import detection, identification, page, photos, report
+from faces import detection, explanation, identification, page, photos, report
 from tinynn.errors import ArgumentError, DataError, Interrupted, TinynnError
 from tinynn.nn.tensor_file import write_atomically
 from tinynn.training import EXIT_CODE, Checkpoints, log_csv, log_tensorboard
@@ -36,6 +36,9 @@ LEAST_IOU = 0.3  # of a box that has found a face
 ASTRONAUT_FACE = (176, 72, 94, 94)  # x, y, width and height, marked by hand
 MONTAGES_SHOWN, MISTAKES_SHOWN = 3, 24
 WHITE = (255, 255, 255)
+EXAMPLES_CAPTION = (
+    "From left to right, twice a row: a test picture; HiResCAM; what covering each place costs."
+)
 
 EXAMPLES = """\
 examples:
@@ -100,7 +103,9 @@ class Run:
             "seconds": {},
             "versions": _versions(),
         }
-        self.shown: page.Pictures = {"detection": [], "identification": [], "mistakes": []}
+        self.shown: page.Pictures = {
+            "detection": [], "identification": [], "explanation": [], "mistakes": []
+        }  # fmt: skip
 
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
@@ -350,8 +355,23 @@ def _show_identification(run: Run, outcome: identification.Outcome) -> None:
         report.plot_confusion(outcome.confusion, outcome.train.people),
         "Who each test picture is taken for. Off the diagonal are the mistakes.",
     )
-    for mistake in identification.mistakes(outcome)[:MISTAKES_SHOWN]:
-        run.shown["mistakes"].append(page.Picture(report.png(mistake.picture), mistake.caption))
+    for number in outcome.mistakes[:MISTAKES_SHOWN]:
+        picture = explanation.mistake(outcome, number)
+        caption = identification.in_words(outcome, number)
+        run.shown["mistakes"].append(page.Picture(report.png(picture), caption))
+    _show_explanation(run, outcome)
+
+
+def _show_explanation(run: Run, outcome: identification.Outcome) -> None:
+    """What it looks at."""
+    found = explanation.explain(outcome)
+    run.report["identify"]["attention"] = explanation.facts(found)
+    for name, picture, caption in (
+        ("examples", found.examples, EXAMPLES_CAPTION),
+        ("mean", found.mean, "The mean test picture, and where the network looks on average."),
+        ("filters", found.filters, "The filters of the first convolution, each in its own range."),
+    ):
+        run.show("explanation", f"identify_{name}.png", report.png(picture), caption)
 
 
 # -- the options -----------------------------------------------------------------------------------

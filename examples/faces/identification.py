@@ -351,7 +351,9 @@ RECIPES = {
 class Outcome:
     """A trained network, how it came about, and what it says of the test pictures.
 
+    inputs       the test pictures as the network gets them, uint8 (m, height, width, 1)
     predictions  int64 (m,): a number of ``train.people`` for each test picture
+    confidence   float64 (m,): the probability that the network gives to that person
     confusion    int64 (people, people): row = who it is, column = who it is taken for
     """
 
@@ -359,7 +361,9 @@ class Outcome:
     history: History
     train: Portraits
     test: Portraits
+    inputs: Images
     predictions: Labels
+    confidence: npt.NDArray[np.float64]
     confusion: Labels
 
     @property
@@ -369,8 +373,9 @@ class Outcome:
 
     @property
     def mistakes(self) -> list[int]:
-        """The numbers of the test pictures that are taken for somebody else."""
-        return np.flatnonzero(self.predictions != self.test.labels).tolist()
+        """The numbers of the test pictures taken for somebody else, the most confident first."""
+        wrong = np.flatnonzero(self.predictions != self.test.labels)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")].tolist()
 
 
 def train(
@@ -416,9 +421,11 @@ def train(
         callbacks=callbacks,
         description="identification",
     )
-    predictions = predicted_classes(predict(model, unseen))
+    logits = predict(model, unseen)
+    predictions = predicted_classes(logits)
+    confidence = F.softmax(tinynn.tensor(logits, device="cpu"), axis=1).numpy().max(axis=1)
     matrix = confusion_matrix(predictions, test.labels, len(portraits.people))
-    return Outcome(model, history, training, test, predictions, matrix)
+    return Outcome(model, history, training, test, unseen, predictions, confidence, matrix)
 
 
 def resized(images: Images, height: int, width: int) -> Images:
@@ -431,24 +438,17 @@ def resized(images: Images, height: int, width: int) -> Images:
 # -- what came out ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """Three faces side by side: the test picture, who it was taken for, and who it is."""
-
-    picture: Images
-    caption: str
-
-
-def mistakes(outcome: Outcome) -> list[Mistake]:
-    """Every test picture that is taken for somebody else, beside training pictures of both."""
-    return [_mistake(outcome, number) for number in outcome.mistakes]
-
-
-def _mistake(outcome: Outcome, number: int) -> Mistake:
+def beside(outcome: Outcome, number: int) -> tuple[Images, Images]:
+    """Training pictures of who test picture ``number`` was taken for, and of who it is."""
     taken, true = int(outcome.predictions[number]), int(outcome.test.labels[number])
-    faces = [outcome.test.images[number], _known(outcome.train, taken), _known(outcome.train, true)]
+    return _known(outcome.train, taken), _known(outcome.train, true)
+
+
+def in_words(outcome: Outcome, number: int) -> str:
+    """Who test picture ``number`` was taken for, how surely, and who it is."""
     people = outcome.train.people
-    return Mistake(np.concatenate(faces, axis=1), f"taken for {people[taken]}, is {people[true]}")
+    taken, true = people[outcome.predictions[number]], people[outcome.test.labels[number]]
+    return f"taken for {taken} ({outcome.confidence[number]:.0%} sure), is {true}"
 
 
 def _known(training: Portraits, person: int) -> Images:
@@ -477,6 +477,7 @@ def summary(outcome: Outcome, model: str) -> dict[str, Any]:
                 "test_picture": number,
                 "person": people[outcome.test.labels[number]],
                 "taken_for": people[outcome.predictions[number]],
+                "confidence": round(float(outcome.confidence[number]), 4),
             }
             for number in outcome.mistakes
         ],

@@ -18,7 +18,7 @@ class Picture(NamedTuple):
 
 
 Pictures = dict[str, list[Picture]]
-"""The pictures of each section: "detection", "identification" and "mistakes"."""
+"""Of each section: "detection", "identification", "explanation" and "mistakes"."""
 
 
 def page(report: Report, pictures: Pictures) -> str:
@@ -83,15 +83,51 @@ def _identification(identify: Report, pictures: Pictures) -> str:
         f"<p><b>{identify['accuracy']:.1%}</b> of the test pictures are named rightly; "
         f"{wrong} of {identify['test_images']} are not.</p>"
     )
-    return text + _figures(pictures["identification"]) + _mistakes(pictures["mistakes"])
+    return (
+        text
+        + _figures(pictures["identification"])
+        + _explanation(identify, pictures["explanation"])
+        + _mistakes(pictures["mistakes"])
+    )
+
+
+def _explanation(identify: Report, pictures: Sequence[Picture]) -> str:
+    if "attention" not in identify:
+        return ""
+    inside = identify["attention"]["inside_middle_ellipse"]
+    area = identify["attention"]["area_of_middle_ellipse"]
+    return (
+        "<h3>What did it learn?</h3>"
+        "<p>A network can name everybody rightly by their hair, their collar or the wall behind "
+        "them. Two maps show what a decision hung on. <b>HiResCAM</b>, a form of Grad-CAM: places "
+        "where the last layer with an image in it saw something that speaks for the person; "
+        "coarse, because that layer is small. <b>Occlusion</b>: how much less sure the network is "
+        "while a gray square covers the place. Light is much, dark is nothing.</p>"
+        f"<p>The ellipse in the middle, where the inner face is if the face is in the middle, has "
+        f"<b>{area:.0%}</b> of the pixels and <b>{inside:.0%}</b> of the attention (HiResCAM). "
+        + _verdict(inside, area)
+        + "</p><p>The maps say where, not why, and not that it is right: two networks with the "
+        "same maps may have learnt different things, and maps of the same kind can be drawn for a "
+        "network that learnt noise. If the light is on hair or background, take photos with other "
+        "hair and another background, and look again.</p>" + _figures(pictures)
+    )
+
+
+def _verdict(inside: float, area: float) -> str:
+    if inside > 1.2 * area:
+        return "It looks at the inner face more than elsewhere."
+    if inside < 0.8 * area:
+        return "It looks at the rim, hair and background among it, more than at the inner face."
+    return "It looks at the rim, hair and background among it, as much as at the inner face."
 
 
 def _mistakes(pictures: Sequence[Picture]) -> str:
     if not pictures:
         return "<p>There are no mistakes to show.</p>"
     return (
-        "<h3>The mistakes</h3><p>From left to right: the test picture; a training picture of the "
-        "person it was taken for; a training picture of who it is.</p>"
+        "<h3>The mistakes</h3><p>The most confident first. From left to right: the test picture; "
+        "where the network looked; a training picture of the person it was taken for; a training "
+        "picture of who it is.</p>"
         f"<div class=grid>{''.join(_figure(picture) for picture in pictures)}</div>"
     )
 

@@ -11,7 +11,14 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/data.md", "docs/gpu/rented-gpu.md", "docs/tutorial/first-network.md"]
+PAGES = [
+    "README.md",
+    "docs/data.md",
+    "docs/gpu/rented-gpu.md",
+    "docs/training/own-loop.md",
+    "docs/training/resume.md",
+    "docs/tutorial/first-network.md",
+]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

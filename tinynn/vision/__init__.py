@@ -1,4 +1,4 @@
-"""Photos, boxes, and a detector that looks at every place and size of a photo."""
+"""Photos, boxes, a detector that looks at every place and size, and what a network looks at."""
 
 from tinynn.vision.boxes import (
     clip_boxes,
@@ -9,6 +9,13 @@ from tinynn.vision.boxes import (
 )
 from tinynn.vision.detector import Detections, Detector, Windows
 from tinynn.vision.drawing import draw_boxes
+from tinynn.vision.explanation import (
+    first_filters,
+    grad_cam,
+    hires_cam,
+    occlusion_map,
+    overlay,
+)
 from tinynn.vision.photo import read_photo, to_gray, write_photo
 from tinynn.vision.pyramid import Level, image_pyramid
 
@@ -20,10 +27,15 @@ __all__ = [
     "clip_boxes",
     "draw_boxes",
     "drop_nested",
+    "first_filters",
+    "grad_cam",
+    "hires_cam",
     "image_pyramid",
     "iou",
     "merge_overlapping",
     "non_maximum_suppression",
+    "occlusion_map",
+    "overlay",
     "read_photo",
     "to_gray",
     "write_photo",
