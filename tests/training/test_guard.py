@@ -107,6 +107,13 @@ def test_the_loss_itself(device: str) -> None:
         train(network().to(device), loader(device), loss)
 
 
+def test_in_the_validation(device: str) -> None:
+    images = IMAGES.copy()
+    images[7] = np.nan
+    with pytest.raises(NonFiniteError, match="in the validation after epoch 1: the loss is nan"):
+        train(network().to(device), loader(device), validation=loader(device, images))
+
+
 def test_a_list_of_batches(device: str) -> None:
     batches = list(loader(device))
     with pytest.raises(NonFiniteError, match=r"in step 4 \(batch 0 of epoch 1\): Sequential\.3"):

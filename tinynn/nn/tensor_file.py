@@ -5,6 +5,7 @@ from __future__ import annotations
 # import tinynn is to be quick: what only files need is imported by the functions that use it
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,13 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def _flush_directory(folder: Path) -> None:
-    """Bring the new name itself to the disk; where directories cannot be opened, nothing."""
+    """Bring the new name itself to the disk, on the systems that can."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with suppress(OSError):  # some network file systems refuse; the file itself is there
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

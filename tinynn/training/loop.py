@@ -200,11 +200,17 @@ class Run:
             raise self._explained(error) from None
         self.history.learning_rate.append(float(self.optimizer.learning_rate))
         if self.validation is not None:
-            measured = evaluate(self.model, self.validation, self.loss_function, self.metrics)
-            self.history.validation.append(measured)
+            self.history.validation.append(self._validated(self.validation))
         self.best.look(self.model, self.history)
         self.meter, self.position, self._before = Meter(), 0, 0
         self._places.clear()
+
+    def _validated(self, loader: Loader) -> Figures:
+        try:
+            return evaluate(self.model, loader, self.loss_function, self.metrics)
+        except NonFiniteError as error:
+            epoch = len(self.history.training)
+            raise NonFiniteError(f"in the validation after epoch {epoch}: {error}") from None
 
     def is_over(self) -> bool:
         """Whether all epochs are done, or a callback or patience ends it."""
