@@ -20,6 +20,7 @@ import tinynn
 from tinynn import functional as F
 from tinynn import nn, optim
 from tinynn.backend import Window, single_threaded_blas
+from tinynn.backend.cpu import runs
 from tinynn.backend.cpu.lowering import Tile, by_image, pad_tile
 
 
@@ -101,6 +102,31 @@ def normalised() -> Idea:
     return Idea("batch norm and ReLU in one", apart, joined)
 
 
+def long_runs() -> Idea:
+    """A row of 512 numbers against many rows, as it is and repeated to 8192."""
+    x, result = (runs.empty((1 << 17,), np.float32) for _ in range(2))
+    x[:], row = normal(len(x)), normal(512)
+    repeated = runs.long_row(row, np.float32)
+
+    def short() -> None:
+        np.multiply(x.reshape(-1, 512), row, out=result.reshape(-1, 512))
+
+    name = "a row spread over an array in runs of 8192, not 512"
+    return Idea(name, short, lambda: runs.spread(np.multiply, x, repeated, result))
+
+
+def aligned() -> Idea:
+    """A product of elements in arrays that begin at a cache line, and 16 bytes behind one."""
+    x, result = (runs.empty(((1 << 17) + 4,), np.float32) for _ in range(2))
+    x[:] = normal(len(x))
+
+    def run(first: int) -> None:
+        part = slice(first, first + (1 << 17))
+        np.multiply(x[part], x[part], out=result[part])
+
+    return Idea("arrays that begin at a cache line", lambda: run(4), lambda: run(0))
+
+
 def spectral(kernel: int, inputs: int, outputs: int, size: int) -> Idea:
     """A convolution and its gradients by matrices and in the frequency domain."""
     x = tinynn.tensor(normal(16, size, size, inputs), requires_grad=True)
@@ -149,6 +175,8 @@ def ideas(count: int) -> Iterator[Idea]:
     yield fused(24, 16, 32)
     yield Idea("no gradient of the first layer's images", face_step(True), face_step(False))
     yield normalised()
+    yield long_runs()
+    yield aligned()
     yield spectral(5, 32, 32, 28)
     yield spectral(7, 32, 32, 28)
     yield spectral(10, 32, 64, 46)

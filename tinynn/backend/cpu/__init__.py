@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinynn.backend.base import Array, Arrays
+from tinynn.backend.cpu import runs
 from tinynn.backend.cpu.buffers import free_buffers, held_bytes, keep_freed_memory
 from tinynn.backend.cpu.convolution import Convolution
 from tinynn.backend.cpu.lowering import cut
@@ -70,7 +71,7 @@ class NumpyBackend(Convolution, Pooling, Normalisation):
     # -- elementwise ------------------------------------------------------------------------
 
     def relu(self, x: Array) -> Array:
-        return _in_chunks(lambda x, out: np.maximum(x, 0, out=out), x)
+        return _in_chunks(lambda x, out: runs.relu(x, out), x)
 
     def relu_gradient(self, grad: Array, out: Array) -> Array:
         return _in_chunks(lambda g, y, out: np.multiply(g, y > 0, out=out), grad, out)
@@ -89,7 +90,7 @@ class NumpyBackend(Convolution, Pooling, Normalisation):
         if parts < 2:
             with single_threaded_blas():
                 return np.matmul(a, b)
-        out = np.empty((a.shape[0], b.shape[1]), dtype=np.result_type(a, b))
+        out = runs.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
 
         def product(part: slice) -> None:
             if columns:
@@ -156,8 +157,10 @@ def _update(kernel: Callable[..., None], lists: tuple[Any, ...], rest: tuple[Any
 
 def _in_chunks(function: Callable[..., Any], *arrays: Array) -> Array:
     """An elementwise function of arrays of one shape, on several threads where they are large."""
-    out = np.empty(arrays[0].shape, dtype=arrays[0].dtype)
-    if out.size < 2 * _CHUNK or not all(array.flags.c_contiguous for array in arrays):
+    out = runs.empty(arrays[0].shape, arrays[0].dtype)
+    if not all(array.flags.c_contiguous for array in arrays):
+        arrays = tuple(np.ascontiguousarray(array) for array in arrays)
+    if out.size < 2 * _CHUNK:
         function(*arrays, out=out)
         return out
     flat, flat_out = [array.reshape(-1) for array in arrays], out.reshape(-1)

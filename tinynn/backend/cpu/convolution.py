@@ -10,7 +10,7 @@ import numpy as np
 
 from tinynn.backend import spectral
 from tinynn.backend.base import Array, Backend, Wanted
-from tinynn.backend.cpu import depthwise
+from tinynn.backend.cpu import depthwise, runs
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.lowering import Tile, by_image, by_row, pad_tile, tiles
 from tinynn.backend.cpu.pooling import is_tiling, pool_pairs
@@ -32,7 +32,7 @@ class Convolution(Backend):
         self, x: Array, weight: Array, bias: Array | None, window: Window, groups: int
     ) -> Array:
         size = window.output_size(*x.shape[1:3])
-        out = np.empty((x.shape[0], *size, weight.shape[3]), dtype=x.dtype)
+        out = runs.empty((x.shape[0], *size, weight.shape[3]), x.dtype)
         cut = _spectral(x, window, size, weight.shape[3], groups)
         if cut is not None:
             spectral.conv2d(x, weight, window, cut, out, parallel)
@@ -52,7 +52,7 @@ class Convolution(Backend):
     def conv2d_input_gradient(
         self, grad: Array, weight: Array, window: Window, groups: int, shape: tuple[int, ...]
     ) -> Array:
-        out = np.empty(shape, dtype=grad.dtype)
+        out = runs.empty(shape, grad.dtype)
         if depthwise.is_thin(weight, groups):
             depthwise.input_gradient(grad, weight, window, groups, out)
             return out
@@ -93,9 +93,9 @@ class Convolution(Backend):
             return super().conv2d_relu_pool(x, weight, bias, window, pool, keep)
         flat = _matrix(weight)
         height, width = pool.output_size(*size)
-        best = np.empty((x.shape[0], height, width, outputs), dtype=x.dtype)
+        best = runs.empty((x.shape[0], height, width, outputs), x.dtype)
         winner = np.empty(best.shape, dtype=np.int8) if keep else None
-        shift = None if bias is None else _repeated(bias, width)
+        shift = None if bias is None else runs.long_row(bias, bias.dtype)
 
         def work(tile: Tile) -> None:
             rows = tile.rows.stop - tile.rows.start
@@ -114,8 +114,8 @@ class Convolution(Backend):
             won = buffer("won", shape, np.dtype(np.int8)) if keep else None
             pool_pairs(full[:, 0], full[:, 1], part.reshape(shape), won)
             if shift is not None:
-                part += shift
-            np.maximum(part, 0, out=part)
+                runs.spread(np.add, part, shift, part)
+            runs.relu(part, part)
             best[tile.images, half] = part.reshape(shape).transpose(1, 0, 2, 3)
             if winner is not None and won is not None:
                 winner[tile.images, half] = won.transpose(1, 0, 2, 3)
@@ -147,7 +147,7 @@ class Convolution(Backend):
             return super().conv2d_relu_pool_gradients(
                 x, weight, grad, out, winner, window, pool, wanted
             )
-        image_grad = np.empty_like(x, order="C") if wanted.x else None
+        image_grad = runs.empty(x.shape, x.dtype) if wanted.x else None
         flipped, turned = _flipped(weight), _turned(window)
         residues = 1 if wanted.x else 2
         taps = int(np.prod(weight.shape[:3]))
@@ -238,17 +238,15 @@ def _correlate(
     """Slide the weight over x, whose pixels lie ``spread`` apart with zeros in between."""
     flat = _matrix(weight)
     outputs = flat.shape[1]
-    shift = bias
-    if bias is not None and out.flags.c_contiguous:
-        shift = _repeated(bias, out.shape[2])
+    shift = None if bias is None else runs.long_row(bias, bias.dtype)
 
     def work(tile: Tile) -> None:
         part = out[tile.images, tile.rows]
         _correlate_tile(x, flat, window, part, tile, spread)
-        if shift is not None:
-            if len(shift) != outputs:
-                part = part.reshape(*part.shape[:2], -1)
-            part += shift
+        if shift is not None and part.flags.c_contiguous:
+            runs.spread(np.add, part, shift, part)
+        elif bias is not None:
+            part += bias
 
     if out.size:
         parallel(work, tiles(x, window, out.shape[1:3], outputs))
@@ -365,13 +363,6 @@ def _in_lanes(
 
     parallel(run, range(lanes) if parts else ())
     return tuple(sums.sum(axis=0) for sums in partial)
-
-
-def _repeated(bias: Array, times: int) -> Array:
-    """The bias for a whole row of pixels: elementwise operations like long runs."""
-    row = np.empty((times, len(bias)), dtype=bias.dtype)
-    row[...] = bias
-    return row.reshape(-1)
 
 
 def _column_sums(rows: Array) -> Array:

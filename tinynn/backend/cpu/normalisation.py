@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinynn.backend.base import Array, Backend
+from tinynn.backend.cpu import runs
 from tinynn.backend.cpu.buffers import buffer
-from tinynn.backend.cpu.threads import parallel
+from tinynn.backend.cpu.threads import parallel, single_threaded_blas
 
-_CHUNK = 1 << 17  # elements
+_CHUNK = 1 << 17  # elements; four times as many where threads share the work
+_FOR_THREADS = 1 << 21  # elements that are worth several threads
+_WIDTH = 512  # elements of the rows that are added up at once
+_FAR = 4.0  # a squared mean of so many variances costs no more than a digit
 
 
 class Normalisation(Backend):
@@ -33,19 +38,19 @@ class Normalisation(Backend):
         scale = (variance + eps) ** -0.5
         if weight is not None:
             scale = scale * weight
-        out = np.empty(x.shape, dtype=x.dtype)
-        rows, results = _wide_rows(x), _wide_rows(out)
+        out = runs.empty(x.shape, x.dtype)
+        flat, results = x.reshape(-1), out.reshape(-1)
         shift = -average * scale if bias is None else bias - average * scale
-        factor, shift = _repeated(scale, rows), _repeated(shift, rows)
+        factors, shifts = (runs.long_row(values, x.dtype) for values in (scale, shift))
 
         def work(part: slice) -> None:
             result = results[part]
-            np.multiply(rows[part], factor, out=result)
-            result += shift
+            runs.spread(np.multiply, flat[part], factors, result)
+            runs.spread(np.add, result, shifts, result)
             if relu:
-                np.maximum(result, 0, out=result)
+                runs.relu(result, result)
 
-        parallel(work, _chunks(rows))
+        _over(x, work, _chunks(x))
         return out, average, variance
 
     def batch_norm_gradient(
@@ -62,42 +67,44 @@ class Normalisation(Backend):
             return super().batch_norm_gradient(grad, x, weight, average, variance, eps, out)
         channels = x.shape[-1]
         root = (variance + eps) ** -0.5
-        rows, passed = _wide_rows(x), _wide_rows(grad)
-        centre = _repeated(average, rows)
-        chunks = _chunks(rows)
+        flat, passed = x.reshape(-1), grad.reshape(-1)
+        centre = average if _is_far(average, variance) else np.zeros_like(average)
+        centres = runs.long_row(centre, x.dtype) if centre.any() else None
+        chunks = _chunks(x)
         totals = np.empty((len(chunks), 2, channels), dtype=x.dtype)
-        result = np.empty(x.shape, dtype=x.dtype)
-        results = _wide_rows(result)
-        kept = None if out is None else _wide_rows(np.ascontiguousarray(out))
+        result = runs.empty(x.shape, x.dtype)
+        results = result.reshape(-1)
+        kept = None if out is None else np.ascontiguousarray(out).reshape(-1)
         arriving = passed if kept is None else results
 
         def add(number: int) -> None:
             part = chunks[number]
             if kept is not None:
                 np.multiply(passed[part], kept[part] > 0, out=arriving[part])
-            product = buffer("full", rows[part].shape, x.dtype)
-            np.subtract(rows[part], centre, out=product)
-            product *= arriving[part]
-            totals[number, 0] = _sum_rows(arriving[part], channels)
-            totals[number, 1] = _sum_rows(product, channels)
+            totals[number, 0] = _sums(arriving[part], channels)
+            seen = _centred(flat[part], centres)
+            totals[number, 1] = _sums_of_products(arriving[part], seen, channels)
 
-        parallel(add, range(len(chunks)))
+        _over(x, add, range(len(chunks)))
         total, slope = totals.sum(axis=0)
+        slope -= (average - centre) * total
         slope *= root
         count = x.size // channels
-        mean = _repeated(total / count, rows)
-        tilt = _repeated(slope * root / count, rows)
-        factor = _repeated(root if weight is None else root * weight, rows)
+        # factor · (grad - mean(grad) - (x - average) · tilt), with what x is multiplied by as one
+        factor = root if weight is None else root * weight
+        tilt = slope * root / count
+        shift = ((average - centre) * tilt - total / count) * factor
+        rows = [runs.long_row(values, x.dtype) for values in (factor, -tilt * factor, shift)]
 
         def work(part: slice) -> None:
-            tilted = buffer("full", rows[part].shape, x.dtype)
-            np.subtract(rows[part], centre, out=tilted)
-            tilted *= tilt
-            tilted += mean
-            np.subtract(arriving[part], tilted, out=tilted)
-            np.multiply(tilted, factor, out=results[part])
+            arrived = results[part]
+            tilted = buffer("tilted", arrived.shape, x.dtype)
+            runs.spread(np.multiply, arriving[part], rows[0], arrived)
+            runs.spread(np.multiply, _centred(flat[part], centres), rows[1], tilted)
+            np.add(arrived, tilted, out=arrived)
+            runs.spread(np.add, arrived, rows[2], arrived)
 
-        parallel(work, chunks)
+        _over(x, work, chunks)
         return result, slope, total
 
 
@@ -105,54 +112,85 @@ def _is_chunkable(x: Array) -> bool:
     return bool(x.dtype.itemsize > 2 and x.flags.c_contiguous and x.size)
 
 
-def _wide_rows(x: Array) -> Array:
-    """x (..., C) as rows of several pixels: long runs for elementwise operations."""
-    return x.reshape(-1, x.shape[-1] * _pixels(x))
+def _chunks(x: Array) -> list[slice]:
+    """Runs of whole pixels in the flat array."""
+    size = _CHUNK if x.size < _FOR_THREADS else 4 * _CHUNK
+    step = max(1, size // x.shape[-1]) * x.shape[-1]
+    return [slice(start, start + step) for start in range(0, x.size, step)]
 
 
-def _pixels(x: Array) -> int:
-    """How many pixels make a row: a whole image's row if there is one."""
-    return int(x.shape[-2]) if x.ndim > 2 else 1
+def _over(x: Array, work: Callable[[Any], object], items: Sequence[Any]) -> None:
+    """On several threads where x is large: they share the bandwidth of the memory, and wait for
+    each other's Python between two operations.
+    """
+    if x.size >= _FOR_THREADS:
+        parallel(work, items)
+        return
+    with single_threaded_blas():
+        for item in items:
+            work(item)
 
 
-def _repeated(values: Array, rows: Array) -> Array:
-    return np.tile(values.astype(rows.dtype, copy=False), rows.shape[1] // len(values))
+def _is_far(average: Array, variance: Array) -> bool:
+    """Whether means are so large that sums of squares would lose the digits of the variance."""
+    return bool((average * average > _FAR * variance).any())
 
 
-def _chunks(rows: Array) -> list[slice]:
-    step = max(1, _CHUNK // rows.shape[1])
-    return [slice(start, start + step) for start in range(0, len(rows), step)]
+def _centred(part: Array, centres: Array | None) -> Array:
+    if centres is None:
+        return part
+    out = buffer("full", part.shape, part.dtype)
+    runs.spread(np.subtract, part, centres, out)
+    return out
 
 
-def _sum_rows(rows: Array, channels: int) -> Array:
-    pixels = rows.reshape(-1, channels)
-    return np.ones(len(pixels), dtype=rows.dtype) @ pixels
+def _sums(part: Array, channels: int) -> Any:
+    """Σ x by channel."""
+    pixels = part.reshape(-1, channels)
+    return np.ones(len(pixels), dtype=part.dtype) @ pixels
+
+
+def _sums_of_products(a: Array, b: Array, channels: int) -> Any:
+    """Σ a · b by channel, in one pass that writes nothing."""
+    width = channels * max(1, _WIDTH // channels)
+    whole = a.size // width * width
+    wide = np.einsum("ij,ij->j", a[:whole].reshape(-1, width), b[:whole].reshape(-1, width))
+    rest = np.einsum("ij,ij->j", a[whole:].reshape(-1, channels), b[whole:].reshape(-1, channels))
+    return wide.reshape(-1, channels).sum(axis=0, dtype=np.float64) + rest
 
 
 def _moments(x: Array) -> tuple[Any, Any]:
     """Mean and variance of each channel; those of the chunks are put together.
 
     Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-    variances" (1979).
+    variances" (1979). Sums of squares are enough unless means are large beside the variance: then
+    a second look sums the squares of what is left without the mean.
     """
+    average, variance = _moments_about(x, None)
+    if _is_far(average, variance):
+        centre = average.astype(x.dtype)
+        rest, variance = _moments_about(x, centre)
+        average = centre + rest
+    return average.astype(x.dtype), variance.astype(x.dtype)
+
+
+def _moments_about(x: Array, centre: Array | None) -> tuple[Any, Any]:
+    """Mean and variance of x less ``centre``."""
     channels = x.shape[-1]
-    rows = _wide_rows(x)
-    chunks = _chunks(rows)
+    flat, chunks = x.reshape(-1), _chunks(x)
+    centres = None if centre is None else runs.long_row(centre, x.dtype)
     means = np.empty((len(chunks), channels), dtype=np.float64)
     squares = np.empty_like(means)
     counts = np.empty((len(chunks), 1), dtype=np.float64)
 
     def work(number: int) -> None:
-        part = rows[chunks[number]]
-        counts[number] = part.size // channels
-        mean = _sum_rows(part, channels) / (part.size // channels)
-        centred = buffer("full", part.shape, x.dtype)
-        np.subtract(part, _repeated(mean, part), out=centred)
-        centred *= centred
-        means[number], squares[number] = mean, _sum_rows(centred, channels)
+        part = _centred(flat[chunks[number]], centres)
+        counts[number] = count = part.size // channels
+        means[number] = mean = _sums(part, channels) / count
+        squares[number] = _sums_of_products(part, part, channels) - count * mean * mean
 
-    parallel(work, range(len(chunks)))
+    _over(x, work, range(len(chunks)))
     count = counts.sum()
     average = (means * counts).sum(axis=0) / count
     variance = (squares + counts * (means - average) ** 2).sum(axis=0) / count
-    return average.astype(x.dtype), variance.astype(x.dtype)
+    return average, np.maximum(variance, 0)

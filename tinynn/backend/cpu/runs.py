@@ -1,0 +1,58 @@
+"""Elementwise operations at full speed: aligned arrays, and long runs instead of numbers.
+
+NumPy's vector loops run at about half their speed where an array does not begin at a cache line, as
+most of NumPy's own do not, and where a number or a row of less than 8192 elements (the size of its
+iterator's buffer) is spread over a large array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tinynn.backend.base import Array
+
+_LINE = 64  # bytes of a cache line, and of the widest vectors
+_LONG = 8192  # elements
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An uninitialised array that begins at a cache line."""
+    dtype = np.dtype(dtype)
+    size = prod(shape) * dtype.itemsize
+    memory = np.empty(size + _LINE, dtype=np.uint8)
+    start = -memory.ctypes.data % _LINE
+    array: Array = memory[start : start + size].view(dtype).reshape(shape)
+    return array
+
+
+def long_row(values: Array, dtype: Any) -> Array:
+    """The values again and again, until they are a long run."""
+    row = empty((-(-_LONG // len(values)), len(values)), dtype)
+    row[...] = values
+    return row.reshape(-1)
+
+
+def spread(operation: Callable[..., Any], x: Array, row: Array, out: Array) -> None:
+    """out = operation(x, row), the row again and again along x; both arrays are contiguous."""
+    flat, result = x.reshape(-1), out.reshape(-1)
+    whole = flat.size // row.size * row.size
+    if whole:
+        shape = (-1, row.size)
+        operation(flat[:whole].reshape(shape), row, out=result[:whole].reshape(shape))
+    if whole < flat.size:
+        operation(flat[whole:], row[: flat.size - whole], out=result[whole:])
+
+
+def relu(x: Array, out: Array) -> None:
+    """out = max(x, 0); both are contiguous."""
+    spread(np.maximum, x, _zeros(x.dtype), out)
+
+
+@lru_cache(maxsize=8)
+def _zeros(dtype: np.dtype[Any]) -> Array:
+    return long_row(np.zeros(1), dtype)
