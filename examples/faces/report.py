@@ -12,10 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tinynn.nn.tensor_file import write_atomically
-from tinynn.training import History
-
-BLUE, ORANGE = "#2a6fbb", "#d9731a"
-
+from tinynn.training import History, plot_history
+from tinynn.training.curves import new_figure
 
 # -- files -----------------------------------------------------------------------------------------
 
@@ -50,24 +48,13 @@ def png(photo: npt.NDArray[np.uint8]) -> bytes:
 
 def plot_curves(history: History, title: str) -> bytes:
     """Loss and accuracy over the epochs, as a PNG file."""
-    figure, (left, right) = _figure(columns=2, width=9.0, height=3.4)
-    figure.suptitle(title, fontsize=11)
-    for axes, index, name in ((left, 0, "loss"), (right, 1, "accuracy")):
-        _line(axes, [f[index] for f in history.training], BLUE, "training, augmented")
-        _line(axes, [f[index] for f in history.validation], ORANGE, "test")
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-    left.set_ylim(bottom=0)
-    right.set_ylim(top=1.02)
-    return _drawn(figure)
+    return _drawn(plot_history(history, title, training="training, augmented", validation="test"))
 
 
 def plot_confusion(matrix: npt.NDArray[np.int64], people: Sequence[str]) -> bytes:
     """The confusion matrix as a PNG file: rows are the people, columns who they are taken for."""
     size = min(9.0, 2.4 + 0.17 * len(people))
-    figure, (axes,) = _figure(columns=1, width=size, height=size)
+    figure, (axes,) = new_figure(columns=1, width=size, height=size)
     axes.imshow(matrix, cmap="Blues", vmin=0)
     letters = 7 if len(people) > 10 else 10
     axes.set_xticks(range(len(people)), people, rotation=90, fontsize=letters)
@@ -79,21 +66,6 @@ def plot_confusion(matrix: npt.NDArray[np.int64], people: Sequence[str]) -> byte
         style = {"ha": "center", "va": "center", "fontsize": letters, "color": color}
         axes.text(column, row, str(count), **style)
     return _drawn(figure)
-
-
-def _figure(columns: int, width: float, height: float) -> tuple[Any, Any]:
-    """A figure that needs no screen: drawn by Agg, unknown to pyplot."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
-
-
-def _line(axes: Any, values: Sequence[float], color: str, label: str) -> None:
-    if values:
-        axes.plot(range(1, len(values) + 1), values, color=color, label=label, linewidth=1.6)
 
 
 def _drawn(figure: Any) -> bytes:
