@@ -362,7 +362,7 @@ def run_python(program: str, *arguments: object, user: int | None = None) -> str
 class TestPlacesThatFail:
     def test_a_full_disk(self, tmp_path: Path) -> None:
         said = run_python(FULL, tmp_path)
-        assert "NOT SAVED, training goes on: cannot write" in said
+        assert "NOT SAVED, going on: cannot write" in said
         assert said.count("File too large") >= 2
         assert names(tmp_path) == ["step-000000000001.safetensors"]  # and nothing half
         assert Checkpoints(tmp_path).steps == 1
@@ -398,8 +398,30 @@ class TestPlacesThatFail:
                 checkpoints.after_step()
                 while checkpoints._writing is not None and not checkpoints._writing.done():
                     time.sleep(0.001)
-        assert "NOT SAVED, training goes on: the network is gone" in capsys.readouterr().err
+        assert "NOT SAVED, going on: the network is gone" in capsys.readouterr().err
         assert Checkpoints(tmp_path).steps == 3
+
+    def test_a_place_that_fails_at_the_end_costs_no_result(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def write(self: Folder, name: str, content: bytes) -> None:
+            raise StorageError("the network is gone")
+
+        checkpoints = Checkpoints(tmp_path)
+        monkeypatch.setattr(Folder, "write", write)
+        assert train(checkpoints).fingerprint() == train().fingerprint()
+        assert "NOT SAVED, going on: the network is gone" in capsys.readouterr().err
+
+    def test_asked_to_end_where_nothing_can_be_saved(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def write(self: Folder, name: str, content: bytes) -> None:
+            raise StorageError("the network is gone")
+
+        checkpoints = Checkpoints(tmp_path)
+        monkeypatch.setattr(Folder, "write", write)
+        with pytest.raises(StorageError, match="the network is gone"):
+            train(checkpoints, callbacks=[ends_after(4)])
 
 
 class TestInTheBackground:

@@ -150,6 +150,12 @@ class Checkpoints:
         self._start_writing()
         self._finish_writing()
 
+    def save_at_end(self) -> None:
+        """The same after the last step: a failure is told, the result must not be lost by it."""
+        self._finish_writing(complain=True)
+        self._start_writing()
+        self._finish_writing(complain=True)
+
     def _start_writing(self) -> None:
         """Copy all states now, and write them in the background: training may go on."""
         if self._saved:
@@ -187,7 +193,7 @@ class Checkpoints:
         except StorageError as error:
             if not complain:
                 raise
-            say(f"NOT SAVED, training goes on: {error}")
+            say(f"NOT SAVED, going on: {error}")
 
     # -- resuming -----------------------------------------------------------------------------
 
@@ -276,8 +282,9 @@ class Checkpoints:
             if kind is not KeyboardInterrupt:  # that one ends at once
                 self._finish_writing(complain=True)
             if kind is None and self._parts:
-                self.save()
-                self._end_if_asked()
+                if self._stop.reason is not None:
+                    self.save_if_due()
+                self.save_at_end()
         finally:
             self._stack.close()
             if self._writer is not None:

@@ -124,7 +124,7 @@ def fit(
             if checkpoints is not None:
                 checkpoints.save_if_due()
         if checkpoints is not None:
-            checkpoints.save()
+            checkpoints.save_at_end()
         best.restore(model)
         run.tell("end", watching)
     return run.history
