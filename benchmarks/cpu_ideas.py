@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from models import MODELS
+from numpy.lib.stride_tricks import sliding_window_view
 from vs_pytorch import positive, training_step
 
 import tinynn
 from tinynn import functional as F
 from tinynn import nn, optim
-from tinynn.backend import Window, single_threaded_blas
+from tinynn.backend import Window, get_backend, single_threaded_blas
 from tinynn.backend.cpu import runs
-from tinynn.backend.cpu.lowering import Tile, by_image, pad_tile
 
 
 class Idea(NamedTuple):
@@ -37,24 +37,35 @@ def normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-def lowering(size: int, inputs: int, outputs: int) -> Idea:
-    """3x3: pixels written kw times instead of kh·kw times, with the product that follows."""
-    x, weight = normal(8, size, size, inputs), normal(9 * inputs, outputs)
+def by_rows(size: int, inputs: int, outputs: int) -> Idea:
+    """3x3: the pixels under the kernel copied together, or rows multiplied where they lie."""
+    x, weight = normal(8, size, size, inputs), normal(3, 3, inputs, outputs)
     window = Window((3, 3), padding=((1, 1), (1, 1)))
-    everything = Tile(slice(0, 8), slice(0, size))
     out = np.empty((8, size, size, outputs), np.float32)
+    padded = np.zeros((8, size + 2, size + 2, inputs), np.float32)
+    columns = np.empty((8, size, size, 3, 3, inputs), np.float32)
+    seen = sliding_window_view(padded, (3, 3), (1, 2)).transpose(0, 1, 2, 4, 5, 3)
 
-    def run(full: bool) -> None:
+    def im2col() -> np.ndarray:
         with single_threaded_blas():
-            padded = pad_tile(x, window, size, everything)
-            seen = by_image(padded, window, size, size, full)
-            if full:
-                np.matmul(seen.reshape(-1, 9 * inputs), weight, out=out.reshape(-1, outputs))
-            else:
-                np.matmul(seen, weight, out=out)
+            padded[:, 1:-1, 1:-1] = x
+            np.copyto(columns, seen)
+            flat = columns.reshape(-1, 9 * inputs)
+            np.matmul(flat, weight.reshape(-1, outputs), out=out.reshape(-1, outputs))
+        return out
 
-    name = f"lowered along the width only, {inputs} to {outputs} channels"
-    return Idea(name, lambda: run(True), lambda: run(False))
+    def rows() -> np.ndarray:
+        tinynn.set_conv2d_algorithm("matrix")
+        result = get_backend("cpu").conv2d(x, weight, None, window, 1)
+        tinynn.set_conv2d_algorithm("auto")
+        return result
+
+    return Idea(f"rows where they lie, {inputs} to {outputs} channels", im2col, rows)
+
+
+def combined_rows(size: int, kernel: int, inputs: int, outputs: int) -> Idea:
+    """A convolution and its gradients, with a product for each row of the kernel and with fewer."""
+    return algorithms("rows combined", ("matrix", "winograd"), (size, kernel, inputs, outputs))
 
 
 def small_products() -> Idea:
@@ -127,11 +138,11 @@ def aligned() -> Idea:
     return Idea("arrays that begin at a cache line", lambda: run(4), lambda: run(0))
 
 
-def spectral(kernel: int, inputs: int, outputs: int, size: int) -> Idea:
-    """A convolution and its gradients by matrices and in the frequency domain."""
+def algorithms(name: str, names: tuple[str, str], sizes: tuple[int, int, int, int]) -> Idea:
+    """A convolution and its gradients, computed in two ways."""
+    size, kernel, inputs, outputs = sizes
     x = tinynn.tensor(normal(16, size, size, inputs), requires_grad=True)
     weight = tinynn.tensor(normal(kernel, kernel, inputs, outputs), requires_grad=True)
-
     grad = tinynn.tensor(normal(16, size, size, outputs))
 
     def run(algorithm: str) -> None:
@@ -139,8 +150,13 @@ def spectral(kernel: int, inputs: int, outputs: int, size: int) -> Idea:
         F.conv2d(x, weight, padding="same").backward(grad)
         tinynn.set_conv2d_algorithm("auto")
 
-    name = f"frequency domain, {kernel}x{kernel}, {inputs} to {outputs}, {size}x{size} pixels"
-    return Idea(name, lambda: run("matrix"), lambda: run("spectral"))
+    name = f"{name}, {kernel}x{kernel}, {inputs} to {outputs}, {size}x{size} pixels"
+    return Idea(name, lambda: run(names[0]), lambda: run(names[1]))
+
+
+def spectral(size: int, kernel: int, inputs: int, outputs: int) -> Idea:
+    """The frequency domain against combined rows."""
+    return algorithms("frequencies", ("winograd", "spectral"), (size, kernel, inputs, outputs))
 
 
 def face_step(images_gradient: bool) -> Callable[[], None]:
@@ -167,9 +183,12 @@ def threads(count: int) -> Idea:
 
 def ideas(count: int) -> Iterator[Idea]:
     """All of them but the memory's, which takes processes."""
-    yield lowering(48, 3, 16)
-    yield lowering(24, 16, 32)
-    yield lowering(12, 32, 64)
+    yield by_rows(48, 3, 16)
+    yield by_rows(24, 16, 32)
+    yield by_rows(12, 32, 64)
+    yield combined_rows(24, 3, 16, 32)
+    yield combined_rows(12, 3, 32, 64)
+    yield combined_rows(28, 5, 32, 32)
     yield small_products()
     yield fused(48, 3, 16)
     yield fused(24, 16, 32)
@@ -177,9 +196,9 @@ def ideas(count: int) -> Iterator[Idea]:
     yield normalised()
     yield long_runs()
     yield aligned()
-    yield spectral(5, 32, 32, 28)
-    yield spectral(7, 32, 32, 28)
-    yield spectral(10, 32, 64, 46)
+    yield spectral(28, 5, 32, 32)
+    yield spectral(28, 7, 32, 32)
+    yield spectral(46, 10, 32, 64)
     if count > 1:
         yield threads(count)
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from tinynn import functional, memory
 from tinynn.autograd import Tensor, enable_grad, grad, is_grad_enabled, no_grad
 from tinynn.backend import default_device, get_num_threads, set_default_device, set_num_threads
+from tinynn.backend.algorithm import get_conv2d_algorithm, set_conv2d_algorithm
 from tinynn.backend.inventory import devices
-from tinynn.backend.spectral import get_conv2d_algorithm, set_conv2d_algorithm
 from tinynn.creation import (
     arange,
     eye,

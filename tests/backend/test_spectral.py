@@ -109,7 +109,9 @@ def test_the_choice_can_be_made_by_hand() -> None:
     assert spectral.plan(Window((10, 10)), (46, 46), 32, 64, 16) is None
     by_matrix = F.conv2d(x, weight).numpy()
     np.testing.assert_allclose(by_frequency, by_matrix, atol=2e-5)
-    with pytest.raises(ArgumentError, match='"auto", "matrix" or "spectral", got \'fft\''):
+    with pytest.raises(
+        ArgumentError, match='"auto", "matrix", "winograd", "spectral", got \'fft\''
+    ):
         tinynn.set_conv2d_algorithm("fft")
 
 

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinynn.backend.algorithm import get_conv2d_algorithm
 from tinynn.backend.base import Array
 from tinynn.backend.windows import Pair, Window
-from tinynn.errors import ArgumentError
 
 _SIZES = (8, 12, 16, 24, 32, 48, 64)  # of tiles, in pixels
 _LEAST = 5  # pixels of a kernel's longer side
@@ -47,36 +47,14 @@ class Plan(NamedTuple):
         return self.size[1] // 2 + 1
 
 
-def set_conv2d_algorithm(name: str) -> None:
-    """How convolutions without stride, dilation and groups are computed on a CPU.
-
-    "matrix": the pixels under the kernel times the weight. "spectral": in the frequency domain,
-    whatever the kernel. "auto" (the default) counts multiplications, and takes the second for
-    kernels of 5 pixels and more where that saves enough. Results differ by rounding.
-    """
-    global _algorithm
-    if name not in ("auto", "matrix", "spectral"):
-        raise ArgumentError(
-            f'set_conv2d_algorithm expects "auto", "matrix" or "spectral", got {name!r}'
-        )
-    _algorithm = name
-
-
-def get_conv2d_algorithm() -> str:
-    """What ``set_conv2d_algorithm`` was called with last, or "auto"."""
-    return _algorithm
-
-
-_algorithm = "auto"
-
-
 def plan(window: Window, out_size: Pair, channels: int, outputs: int, images: int) -> Plan | None:
     """The cheapest way to cut, or None where plain products serve better."""
-    if window.stride != (1, 1) or window.dilation != (1, 1) or _algorithm == "matrix":
+    algorithm = get_conv2d_algorithm()
+    if window.stride != (1, 1) or window.dilation != (1, 1):
         return None
-    if _algorithm == "auto" and max(window.kernel) < _LEAST:
+    if algorithm != "spectral" and (algorithm != "auto" or max(window.kernel) < _LEAST):
         return None
-    margin = _MARGIN if _algorithm == "auto" else 0.0
+    margin = _MARGIN if algorithm == "auto" else 0.0
     return _cheapest(window, out_size, channels, outputs, images, margin)
 
 

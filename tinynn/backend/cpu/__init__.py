@@ -15,11 +15,11 @@ from tinynn.backend.base import Array, Arrays
 from tinynn.backend.cpu import runs
 from tinynn.backend.cpu.buffers import free_buffers, held_bytes, keep_freed_memory
 from tinynn.backend.cpu.convolution import Convolution
-from tinynn.backend.cpu.lowering import cut
 from tinynn.backend.cpu.normalisation import Normalisation
 from tinynn.backend.cpu.pooling import Pooling
 from tinynn.backend.cpu.system import available_memory
 from tinynn.backend.cpu.threads import parallel, single_threaded_blas
+from tinynn.backend.cpu.tiles import cut
 
 _MATMUL_PARTS = 8  # blocks of a large matrix product, by its size: no result depends on threads
 _MATMUL_WORK = 8 * 10**6  # multiply-adds of a block, at least

@@ -9,15 +9,27 @@ import ctypes
 import os
 import threading
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tinynn.backend.base import Array
 
+T = TypeVar("T")
+
 
 class _Shelf(dict[str, Any]):
     """The buffers of one thread by name; they go with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.views: dict[Any, Any] = {}
+        self.refused = False
+
+    def clear(self) -> None:
+        super().clear()
+        self.views.clear()
 
 
 class _Mine(threading.local):
@@ -30,6 +42,7 @@ _shelves: list[weakref.ref[_Shelf]] = []
 _mine = _Mine()
 _LINE = 64  # bytes of a cache line: vector loads should not straddle two
 _limit = 1 << 28  # bytes that a thread keeps
+_VIEWS = 64  # of a thread
 
 
 def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -43,10 +56,28 @@ def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         start = -held.ctypes.data % _LINE
         held = held[start : start + size]
         _mine.shelf.pop(name, None)
+        _mine.shelf.views.clear()
         if size + sum(array.nbytes for array in _mine.shelf.values()) <= _limit:
             _mine.shelf[name] = held
+        else:
+            _mine.shelf.refused = True
     array: Array = held[:size].view(dtype).reshape(shape)
     return array
+
+
+def views(key: Any, make: Callable[[Any], T]) -> T:
+    """What ``make(key)`` makes of this thread's buffers, kept until one of them moves."""
+    shelf = _mine.shelf
+    found = shelf.views.get(key)
+    if found is None:
+        shelf.refused = False
+        found = make(key)  # clears the views where a buffer had to grow
+        if len(shelf.views) >= _VIEWS:
+            shelf.views.clear()
+        if not shelf.refused:  # or they would hold what is beyond the limit
+            shelf.views[key] = found
+    result: T = found
+    return result
 
 
 def set_buffer_limit(size: int) -> None:

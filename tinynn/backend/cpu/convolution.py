@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,17 +11,13 @@ from tinynn.backend import spectral
 from tinynn.backend.base import Array, Backend, Wanted
 from tinynn.backend.cpu import depthwise, runs
 from tinynn.backend.cpu.buffers import buffer
-from tinynn.backend.cpu.lowering import Tile, by_image, by_row, pad_tile, tiles
-from tinynn.backend.cpu.pooling import is_tiling, pool_pairs
+from tinynn.backend.cpu.pooling import is_tiling, pool_planes
+from tinynn.backend.cpu.rows import kernel_rows, shape_of, weight_of
 from tinynn.backend.cpu.threads import parallel
+from tinynn.backend.cpu.tiles import Tile
 from tinynn.backend.windows import Pair, Window
 
 _LANES = 8  # partial sums of a weight gradient: fixed, so that no result depends on the threads
-# OpenBLAS multiplies matrices of up to so many multiply-adds without packing them first
-_SMALL_PRODUCT = 10**6
-_FEWEST_ROWS = 12  # of such a product
-_PRODUCT_BYTES = 1 << 22  # of the products of a tile before they are added up
-_DEEP = 128  # outputs from which on one large product beats many that share their numbers
 
 
 class Convolution(Backend):
@@ -31,6 +26,8 @@ class Convolution(Backend):
     def conv2d(
         self, x: Array, weight: Array, bias: Array | None, window: Window, groups: int
     ) -> Array:
+        if not _is_wide(x):
+            return super().conv2d(x, weight, bias, window, groups)
         size = window.output_size(*x.shape[1:3])
         out = runs.empty((x.shape[0], *size, weight.shape[3]), x.dtype)
         cut = _spectral(x, window, size, weight.shape[3], groups)
@@ -52,6 +49,9 @@ class Convolution(Backend):
     def conv2d_input_gradient(
         self, grad: Array, weight: Array, window: Window, groups: int, shape: tuple[int, ...]
     ) -> Array:
+        plain = window.stride == (1, 1) or window.dilation == (1, 1)
+        if not plain or not _is_wide(grad):
+            return super().conv2d_input_gradient(grad, weight, window, groups, shape)
         out = runs.empty(shape, grad.dtype)
         if depthwise.is_thin(weight, groups):
             depthwise.input_gradient(grad, weight, window, groups, out)
@@ -61,6 +61,8 @@ class Convolution(Backend):
         return out
 
     def conv2d_weight_gradient(self, x: Array, grad: Array, window: Window, groups: int) -> Array:
+        if not _is_wide(x):
+            return super().conv2d_weight_gradient(x, grad, window, groups)
         channels = x.shape[3] // groups
         out = np.empty((*window.kernel, channels, grad.shape[3]), dtype=x.dtype)
         if depthwise.is_thin(out, groups):
@@ -89,38 +91,38 @@ class Convolution(Backend):
         keep: bool = True,
     ) -> tuple[Array, Array | None]:
         size, outputs = window.output_size(*x.shape[1:3]), weight.shape[3]
-        if not _fits(pool) or _spectral(x, window, size, outputs, 1):
+        if not _fits(pool) or _spectral(x, window, size, outputs, 1) or not _is_wide(x):
             return super().conv2d_relu_pool(x, weight, bias, window, pool, keep)
-        flat = _matrix(weight)
         height, width = pool.output_size(*size)
+        shape = shape_of(x.shape, x.dtype, window, (2 * height, 2 * width), outputs, parts=2)
+        kernel = kernel_rows(weight, shape)
         best = runs.empty((x.shape[0], height, width, outputs), x.dtype)
         winner = np.empty(best.shape, dtype=np.int8) if keep else None
         shift = None if bias is None else runs.long_row(bias, bias.dtype)
 
         def work(tile: Tile) -> None:
-            rows = tile.rows.stop - tile.rows.start
-            padded = pad_tile(x, window, 2 * width, tile)
-            seen = by_row(padded, window, rows, 2 * width, 2, outputs >= _DEEP)
-            images = len(padded)
-            full = buffer("full", (rows, 2, images, width, outputs), x.dtype)
-            _product(seen, flat, full.reshape(rows, -1, outputs))
+            rows = shape.at(tile)
+            rows.load(x, tile)
+            rows.multiply(kernel)
+            rows.to_planes()
+            planes = rows.planes()
             if 2 * width > size[1]:  # what rounding up adds to the last windows
-                full[:, 1, :, -1] = -np.inf
+                planes[:, 1, :, :, :, width - 1] = -np.inf
             if tile.rows.stop > size[0]:
-                full[-1] = -np.inf
-            part = buffer("part", (rows // 2, images, width * outputs), x.dtype)
-            shape = (rows // 2, images, width, outputs)
-            half = slice(tile.rows.start // 2, tile.rows.stop // 2)
-            won = buffer("won", shape, np.dtype(np.int8)) if keep else None
-            pool_pairs(full[:, 0], full[:, 1], part.reshape(shape), won)
+                line, pair = divmod((tile.rows.stop - tile.rows.start) // 2 - 1, planes.shape[2])
+                planes[1, :, pair, line] = -np.inf
+            part = buffer("part", planes.shape[2:], x.dtype)
+            won = buffer("won", planes.shape[2:], np.dtype(np.int8)) if keep else None
+            pool_planes(planes, part, won)
             if shift is not None:
                 runs.spread(np.add, part, shift, part)
             runs.relu(part, part)
-            best[tile.images, half] = part.reshape(shape).transpose(1, 0, 2, 3)
+            half = slice(tile.rows.start // 2, tile.rows.stop // 2)
+            _from_pairs(part, best[tile.images, half])
             if winner is not None and won is not None:
-                winner[tile.images, half] = won.transpose(1, 0, 2, 3)
+                _from_pairs(won, winner[tile.images, half])
 
-        parallel(work, tiles(x, window, (2 * height, 2 * width), outputs, multiple=2))
+        parallel(work, shape.tiles())
         return best, winner
 
     def conv2d_relu_pool_gradients(
@@ -136,52 +138,62 @@ class Convolution(Backend):
     ) -> tuple[Array | None, ...]:
         height, width, outputs = grad.shape[1:]
         size = (2 * height, 2 * width)
-        parts = tiles(x, window, size, outputs)
+        shape = shape_of(x.shape, x.dtype, window, size, outputs, parts=2, backward=True)
+        parts = shape.tiles()
         whole = all(tile.rows == slice(0, size[0]) for tile in parts)
         if (
             not _fits(pool)
             or not whole
             or window.stride != (1, 1)
             or _spectral(x, window, size, outputs, 1)
+            or not _is_wide(x)
         ):
             return super().conv2d_relu_pool_gradients(
                 x, weight, grad, out, winner, window, pool, wanted
             )
         image_grad = runs.empty(x.shape, x.dtype) if wanted.x else None
-        flipped, turned = _flipped(weight), _turned(window)
-        residues = 1 if wanted.x else 2
-        taps = int(np.prod(weight.shape[:3]))
+        full = (len(x), *size, outputs)
+        turned = _turned(window)
+        back = shape_of(full, x.dtype, turned, x.shape[1:3], x.shape[3])
+        flipped = kernel_rows(_flip(weight), back) if wanted.x else None
 
         def work(tile: Tile, sums: tuple[Array, Array]) -> None:
-            arriving = (out[tile.images] > 0).transpose(1, 0, 2, 3)
-            shape = arriving.shape
-            values = buffer("part", shape, x.dtype)
-            np.multiply(grad[tile.images].transpose(1, 0, 2, 3), arriving, out=values)
-            sums[1][...] += _column_sums(values.reshape(-1, outputs))
-            images = shape[1]
-            full = buffer(
-                "full", (size[0], residues, images, size[1] // residues, outputs), x.dtype
+            rows = shape.at(tile)
+            planes = rows.planes()
+            values, passed, won = (
+                _in_pairs(name, array[tile.images], planes.shape[2:])
+                for name, array in (("part", grad), ("passed", out), ("won", winner))
             )
-            won = winner[tile.images].transpose(1, 0, 2, 3)
+            np.multiply(values, passed > 0, out=values)
             for i, j in np.ndindex(2, 2):
-                place = full[i::2, j] if residues == 2 else full[i::2, 0, :, j::2]
-                np.multiply(values, won == 2 * i + j, out=place)
+                np.multiply(values, won == 2 * i + j, out=planes[i, j])
+            if wanted.bias:
+                sums[1][...] += _column_sums(values.reshape(-1, outputs))
             if wanted.weight:
-                padded = pad_tile(x, window, size[1], tile)
-                rows = full.reshape(size[0], -1, outputs)
-                _add_products(padded, window, size, residues, rows, sums[0])
+                rows.load(x, tile)
+                rows.from_planes()
+                sums[0][...] += rows.against()
             if image_grad is not None:
-                pixels = full[:, 0].transpose(1, 0, 2, 3)
-                part = image_grad[tile.images]
-                everything = Tile(slice(0, images), slice(0, x.shape[1]))
-                _correlate_tile(pixels, flipped, turned, part, everything)
+                arriving = buffer("arriving", (len(image_grad[tile.images]), *full[1:]), x.dtype)
+                for i, j in np.ndindex(2, 2):
+                    _from_pairs(planes[i, j], arriving[:, i::2, j::2])
+                everything = Tile(slice(0, len(arriving)), slice(0, x.shape[1]))
+                behind = back.at(everything)
+                behind.load(arriving, everything)
+                behind.multiply(flipped)
+                behind.write(image_grad[tile.images])
 
-        sums = _in_lanes(parts, (taps, outputs), (outputs,), dtype=x.dtype, work=work)
+        sums = _in_lanes(parts, shape.kernel, (outputs,), dtype=x.dtype, work=work)
         return (
             image_grad,
-            sums[0].reshape(weight.shape) if wanted.weight else None,
+            weight_of(sums[0], shape) if wanted.weight else None,
             sums[1] if wanted.bias else None,
         )
+
+
+def _is_wide(x: Array) -> bool:
+    """Whether BLAS knows the dtype; sums of halves are left to the reference."""
+    return bool(x.dtype.itemsize > 2)
 
 
 def _fits(pool: Window) -> bool:
@@ -205,63 +217,25 @@ def _by_group(groups: int, channels: int, outputs: int) -> Iterator[tuple[slice,
         yield slice(group * c, (group + 1) * c), slice(group * o, (group + 1) * o)
 
 
-def _matrix(weight: Array) -> Array:
-    return np.ascontiguousarray(weight.reshape(-1, weight.shape[3]))
-
-
-def _product(seen: Array, flat: Array, out: Array) -> None:
-    """seen (..., M, K) @ flat (K, O)."""
-    rows = _small_rows(seen.shape[-2], flat.size)
-    if rows >= _FEWEST_ROWS:
-        seen = seen.reshape(*seen.shape[:-2], -1, rows, seen.shape[-1])
-        out = out.reshape(*out.shape[:-2], -1, rows, out.shape[-1])
-    elif seen.flags.c_contiguous and out.flags.c_contiguous:
-        seen, out = seen.reshape(-1, seen.shape[-1]), out.reshape(-1, out.shape[-1])
-    np.matmul(seen, flat, out=out)
-
-
-@lru_cache(maxsize=1024)
-def _small_rows(rows: int, numbers: int) -> int:
-    """The most rows, dividing their number, whose product with so many numbers is a small one."""
-    most = _SMALL_PRODUCT // max(1, numbers)
-    return next((r for r in range(min(rows, most), 0, -1) if rows % r == 0), 0)
-
-
-def _correlate(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    window: Window,
-    out: Array,
-    spread: Pair = (1, 1),
-) -> None:
-    """Slide the weight over x, whose pixels lie ``spread`` apart with zeros in between."""
-    flat = _matrix(weight)
-    outputs = flat.shape[1]
+def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, out: Array) -> None:
+    """Slide the weight over x."""
+    shape = shape_of(x.shape, x.dtype, window, out.shape[1:3], weight.shape[3])
+    kernel = kernel_rows(weight, shape)
     shift = None if bias is None else runs.long_row(bias, bias.dtype)
 
     def work(tile: Tile) -> None:
+        rows = shape.at(tile)
+        rows.load(x, tile)
+        rows.multiply(kernel)
         part = out[tile.images, tile.rows]
-        _correlate_tile(x, flat, window, part, tile, spread)
+        rows.write(part)
         if shift is not None and part.flags.c_contiguous:
             runs.spread(np.add, part, shift, part)
         elif bias is not None:
             part += bias
 
     if out.size:
-        parallel(work, tiles(x, window, out.shape[1:3], outputs))
-
-
-def _correlate_tile(
-    x: Array, flat: Array, window: Window, out: Array, tile: Tile, spread: Pair = (1, 1)
-) -> None:
-    rows, width = out.shape[1:3]
-    padded = pad_tile(x, window, width, tile, spread)
-    if window.kernel == window.stride == (1, 1) and padded.flags.c_contiguous:
-        seen = padded
-    else:
-        seen = by_image(padded, window, rows, width, flat.shape[1] >= _DEEP)
-    _product(seen, flat, out)
+        parallel(work, shape.tiles())
 
 
 def _correlate_back(grad: Array, weight: Array, window: Window, out: Array) -> None:
@@ -269,8 +243,8 @@ def _correlate_back(grad: Array, weight: Array, window: Window, out: Array) -> N
 
     With a stride each residue of the image's rows and columns sees some taps of the kernel only.
     """
-    if window.stride == (1, 1) or window.dilation != (1, 1):
-        _correlate(grad, _flip(weight), None, _turned(window), out, window.stride)
+    if window.stride == (1, 1):
+        _correlate(grad, _flip(weight), None, _turned(window), out)
         return
     places = [
         list(_residues(*axis))
@@ -301,10 +275,6 @@ def _flip(weight: Array) -> Array:
     return weight[::-1, ::-1].transpose(0, 1, 3, 2)
 
 
-def _flipped(weight: Array) -> Array:
-    return _matrix(_flip(weight))
-
-
 def _turned(window: Window) -> Window:
     """The window with which the turned kernel slides over the gradient."""
     before = [
@@ -316,35 +286,35 @@ def _turned(window: Window) -> Window:
 
 def _weight_gradient(x: Array, grad: Array, window: Window) -> Array:
     """(kh, kw, C, O): what each tap sees times what arrives, added up over the pixels."""
-    height, width, outputs = grad.shape[1:]
-    shape = (*window.kernel, x.shape[3], outputs)
+    shape = shape_of(x.shape, x.dtype, window, grad.shape[1:3], grad.shape[3], backward=True)
 
     def work(tile: Tile, sums: tuple[Array, ...]) -> None:
-        rows = tile.rows.stop - tile.rows.start
-        padded = pad_tile(x, window, width, tile)
-        arriving = grad[tile.images, tile.rows].transpose(1, 0, 2, 3)
-        turned = buffer("full", arriving.shape, grad.dtype)
-        np.copyto(turned, arriving)
-        _add_products(padded, window, (rows, width), 1, turned.reshape(rows, -1, outputs), sums[0])
+        rows = shape.at(tile)
+        rows.load(x, tile)
+        rows.load_gradient(grad[tile.images, tile.rows])
+        sums[0][...] += rows.against()
 
-    parts = tiles(x, window, (height, width), outputs)
-    return _in_lanes(parts, (int(np.prod(shape[:3])), outputs), dtype=x.dtype, work=work)[
-        0
-    ].reshape(shape)
+    (total,) = _in_lanes(shape.tiles() if grad.size else (), shape.kernel, dtype=x.dtype, work=work)
+    return weight_of(total, shape)
 
 
-def _add_products(
-    padded: Array, window: Window, size: Pair, parts: int, arriving: Array, total: Array
-) -> None:
-    """total += Σ seenᵀ @ arriving over the output rows of a tile."""
-    rows, pixels, outputs = arriving.shape
-    full = outputs >= min(_DEEP, pixels) or rows * total.nbytes > _PRODUCT_BYTES
-    seen = by_row(padded, window, *size, parts, full)
-    if seen.flags.c_contiguous:
-        seen, arriving = seen.reshape(1, rows * pixels, -1), arriving.reshape(1, -1, outputs)
-    products = buffer("product", (len(seen), *total.shape), total.dtype)
-    np.matmul(seen.transpose(0, 2, 1), arriving, out=products)
-    total += products[0] if len(products) == 1 else products.sum(axis=0)
+def _in_pairs(name: str, array: Array, sizes: tuple[int, ...]) -> Array:
+    """Rows of (N, H, W, O) by turns in (pairs, lines, N, columns, O); zeros fill what is left."""
+    pairs, width = sizes[0], array.shape[2]
+    target = buffer(name, sizes, array.dtype)
+    for pair, lines in enumerate(target):
+        source = array[:, pair::pairs].transpose(1, 0, 2, 3)
+        np.copyto(lines[: len(source), :, :width], source)
+        lines[len(source) :] = 0
+        lines[:, :, width:] = 0
+    return target
+
+
+def _from_pairs(pairs: Array, out: Array) -> None:
+    """The reverse: out = what ``_in_pairs`` would have taken."""
+    for pair, lines in enumerate(pairs):
+        target = out[:, pair :: len(pairs)].transpose(1, 0, 2, 3)
+        np.copyto(target, lines[: len(target), :, : out.shape[2]])
 
 
 def _in_lanes(

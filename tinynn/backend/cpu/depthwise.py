@@ -11,8 +11,8 @@ import numpy as np
 
 from tinynn.backend.base import Array
 from tinynn.backend.cpu.buffers import buffer
-from tinynn.backend.cpu.lowering import Tile, cut_tiles, pad_tile
 from tinynn.backend.cpu.threads import parallel
+from tinynn.backend.cpu.tiles import Tile, cut_tiles, pad_tile
 from tinynn.backend.windows import Window
 
 _THIN = 4  # products of the channels and outputs of a group

@@ -9,7 +9,6 @@ from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.windows import Window
 
-_BOOL = np.dtype(np.bool_)
 _CHUNK = 1 << 18  # elements; below it, handing work to a thread costs more than it saves
 
 
@@ -25,11 +24,10 @@ class Pooling(Backend):
         def pool(images: slice) -> None:
             if halving:
                 padded = self.pad_image(x[images], window, -np.inf)[:, : 2 * out_h, : 2 * out_w]
-                rows = padded.transpose(1, 0, 2, 3)
-                won = winner[images].transpose(1, 0, 2, 3)
-                pool_pairs(
-                    rows[:, :, 0::2], rows[:, :, 1::2], best[images].transpose(1, 0, 2, 3), won
-                )
+                planes = buffer("planes", (2, 2, *best[images].shape), x.dtype)
+                for i, j in np.ndindex(2, 2):
+                    np.copyto(planes[i, j], padded[:, i::2, j::2])
+                pool_planes(planes, best[images], winner[images])
             else:
                 best[images], winner[images] = Backend.max_pool2d(self, x[images], window)
 
@@ -60,9 +58,10 @@ class Pooling(Backend):
 
         def scatter(images: slice) -> None:
             if covered:  # each pixel lies in one window: nothing to add up
+                plane = buffer("planes", values[images].shape, values.dtype)
                 for i, j, rows, columns in window.taps(*values.shape[1:3]):
-                    won = winner[images] == 2 * i + j
-                    np.multiply(values[images], won, out=out[images, rows, columns])
+                    np.multiply(values[images], winner[images] == 2 * i + j, out=plane)
+                    np.copyto(out[images, rows, columns], plane)
             else:
                 part = (len(out[images]), *shape[1:])
                 out[images] = Backend.max_pool2d_scatter(
@@ -85,23 +84,25 @@ def is_tiling(window: Window) -> bool:
     return window.kernel == window.stride == (2, 2) and window.dilation == (1, 1)
 
 
-def pool_pairs(left: Array, right: Array, best: Array, winner: Array | None) -> None:
-    """Max-pooling of the even and the odd columns of an image, rows first in both.
+def pool_planes(planes: Array, best: Array, winner: Array | None) -> None:
+    """Max-pooling of even and odd rows and columns of images: planes (2, 2, ...).
 
     Columns are compared first, then rows, so that the first of equal values wins.
     """
-    across = np.maximum(left, right, out=buffer("across", left.shape, left.dtype))
-    top, bottom = across[0::2], across[1::2]
-    np.maximum(top, bottom, out=best)
-    if winner is None:
-        return
-    from_right = np.greater(right, left, out=buffer("right", left.shape, _BOOL)).view(np.int8)
-    from_bottom = np.greater(bottom, top, out=buffer("bottom", top.shape, _BOOL)).view(np.int8)
-    top, bottom = from_right[0::2], from_right[1::2]
-    np.subtract(bottom, top, out=winner)  # top + from_bottom · (bottom + 2 - top): no branch
-    np.add(winner, np.int8(2), out=winner)
-    np.multiply(winner, from_bottom, out=winner)
-    np.add(winner, top, out=winner)
+    (top_left, top_right), (bottom_left, bottom_right) = planes
+    bottom = np.maximum(bottom_left, bottom_right, out=buffer("bottom", best.shape, best.dtype))
+    np.maximum(top_left, top_right, out=best)
+    if winner is not None:
+        places = buffer("places", (3, *best.shape), np.dtype(np.bool_))
+        np.greater(top_right, top_left, out=places[0])
+        np.greater(bottom_right, bottom_left, out=places[1])
+        np.greater(bottom, best, out=places[2])
+        above, below, lower = places.view(np.int8)
+        np.subtract(below, above, out=winner)  # above + lower · (below + 2 - above): no branch
+        np.add(winner, np.int8(2), out=winner)
+        np.multiply(winner, lower, out=winner)
+        np.add(winner, above, out=winner)
+    np.maximum(best, bottom, out=best)
 
 
 def image_chunks(x: Array) -> list[slice]:
