@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from tinynn.backend.windows import Window
 from tinynn.errors import ArgumentError
 
+_GROUPS = (1, 2, 4, 6)  # rows of output that may be computed together
+_MOST_PRODUCTS = 8  # for a group, where rows are combined: with more, rounding errors grow
 _NAMES = ("auto", "matrix", "winograd", "spectral")
 _chosen = "auto"
 
@@ -27,3 +30,17 @@ def set_conv2d_algorithm(name: str) -> None:
 def get_conv2d_algorithm() -> str:
     """What ``set_conv2d_algorithm`` was called with last, or "auto"."""
     return _chosen
+
+
+def rows_together(window: Window, rows: int) -> int:
+    """How many rows of output to compute together, for the fewest products; 1: each by itself."""
+    if window.stride != (1, 1) or window.dilation[0] > 1 or _chosen == "matrix":
+        return 1
+    allowed = [m for m in _GROUPS if m == 1 or m + window.kernel[0] - 1 <= _MOST_PRODUCTS]
+    return min(allowed, key=lambda group: row_products(window, rows, group))
+
+
+def row_products(window: Window, rows: int, group: int) -> int:
+    """How often a row of the image, or a combination of rows, meets one of the kernel."""
+    taps = window.kernel[0]
+    return rows * taps if group == 1 else -(-rows // group) * (group + taps - 1)

@@ -12,8 +12,8 @@ from tinynn.backend.cpu import runs
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.threads import parallel, single_threaded_blas
 
-_CHUNK = 1 << 17  # elements; four times as many where threads share the work
-_FOR_THREADS = 1 << 21  # elements that are worth several threads
+_CHUNK = 1 << 18  # numbers
+_FOR_THREADS = 1 << 19  # numbers that are worth several threads
 _WIDTH = 512  # elements of the rows that are added up at once
 _FAR = 4.0  # a squared mean of so many variances costs no more than a digit
 
@@ -39,18 +39,19 @@ class Normalisation(Backend):
         if weight is not None:
             scale = scale * weight
         out = runs.empty(x.shape, x.dtype)
-        flat, results = x.reshape(-1), out.reshape(-1)
         shift = -average * scale if bias is None else bias - average * scale
         factors, shifts = (runs.long_row(values, x.dtype) for values in (scale, shift))
+        zeros = runs.zeros(factors.size, x.dtype)
 
-        def work(part: slice) -> None:
-            result = results[part]
-            runs.spread(np.multiply, flat[part], factors, result)
-            runs.spread(np.add, result, shifts, result)
+        def work(part: tuple[Array, ...]) -> None:
+            seen, result = part
+            width = seen.shape[1]
+            np.multiply(seen, factors[:width], out=result)
+            np.add(result, shifts[:width], out=result)
             if relu:
-                runs.relu(result, result)
+                np.maximum(result, zeros[:width], out=result)
 
-        _over(x, work, _chunks(x))
+        _over(x, work, runs.chunks(_chunk(x), factors.size, x, out))
         return out, average, variance
 
     def batch_norm_gradient(
@@ -65,58 +66,82 @@ class Normalisation(Backend):
     ) -> tuple[Array, Array, Array]:
         if not _is_chunkable(x) or not grad.flags.c_contiguous:
             return super().batch_norm_gradient(grad, x, weight, average, variance, eps, out)
-        channels = x.shape[-1]
+        count = x.size // x.shape[-1]
         root = (variance + eps) ** -0.5
-        flat, passed = x.reshape(-1), grad.reshape(-1)
-        centre = average if _is_far(average, variance) else np.zeros_like(average)
-        centres = runs.long_row(centre, x.dtype) if centre.any() else None
-        chunks = _chunks(x)
-        totals = np.empty((len(chunks), 2, channels), dtype=x.dtype)
+        centre = average if _is_far(average, variance) else None
         result = runs.empty(x.shape, x.dtype)
-        results = result.reshape(-1)
-        kept = None if out is None else np.ascontiguousarray(out).reshape(-1)
-        arriving = passed if kept is None else results
+        kept = None if out is None else np.ascontiguousarray(out)
+        arriving = grad if kept is None else result
+        sums = _Sums(x, centre, arriving, *(() if kept is None else (grad, kept)))
 
         def add(number: int) -> None:
-            part = chunks[number]
             if kept is not None:
-                np.multiply(passed[part], kept[part] > 0, out=arriving[part])
-            totals[number, 0] = _sums(arriving[part], channels)
-            seen = _centred(flat[part], centres)
-            totals[number, 1] = _sums_of_products(arriving[part], seen, channels)
+                _, arrived, passed, out = sums.parts[number]
+                np.multiply(passed, out > 0, out=arrived)
+            sums.add(number, 1, 0)
 
-        _over(x, add, range(len(chunks)))
-        total, slope = totals.sum(axis=0)
-        slope -= (average - centre) * total
-        slope *= root
-        count = x.size // channels
+        _over(x, add, range(len(sums.parts)))
+        total, slope = sums.totals.sum(axis=0).astype(x.dtype)
+        rest = average if centre is None else average - centre
+        slope = (slope - rest * total) * root
         # factor · (grad - mean(grad) - (x - average) · tilt), with what x is multiplied by as one
         factor = root if weight is None else root * weight
         tilt = slope * root / count
-        shift = ((average - centre) * tilt - total / count) * factor
+        shift = (rest * tilt - total / count) * factor
         rows = [runs.long_row(values, x.dtype) for values in (factor, -tilt * factor, shift)]
 
-        def work(part: slice) -> None:
-            arrived = results[part]
-            tilted = buffer("tilted", arrived.shape, x.dtype)
-            runs.spread(np.multiply, arriving[part], rows[0], arrived)
-            runs.spread(np.multiply, _centred(flat[part], centres), rows[1], tilted)
+        def work(part: tuple[Array, ...]) -> None:
+            seen, given, arrived = part
+            factors, tilts, shifts = (row[: seen.shape[1]] for row in rows)
+            tilted = buffer("tilted", seen.shape, x.dtype)
+            np.multiply(sums.centred(seen), tilts, out=tilted)
+            np.multiply(given, factors, out=arrived)
             np.add(arrived, tilted, out=arrived)
-            runs.spread(np.add, arrived, rows[2], arrived)
+            np.add(arrived, shifts, out=arrived)
 
-        _over(x, work, chunks)
+        _over(x, work, runs.chunks(_chunk(x), rows[0].size, x, arriving, result))
         return result, slope, total
+
+
+class _Sums:
+    """Sums by channel of arrays and of products of arrays, taken in one pass that writes nothing.
+
+    The numbers of each chunk are added up in rows of some hundred, the chunks in float64.
+    """
+
+    def __init__(self, x: Array, centre: Array | None, *others: Array) -> None:
+        self.channels = x.shape[-1]
+        width = self.channels * max(1, _WIDTH // self.channels)
+        self.parts = runs.chunks(_chunk(x), width, x, *others)
+        self.totals = np.empty((len(self.parts), 2, self.channels), dtype=np.float64)
+        self.centres = None if centre is None else runs.long_row(centre, x.dtype)
+        self.ones = np.ones(max(len(part[0]) for part in self.parts), x.dtype)
+
+    def centred(self, part: Array) -> Array:
+        """A part of x less the centre."""
+        if self.centres is None:
+            return part
+        width = part.shape[1]
+        return np.subtract(part, self.centres[:width], out=buffer("full", part.shape, part.dtype))
+
+    def add(self, number: int, which: int, other: int) -> None:
+        """Σ a and Σ a · b over a chunk, of the arrays in these places; x is without its centre."""
+        parts = self.parts[number]
+        x = self.centred(parts[0])
+        a, b = (x if place == 0 else parts[place] for place in (which, other))
+        both = np.empty((2, a.shape[1]), a.dtype)
+        np.matmul(self.ones[: len(a)], a, out=both[0])
+        np.einsum("ij,ij->j", a, b, out=both[1])
+        both.reshape(2, -1, self.channels).sum(axis=1, out=self.totals[number])
 
 
 def _is_chunkable(x: Array) -> bool:
     return bool(x.dtype.itemsize > 2 and x.flags.c_contiguous and x.size)
 
 
-def _chunks(x: Array) -> list[slice]:
-    """Runs of whole pixels in the flat array."""
-    size = _CHUNK if x.size < _FOR_THREADS else 4 * _CHUNK
-    step = max(1, size // x.shape[-1]) * x.shape[-1]
-    return [slice(start, start + step) for start in range(0, x.size, step)]
+def _chunk(x: Array) -> int:
+    """Numbers of a chunk."""
+    return _CHUNK
 
 
 def _over(x: Array, work: Callable[[Any], object], items: Sequence[Any]) -> None:
@@ -136,29 +161,6 @@ def _is_far(average: Array, variance: Array) -> bool:
     return bool((average * average > _FAR * variance).any())
 
 
-def _centred(part: Array, centres: Array | None) -> Array:
-    if centres is None:
-        return part
-    out = buffer("full", part.shape, part.dtype)
-    runs.spread(np.subtract, part, centres, out)
-    return out
-
-
-def _sums(part: Array, channels: int) -> Any:
-    """Σ x by channel."""
-    pixels = part.reshape(-1, channels)
-    return np.ones(len(pixels), dtype=part.dtype) @ pixels
-
-
-def _sums_of_products(a: Array, b: Array, channels: int) -> Any:
-    """Σ a · b by channel, in one pass that writes nothing."""
-    width = channels * max(1, _WIDTH // channels)
-    whole = a.size // width * width
-    wide = np.einsum("ij,ij->j", a[:whole].reshape(-1, width), b[:whole].reshape(-1, width))
-    rest = np.einsum("ij,ij->j", a[whole:].reshape(-1, channels), b[whole:].reshape(-1, channels))
-    return wide.reshape(-1, channels).sum(axis=0, dtype=np.float64) + rest
-
-
 def _moments(x: Array) -> tuple[Any, Any]:
     """Mean and variance of each channel; those of the chunks are put together.
 
@@ -176,20 +178,11 @@ def _moments(x: Array) -> tuple[Any, Any]:
 
 def _moments_about(x: Array, centre: Array | None) -> tuple[Any, Any]:
     """Mean and variance of x less ``centre``."""
-    channels = x.shape[-1]
-    flat, chunks = x.reshape(-1), _chunks(x)
-    centres = None if centre is None else runs.long_row(centre, x.dtype)
-    means = np.empty((len(chunks), channels), dtype=np.float64)
-    squares = np.empty_like(means)
-    counts = np.empty((len(chunks), 1), dtype=np.float64)
-
-    def work(number: int) -> None:
-        part = _centred(flat[chunks[number]], centres)
-        counts[number] = count = part.size // channels
-        means[number] = mean = _sums(part, channels) / count
-        squares[number] = _sums_of_products(part, part, channels) - count * mean * mean
-
-    _over(x, work, range(len(chunks)))
+    sums = _Sums(x, centre)
+    _over(x, lambda number: sums.add(number, 0, 0), range(len(sums.parts)))
+    counts = np.array([part[0].size // sums.channels for part in sums.parts])[:, None]
+    means = sums.totals[:, 0] / counts
+    squares = sums.totals[:, 1] - counts * means * means
     count = counts.sum()
     average = (means * counts).sum(axis=0) / count
     variance = (squares + counts * (means - average) ** 2).sum(axis=0) / count

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinynn.backend.algorithm import get_conv2d_algorithm
+from tinynn.backend.algorithm import rows_together
 from tinynn.backend.base import Array
 from tinynn.backend.cpu.buffers import buffer, views
 from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
@@ -30,8 +30,6 @@ from tinynn.backend.windows import Pair, Window
 # OpenBLAS multiplies matrices of up to so many multiply-adds without packing them first
 _SMALL_PRODUCT = 10**6
 _FEWEST_ROWS = 32  # of such a product
-_GROUPS = (2, 4, 6)  # rows of output that are computed together
-_MOST_PRODUCTS = 8  # for one group: with more, rounding errors grow
 _LINE = 16  # numbers: the combinations begin at cache lines, in float32
 
 
@@ -88,24 +86,8 @@ def shape_of(
 ) -> Shape:
     """The convolution of ``images`` (N, H, W, C) to ``size`` pixels."""
     count, _, pixels, channels = images
-    group = _group(window, size[0])
+    group = rows_together(window, size[0])
     return Shape(count, *size, pixels, channels, outputs, window, group, parts, backward, dtype)
-
-
-def _group(window: Window, rows: int) -> int:
-    """How many rows of output to compute together, for the fewest products."""
-    kh = window.kernel[0]
-    if window.stride != (1, 1) or window.dilation[0] > 1 or kh == 1:
-        return 1
-    if get_conv2d_algorithm() not in ("auto", "winograd"):
-        return 1
-    costs = {
-        group: -(-rows // group) * (group + kh - 1)
-        for group in _GROUPS
-        if group + kh - 1 <= _MOST_PRODUCTS
-    }
-    best = min(costs, key=costs.__getitem__, default=1)
-    return best if best > 1 and costs[best] < rows * kh else 1
 
 
 def kernel_rows(weight: Array, shape: Shape) -> Array:

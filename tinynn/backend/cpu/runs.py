@@ -37,6 +37,20 @@ def long_row(values: Array, dtype: Any) -> Array:
     return row.reshape(-1)
 
 
+def chunks(size: int, row: int, *arrays: Array) -> list[tuple[Array, ...]]:
+    """Flat arrays in chunks of about ``size`` numbers, each as lines of ``row`` numbers.
+
+    What does not fill a line comes last, as a line of its own.
+    """
+    flat = [array.reshape(-1) for array in arrays]
+    lines, step = flat[0].size // row, max(1, size // row)
+    whole = [array[: lines * row].reshape(lines, row) for array in flat]
+    found = [tuple(a[start : start + step] for a in whole) for start in range(0, lines, step)]
+    if lines * row < flat[0].size:
+        found.append(tuple(array[None, lines * row :] for array in flat))
+    return found
+
+
 def spread(operation: Callable[..., Any], x: Array, row: Array, out: Array) -> None:
     """out = operation(x, row), the row again and again along x; both arrays are contiguous."""
     flat, result = x.reshape(-1), out.reshape(-1)
@@ -50,9 +64,12 @@ def spread(operation: Callable[..., Any], x: Array, row: Array, out: Array) -> N
 
 def relu(x: Array, out: Array) -> None:
     """out = max(x, 0); both are contiguous."""
-    spread(np.maximum, x, _zeros(x.dtype), out)
+    spread(np.maximum, x, zeros(_LONG, x.dtype), out)
 
 
-@lru_cache(maxsize=8)
-def _zeros(dtype: np.dtype[Any]) -> Array:
-    return long_row(np.zeros(1), dtype)
+@lru_cache(maxsize=64)
+def zeros(size: int, dtype: np.dtype[Any]) -> Array:
+    """A row of zeros, not to be written to."""
+    row = empty((size,), dtype)
+    row[...] = 0
+    return row
