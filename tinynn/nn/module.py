@@ -90,7 +90,7 @@ class Module:
         finally:
             if outermost:
                 _calls.trail = None
-        trail.append(((self,), _shapes((output,))))
+        trail.append(((self,), _shape(output)))
         return output
 
     @property
@@ -282,7 +282,7 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
 
 # -- errors that say where -------------------------------------------------------------------------
 
-_Step = tuple[tuple[Module, ...], str]  # layers that ran as one, the shape they returned
+_Step = tuple[tuple[Module, ...], Any]  # layers that ran as one, the shape they returned
 
 
 class _Calls(threading.local):
@@ -295,11 +295,15 @@ _calls = _Calls()
 def note_call(modules: tuple[Module, ...], output: Any) -> None:
     """Remember, for the error messages, that these modules ran as one."""
     if _calls.trail is not None:
-        _calls.trail.append((modules, _shapes((output,))))
+        _calls.trail.append((modules, _shape(output)))
+
+
+def _shape(value: Any) -> Any:
+    return value.shape if isinstance(value, Tensor) else type(value).__name__
 
 
 def _shapes(values: tuple[Any, ...]) -> str:
-    return ", ".join(str(v.shape) if isinstance(v, Tensor) else type(v).__name__ for v in values)
+    return ", ".join(str(_shape(value)) for value in values)
 
 
 def _locate(
@@ -321,7 +325,7 @@ def _locate(
         return
     rows = [("input", _shapes(inputs))]
     rows += [
-        (" + ".join(f"{paths.get(id(m), '?')} ({type(m).__name__})" for m in layers), shape)
+        (" + ".join(f"{paths.get(id(m), '?')} ({type(m).__name__})" for m in layers), str(shape))
         for layers, shape in trail
         if next(layers[0].named_children(), None) is None
     ]

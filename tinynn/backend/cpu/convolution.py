@@ -98,7 +98,7 @@ class Convolution(Backend):
         kernel = kernel_rows(weight, shape)
         best = runs.empty((x.shape[0], height, width, outputs), x.dtype)
         winner = np.empty(best.shape, dtype=np.int8) if keep else None
-        shift = None if bias is None else runs.long_row(bias, bias.dtype)
+        shift = None if bias is None else runs.long_row(bias, bias.dtype, best.size)
 
         def work(tile: Tile) -> None:
             rows = shape.at(tile)
@@ -221,7 +221,7 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, out:
     """Slide the weight over x."""
     shape = shape_of(x.shape, x.dtype, window, out.shape[1:3], weight.shape[3])
     kernel = kernel_rows(weight, shape)
-    shift = None if bias is None else runs.long_row(bias, bias.dtype)
+    shift = None if bias is None else runs.long_row(bias, bias.dtype, out.size)
 
     def work(tile: Tile) -> None:
         rows = shape.at(tile)
@@ -312,8 +312,13 @@ def _in_pairs(name: str, array: Array, sizes: tuple[int, ...]) -> Array:
 
 def _from_pairs(pairs: Array, out: Array) -> None:
     """The reverse: out = what ``_in_pairs`` would have taken."""
+    count, length = pairs.shape[:2]
+    if out.shape[1] == count * length:
+        target = out.reshape(len(out), length, count, *out.shape[2:]).transpose(2, 1, 0, 3, 4)
+        np.copyto(target, pairs[:, :, :, : out.shape[2]])
+        return
     for pair, lines in enumerate(pairs):
-        target = out[:, pair :: len(pairs)].transpose(1, 0, 2, 3)
+        target = out[:, pair::count].transpose(1, 0, 2, 3)
         np.copyto(target, lines[: len(target), :, : out.shape[2]])
 
 

@@ -85,24 +85,27 @@ def is_tiling(window: Window) -> bool:
 
 
 def pool_planes(planes: Array, best: Array, winner: Array | None) -> None:
-    """Max-pooling of even and odd rows and columns of images: planes (2, 2, ...).
+    """Max-pooling of even and odd rows and columns of images: planes (2, 2, ...), written over.
 
     Columns are compared first, then rows, so that the first of equal values wins.
     """
+    if winner is None:
+        np.maximum(planes[0], planes[1], out=planes[0])
+        np.maximum(planes[0, 0], planes[0, 1], out=best)
+        return
     (top_left, top_right), (bottom_left, bottom_right) = planes
     bottom = np.maximum(bottom_left, bottom_right, out=buffer("bottom", best.shape, best.dtype))
     np.maximum(top_left, top_right, out=best)
-    if winner is not None:
-        places = buffer("places", (3, *best.shape), np.dtype(np.bool_))
-        np.greater(top_right, top_left, out=places[0])
-        np.greater(bottom_right, bottom_left, out=places[1])
-        np.greater(bottom, best, out=places[2])
-        above, below, lower = places.view(np.int8)
-        np.subtract(below, above, out=winner)  # above + lower · (below + 2 - above): no branch
-        np.add(winner, np.int8(2), out=winner)
-        np.multiply(winner, lower, out=winner)
-        np.add(winner, above, out=winner)
+    places = buffer("places", (3, *best.shape), np.dtype(np.bool_))
+    np.greater(top_right, top_left, out=places[0])
+    np.greater(bottom_right, bottom_left, out=places[1])
+    np.greater(bottom, best, out=places[2])
     np.maximum(best, bottom, out=best)
+    above, below, lower = places.view(np.int8)
+    np.subtract(below, above, out=winner)  # above + lower · (below + 2 - above): no branch
+    np.add(winner, np.int8(2), out=winner)
+    np.multiply(winner, lower, out=winner)
+    np.add(winner, above, out=winner)
 
 
 def image_chunks(x: Array) -> list[slice]:

@@ -16,6 +16,7 @@ both are small matrices times long rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -250,43 +251,42 @@ class CombinedRows(Rows):
         size = self.lines * self.line
         width = -(-(size + self.spare) // _LINE) * _LINE
         combined = self._buffer("combined", shape.products, width)
-        self.behind = combined[:, size:]
-        self.combined = combined[:, :size].reshape(
+        self.seen = [(slice(0, shape.products), self._windows(combined))]
+        numbers = combined[:, :size].reshape(
             shape.products, self.lines, shape.images, self.pitch, shape.channels
         )
-        self.seen = [(slice(0, shape.products), self._windows(combined))]
+        columns, self.columns = overlap(-shape.window.padding[1][0], self.pitch, shape.pixels)
+        self.combined = _rows(numbers[:, :, :, columns])
+        beside = numbers[:, :, :, : columns.start], numbers[:, :, :, columns.stop :]
+        self.zeros = [part for part in (*beside, combined[:, size:]) if part.size]
         if shape.parts == 2:
-            _, *sizes = self._by_line(self.output).shape
-            self._planes = self._buffer("planes", shape.group // 2, 2, *sizes)
+            lines = self._by_line(self.output)
+            planes = self._buffer("planes", shape.group // 2, 2, *lines.shape[1:])
+            self._planes = planes.transpose(1, 2, 0, 3, 4, 5, 6)
+            # as matrices (parts, lines, rows, numbers)
+            self._numbers, self._rows = (
+                array.reshape(-1, shape.parts, self.lines, lines[0, 0, 0].size).transpose(
+                    1, 2, 0, 3
+                )
+                for array in (lines, planes)
+            )
 
     def load(self, x: Array, tile: Tile) -> None:
         """Lay down the rows of the images under the tile."""
-        (top, _), (left, _) = self.shape.window.padding
-        columns, source = overlap(-left, self.pitch, x.shape[2])
-        images = _packed(x[tile.images, :, source])
-        self.combined[:, :, :, : columns.start] = 0
-        self.combined[:, :, :, columns.stop :] = 0
-        self.behind[...] = 0
-        target = _rows(self.combined[:, :, :, columns])
-        matrix, count, step = self.matrices.of_rows, self.shape.products, self.shape.group
-        first, height = tile.rows.start - top, images.shape[1]
-        inner = range(self.lines)[
-            max(0, -(first // step)) : max(0, (height - count - first) // step + 1)
-        ]
-        if inner:
-            rows = _groups(images, first + inner[0] * step, len(inner), step, count)
-            np.matmul(matrix, rows, out=target[:, inner[0] : inner[-1] + 1])
-        for line in range(self.lines):
-            if line not in inner:  # some of its rows are beyond the edge of the image
-                begin = first + line * step
-                known = range(count)[max(0, -begin) : max(0, height - begin)]
-                if known:
-                    rows = _groups(images, begin + known[0], 1, step, len(known))
-                    np.matmul(
-                        matrix[:, known[0] : known[-1] + 1], rows, out=target[:, line : line + 1]
-                    )
-                else:
-                    target[:, line] = 0
+        for part in self.zeros:
+            part[...] = 0
+        images = _packed(x[tile.images, :, self.columns])
+        matrix, step = self.matrices.of_rows, self.shape.group
+        first = tile.rows.start - self.shape.window.padding[0][0]
+        for lines, known in _runs_of_lines(first, step, len(matrix), self.lines, images.shape[1]):
+            target = self.combined[:, lines]
+            if known.start < known.stop:
+                start = first + lines.start * step + known.start
+                count = known.stop - known.start
+                rows = _groups(images, start, lines.stop - lines.start, step, count)
+                np.matmul(matrix[:, known], rows, out=target)
+            else:
+                target[...] = 0
 
     def write(self, out: Array) -> None:
         """The output as (N, rows, width, O)."""
@@ -325,26 +325,35 @@ class CombinedRows(Rows):
 
         ``to_planes`` fills them with the output; ``from_planes`` takes them as its gradient.
         """
-        return self._planes.transpose(1, 2, 0, 3, 4, 5, 6)
+        return self._planes
 
     def to_planes(self) -> None:
         """The output, from the products."""
-        numbers, planes = self._for_planes()
-        np.matmul(self.matrices.of_output, numbers, out=planes)
+        np.matmul(self.matrices.of_output, self._numbers, out=self._rows)
 
     def from_planes(self) -> None:
         """The gradient of the products, from that of the output."""
-        numbers, planes = self._for_planes()
-        np.matmul(self.matrices.of_output.T, planes, out=numbers)
+        np.matmul(self.matrices.of_output.T, self._rows, out=self._numbers)
 
-    def _for_planes(self) -> tuple[Array, Array]:
-        """Products and planes as matrices (parts, lines, rows, numbers)."""
-        lines = self._by_line(self.output)
-        planes = self.planes().transpose(2, 0, 1, 3, 4, 5, 6).reshape(-1, *lines.shape[1:])
-        numbers, rows = (
-            array.reshape(*array.shape[:3], -1).transpose(1, 2, 0, 3) for array in (lines, planes)
-        )
-        return numbers, rows
+
+@lru_cache(maxsize=256)
+def _runs_of_lines(
+    first: int, step: int, count: int, lines: int, height: int
+) -> list[tuple[slice, slice]]:
+    """Runs of lines, each with which of its ``count`` rows are inside an image of that height.
+
+    The first line begins at row ``first`` of the image, every other ``step`` rows below.
+    """
+    found: list[tuple[slice, slice]] = []
+    for line in range(lines):
+        begin = first + line * step
+        start = min(count, max(0, -begin))
+        known = slice(start, max(start, min(count, height - begin)))
+        if found and found[-1][1] == known == slice(0, count):
+            found[-1] = (slice(found[-1][0].start, line + 1), known)
+        else:
+            found.append((slice(line, line + 1), known))
+    return found
 
 
 def _packed(array: Array) -> Array:

@@ -18,21 +18,25 @@ from tinynn.backend.base import Array
 
 _LINE = 64  # bytes of a cache line, and of the widest vectors
 _LONG = 8192  # elements
+_SMALL = 1 << 15  # bytes; below, to find the cache line takes longer than it saves
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An uninitialised array that begins at a cache line."""
+    """An uninitialised array, which begins at a cache line if it is large."""
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
+    if size < _SMALL:
+        return np.empty(shape, dtype)
     memory = np.empty(size + _LINE, dtype=np.uint8)
     start = -memory.ctypes.data % _LINE
     array: Array = memory[start : start + size].view(dtype).reshape(shape)
     return array
 
 
-def long_row(values: Array, dtype: Any) -> Array:
-    """The values again and again, until they are a long run."""
-    row = empty((-(-_LONG // len(values)), len(values)), dtype)
+def long_row(values: Array, dtype: Any, size: int = 8 * _LONG) -> Array:
+    """The values again and again, until they are a long run for arrays of that size."""
+    length = min(_LONG, size // 8)
+    row = empty((max(1, -(-length // len(values))), len(values)), dtype)
     row[...] = values
     return row.reshape(-1)
 
@@ -54,6 +58,9 @@ def chunks(size: int, row: int, *arrays: Array) -> list[tuple[Array, ...]]:
 def spread(operation: Callable[..., Any], x: Array, row: Array, out: Array) -> None:
     """out = operation(x, row), the row again and again along x; both arrays are contiguous."""
     flat, result = x.reshape(-1), out.reshape(-1)
+    if flat.size <= row.size:
+        operation(flat, row[: flat.size], out=result)
+        return
     whole = flat.size // row.size * row.size
     if whole:
         shape = (-1, row.size)
@@ -64,7 +71,7 @@ def spread(operation: Callable[..., Any], x: Array, row: Array, out: Array) -> N
 
 def relu(x: Array, out: Array) -> None:
     """out = max(x, 0); both are contiguous."""
-    spread(np.maximum, x, zeros(_LONG, x.dtype), out)
+    spread(np.maximum, x, zeros(min(_LONG, max(1, x.size)), x.dtype), out)
 
 
 @lru_cache(maxsize=64)
