@@ -158,10 +158,13 @@ class TestPooling:
         pool = Window(kernel, kernel)
         if 0 in pool.output_size(*window.output_size(h + 4, w + 4)):
             return
-        same(
-            FAST.conv2d_relu_pool(x, weight, bias, window, pool),
-            PLAIN.conv2d_relu_pool(x, weight, bias, window, pool),
-        )
+        best, winner = FAST.conv2d_relu_pool(x, weight, bias, window, pool)
+        expected, winners = PLAIN.conv2d_relu_pool(x, weight, bias, window, pool)
+        same([best], [expected])
+        full = PLAIN.conv2d(x, weight, None, window, 1)
+        assert winner is not None
+        won = PLAIN.max_pool2d_gather(full, winner, pool)  # of equal pixels either may win
+        same([won], [PLAIN.max_pool2d_gather(full, winners, pool)])
 
 
 class TestOthers:

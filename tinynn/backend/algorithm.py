@@ -12,13 +12,13 @@ _chosen = "auto"
 
 
 def set_conv2d_algorithm(name: str) -> None:
-    """How convolutions without stride, dilation and groups are computed on a CPU.
+    """How convolutions are computed on a CPU.
 
-    "matrix": the pixels under the kernel times the weight. "winograd": kernels of three rows with
-    four products for two rows of output, in place of six; others as in "matrix". "spectral": in the
-    frequency domain, whatever the kernel. "auto" (the default) counts multiplications: it takes
-    "winograd", and for kernels of 5 pixels and more "spectral" where that saves enough. Results
-    differ by rounding.
+    "matrix": the pixels under the kernel times the weight. "winograd": some rows of output at a
+    time, from combinations of rows, with fewer products; kernels of 2 to 7 rows without dilation.
+    "spectral": in the frequency domain, whatever the kernel, without stride, dilation and groups.
+    "auto" (the default) counts multiplications: it takes "winograd", and for kernels of 5 pixels
+    and more "spectral" where that saves enough. Results differ by rounding.
     """
     global _chosen
     if name not in _NAMES:
@@ -34,13 +34,17 @@ def get_conv2d_algorithm() -> str:
 
 def rows_together(window: Window, rows: int) -> int:
     """How many rows of output to compute together, for the fewest products; 1: each by itself."""
-    if window.stride != (1, 1) or window.dilation[0] > 1 or _chosen == "matrix":
+    if window.dilation[0] > 1 or _chosen == "matrix":
         return 1
-    allowed = [m for m in _GROUPS if m == 1 or m + window.kernel[0] - 1 <= _MOST_PRODUCTS]
+    most = _MOST_PRODUCTS + 1 - -(-window.kernel[0] // window.stride[0])
+    allowed = [group for group in _GROUPS if group == 1 or group <= most]
     return min(allowed, key=lambda group: row_products(window, rows, group))
 
 
 def row_products(window: Window, rows: int, group: int) -> int:
     """How often a row of the image, or a combination of rows, meets one of the kernel."""
-    taps = window.kernel[0]
-    return rows * taps if group == 1 else -(-rows // group) * (group + taps - 1)
+    taps, stride = window.kernel[0], window.stride[0]
+    if group == 1:
+        return rows * taps
+    phases = min(stride, taps)  # each has every stride-th row of the image, and of the kernel
+    return -(-rows // group) * (phases * (group - 1) + taps)

@@ -12,9 +12,9 @@ from tinynn.backend.base import Array, Backend, Wanted
 from tinynn.backend.cpu import depthwise, runs
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.pooling import is_tiling, pool_planes
-from tinynn.backend.cpu.rows import kernel_rows, shape_of, weight_of
+from tinynn.backend.cpu.rows import kernel_rows, multiply_rows, packed, shape_of, weight_of
 from tinynn.backend.cpu.threads import parallel
-from tinynn.backend.cpu.tiles import Tile
+from tinynn.backend.cpu.tiles import Tile, cut_tiles
 from tinynn.backend.windows import Pair, Window
 
 _LANES = 8  # partial sums of a weight gradient: fixed, so that no result depends on the threads
@@ -219,6 +219,12 @@ def _by_group(groups: int, channels: int, outputs: int) -> Iterator[tuple[slice,
 
 def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, out: Array) -> None:
     """Slide the weight over x."""
+    if _is_pointwise(window) and out.flags.c_contiguous:
+        x = x[:, :: window.stride[0], :: window.stride[1]]
+        _multiply_pixels(x, weight.reshape(weight.shape[2:]), out)
+        if bias is not None:
+            out += bias
+        return
     shape = shape_of(x.shape, x.dtype, window, out.shape[1:3], weight.shape[3])
     kernel = kernel_rows(weight, shape)
     shift = None if bias is None else runs.long_row(bias, bias.dtype, out.size)
@@ -238,37 +244,74 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, out:
         parallel(work, shape.tiles())
 
 
+def _is_pointwise(window: Window) -> bool:
+    return window.kernel == (1, 1) and not any(map(any, window.padding))
+
+
+def _multiply_pixels(x: Array, matrix: Array, out: Array) -> None:
+    """out (N, H, W, O) = each pixel of x (N, H, W, C) times the matrix (C, O)."""
+    row_bytes = x.shape[2] * (x.shape[3] + out.shape[3]) * x.itemsize
+    matrix = np.ascontiguousarray(matrix)
+
+    def work(tile: Tile) -> None:
+        pixels = packed(x[tile.images, tile.rows]).reshape(-1, x.shape[3])
+        multiply_rows(pixels, matrix, out[tile.images, tile.rows].reshape(-1, out.shape[3]))
+
+    if out.size:
+        parallel(work, cut_tiles(len(x), x.shape[1], row_bytes))
+
+
 def _correlate_back(grad: Array, weight: Array, window: Window, out: Array) -> None:
     """The adjoint of the correlation: itself a correlation, with the kernel turned round.
 
-    With a stride each residue of the image's rows and columns sees some taps of the kernel only.
+    With a stride each residue of the image's rows sees some rows of the kernel only. Columns are
+    computed ``stride`` at a time, as if they were channels.
     """
+    if _is_pointwise(window) and window.stride != (1, 1):
+        out[...] = 0
+        pixels = runs.empty((*grad.shape[:3], out.shape[3]), out.dtype)
+        _multiply_pixels(grad, weight[0, 0].T, pixels)
+        target = out[:, :: window.stride[0], :: window.stride[1]]
+        target[:, : grad.shape[1], : grad.shape[2]] = pixels
+        return
     if window.stride == (1, 1):
         _correlate(grad, _flip(weight), None, _turned(window), out)
         return
-    places = [
-        list(_residues(*axis))
-        for axis in zip(window.kernel, window.stride, window.padding, strict=True)
-    ]
-    for row, first_row, top in places[0]:
-        for column, first_column, left in places[1]:
-            sh, sw = window.stride
-            taps = weight[row::sh, column::sw]
-            part = out[:, first_row::sh, first_column::sw]
-            if 0 in taps.shape[:2]:
-                part[...] = 0
-            else:
-                kernel = (taps.shape[0], taps.shape[1])
-                turned = Window(kernel, padding=((top, 0), (left, 0)))
-                _correlate(grad, _flip(taps), None, turned, part)
+    (sh, sw), ((top, _), (left, _)) = window.stride, window.padding
+    columns = -(-out.shape[2] // sw)
+    whole = out if out.flags.c_contiguous and columns * sw == out.shape[2] else None
+    target = runs.empty((*out.shape[:2], columns, sw * out.shape[3]), out.dtype)
+    if whole is not None:
+        target = whole.reshape(target.shape)
+    kernel, before = _folded(weight, sw, left)
+    for row in range(sh):
+        first = -((row - top) // sh)  # the first window that sees such a row, rounded up
+        part = target[:, first * sh + row - top :: sh]
+        taps = kernel[row::sh]
+        if 0 in taps.shape[:2]:
+            part[...] = 0
+            continue
+        turned = Window(taps.shape[:2], padding=((len(taps) - 1 - first, 0), (before, 0)))
+        _correlate(grad, taps[::-1], None, turned, part)
+    if whole is None:
+        wide = target.reshape(*out.shape[:2], columns * sw, out.shape[3])
+        out[...] = wide[:, :, : out.shape[2]]
 
 
-def _residues(kernel: int, stride: int, padding: Pair) -> Iterator[tuple[int, int, int]]:
-    """For each residue: its first tap, its first pixel of the image, and its padding."""
-    for residue in range(stride):
-        taps = len(range(residue, kernel, stride))
-        first = -((residue - padding[0]) // stride)  # the first window, rounded up
-        yield residue, first * stride + residue - padding[0], taps - 1 - first
+def _folded(weight: Array, stride: int, left: int) -> tuple[Array, int]:
+    """A kernel (kh, columns, O, stride · C) for ``stride`` columns of the image at a time.
+
+    And how many columns of the gradient lie before the one of the same number.
+    """
+    kh, kw, channels, outputs = weight.shape
+    before = (kw - 1 - left) // stride
+    behind = (stride - 1 + left) // stride
+    kernel = np.zeros((kh, max(0, before + behind + 1), outputs, stride, channels), weight.dtype)
+    for column, offset in np.ndindex(kernel.shape[1], stride):
+        tap = stride * (before - column) + offset + left
+        if 0 <= tap < kw:
+            kernel[:, column, :, offset] = weight[:, tap].transpose(0, 2, 1)
+    return kernel.reshape(kh, -1, outputs, stride * channels), before
 
 
 def _flip(weight: Array) -> Array:
@@ -286,6 +329,9 @@ def _turned(window: Window) -> Window:
 
 def _weight_gradient(x: Array, grad: Array, window: Window) -> Array:
     """(kh, kw, C, O): what each tap sees times what arrives, added up over the pixels."""
+    if _is_pointwise(window):
+        x = x[:, :: window.stride[0], :: window.stride[1]][:, : grad.shape[1], : grad.shape[2]]
+        window = Window((1, 1))
     shape = shape_of(x.shape, x.dtype, window, grad.shape[1:3], grad.shape[3], backward=True)
 
     def work(tile: Tile, sums: tuple[Array, ...]) -> None:

@@ -20,18 +20,21 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
-from tinynn.backend.algorithm import rows_together
+from tinynn.backend.algorithm import row_products, rows_together
 from tinynn.backend.base import Array
 from tinynn.backend.cpu.buffers import buffer, views
 from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
-from tinynn.backend.cpu.toom_cook import combinations
+from tinynn.backend.cpu.toom_cook import Combinations, combinations
 from tinynn.backend.windows import Pair, Window
 
 # OpenBLAS multiplies matrices of up to so many multiply-adds without packing them first
 _SMALL_PRODUCT = 10**6
 _FEWEST_ROWS = 32  # of such a product
 _LINE = 16  # numbers: the combinations begin at cache lines, in float32
+_FETCHED = 1 << 16  # bytes: less than that is soon there
+_FETCHED_LINE = 64  # bytes that come into the cache at once
 
 
 class Shape(NamedTuple):
@@ -52,7 +55,7 @@ class Shape(NamedTuple):
     @property
     def products(self) -> int:
         """For each group of rows."""
-        return self.group + self.window.kernel[0] - 1
+        return row_products(self.window, self.group, self.group)
 
     @property
     def kernel(self) -> tuple[int, int, int]:
@@ -63,7 +66,7 @@ class Shape(NamedTuple):
         """The tiles of a whole batch."""
         (kh, _), (sh, sw) = self.window.kernel, self.window.stride
         if self.group > 1:
-            numbers = self.products * (self.channels + self.outputs) // self.group
+            numbers = self.products * (sw * self.channels + self.outputs) // self.group
         else:
             numbers = sh * sw * self.channels + kh * self.outputs
         row_bytes = self.width * numbers * self.dtype.itemsize
@@ -100,7 +103,7 @@ def kernel_rows(weight: Array, shape: Shape) -> Array:
         weight = spread
     rows = weight.reshape(len(weight), -1)
     if shape.group > 1:
-        rows = combinations(shape.group, len(weight), shape.dtype).of_kernel @ rows
+        rows = _combinations(shape).of_kernel @ rows
     return np.ascontiguousarray(rows).reshape(shape.kernel)
 
 
@@ -108,8 +111,7 @@ def weight_of(kernel: Array, shape: Shape) -> Array:
     """The adjoint of ``kernel_rows``: a gradient (products, kw·C, O) as (kh, kw, C, O)."""
     (kh, _), window = shape.window.kernel, shape.window
     if shape.group > 1:
-        rows = combinations(shape.group, kh, shape.dtype).of_kernel.T
-        kernel = rows @ kernel.reshape(shape.products, -1)
+        kernel = _combinations(shape).of_kernel.T @ kernel.reshape(shape.products, -1)
     taps = kernel.reshape(kh, window.extent[1], shape.channels, shape.outputs)
     return taps[:, :: window.dilation[1]]
 
@@ -204,6 +206,7 @@ class AddedRows(Rows):
         stride = self.shape.window.stride[0]
         columns, source = overlap(-left, self.laid.shape[3], x.shape[2])
         images = x[tile.images, :, source]
+        _fetch(images)
         for phase, rows in enumerate(self.laid):
             first = tile.rows.start * stride - top + phase
             lines, source = overlap(first, len(rows), x.shape[1], stride)
@@ -247,15 +250,16 @@ class CombinedRows(Rows):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
-        self.matrices = combinations(shape.group, shape.window.kernel[0], shape.dtype)
+        self.matrices = _combinations(shape)
         size = self.lines * self.line
         width = -(-(size + self.spare) // _LINE) * _LINE
         combined = self._buffer("combined", shape.products, width)
         self.seen = [(slice(0, shape.products), self._windows(combined))]
         numbers = combined[:, :size].reshape(
-            shape.products, self.lines, shape.images, self.pitch, shape.channels
+            shape.products, self.lines, shape.images, -1, shape.channels
         )
-        columns, self.columns = overlap(-shape.window.padding[1][0], self.pitch, shape.pixels)
+        left = shape.window.padding[1][0]
+        columns, self.columns = overlap(-left, numbers.shape[3], shape.pixels)
         self.combined = _rows(numbers[:, :, :, columns])
         beside = numbers[:, :, :, : columns.start], numbers[:, :, :, columns.stop :]
         self.zeros = [part for part in (*beside, combined[:, size:]) if part.size]
@@ -275,10 +279,12 @@ class CombinedRows(Rows):
         """Lay down the rows of the images under the tile."""
         for part in self.zeros:
             part[...] = 0
-        images = _packed(x[tile.images, :, self.columns])
-        matrix, step = self.matrices.of_rows, self.shape.group
-        first = tile.rows.start - self.shape.window.padding[0][0]
-        for lines, known in _runs_of_lines(first, step, len(matrix), self.lines, images.shape[1]):
+        images = packed(x[tile.images, :, self.columns])
+        _fetch(images)
+        matrix, stride = self.matrices.of_rows, self.shape.window.stride[0]
+        first = tile.rows.start * stride - self.shape.window.padding[0][0]
+        step, count, height = self.shape.group * stride, matrix.shape[1], images.shape[1]
+        for lines, known in _runs_of_lines(first, step, count, self.lines, height):
             target = self.combined[:, lines]
             if known.start < known.stop:
                 start = first + lines.start * step + known.start
@@ -290,7 +296,7 @@ class CombinedRows(Rows):
 
     def write(self, out: Array) -> None:
         """The output as (N, rows, width, O)."""
-        if not out.flags.c_contiguous:
+        if not _has_whole_rows(out):
             packed = self._buffer("packed", *out.shape)
             self.write(packed)
             np.copyto(out, packed)
@@ -313,7 +319,8 @@ class CombinedRows(Rows):
 
     def load_gradient(self, grad: Array) -> None:
         """Lay down the gradient (N, rows, width, O) of the output."""
-        grad = _packed(grad)
+        grad = packed(grad)
+        _fetch(grad)
         lines = self._by_line(self.output)[:, 0]
         lines[:, :, :, self.shape.width :] = 0
         numbers = _rows(lines[:, :, :, : self.shape.width])
@@ -356,25 +363,59 @@ def _runs_of_lines(
     return found
 
 
-def _packed(array: Array) -> Array:
-    """The array, or a copy in a buffer of this thread where its rows do not lie side by side."""
-    if array.flags.c_contiguous:
+def multiply_rows(a: Array, b: Array, out: Array) -> None:
+    """out = a @ b for a long matrix a, in small products where that can be."""
+    most = _SMALL_PRODUCT // b.size
+    whole = len(a) // most * most if most >= _FEWEST_ROWS else 0
+    if whole:
+        blocks, results = a[:whole].reshape(-1, most, len(b)), out[:whole]
+        np.matmul(blocks, b, out=results.reshape(-1, most, b.shape[1]))
+    if whole < len(a):
+        np.matmul(a[whole:], b, out=out[whole:])
+
+
+def _has_whole_rows(array: Array) -> bool:
+    """Whether the numbers of a row lie side by side."""
+    steps: tuple[int, int] = array.strides[2:]
+    return steps == (array.shape[3] * array.itemsize, array.itemsize)
+
+
+def packed(array: Array) -> Array:
+    """The array, or a copy in a buffer of this thread where it has no whole rows."""
+    if _has_whole_rows(array):
         return array
     copy = buffer("packed", array.shape, array.dtype)
     np.copyto(copy, array)
     return copy
 
 
+def _fetch(array: Array) -> None:
+    """Look at each cache line in the order of memory, which the processor foresees.
+
+    Rows of several images by turns it does not foresee, and waits for each of them.
+    """
+    if array.flags.c_contiguous and array.nbytes > _FETCHED:
+        lines = array.reshape(-1)[:: _FETCHED_LINE // array.itemsize]
+        np.copyto(buffer("fetched", lines.shape, array.dtype), lines)
+
+
 def _groups(images: Array, first: int, groups: int, step: int, count: int) -> Array:
     """``count`` rows of (N, H, W, C) from each ``step``: a view (N, groups, count, W·C)."""
     image, row, _, item = images.strides
     sizes = (len(images), groups, count, images.shape[2] * images.shape[3])
-    return np.ndarray(sizes, images.dtype, images, first * row, (image, step * row, row, item))
+    steps = (image, step * row, row, item)
+    if images.flags.c_contiguous:  # as_strided takes longer
+        return np.ndarray(sizes, images.dtype, images, first * row, steps)
+    return as_strided(images[:, first:], sizes, steps)
 
 
 def _rows(lines: Array) -> Array:
     """(products, lines, images, columns, C) as matrices (images, lines, products, columns · C)."""
     return lines.reshape(*lines.shape[:3], -1).transpose(2, 1, 0, 3)
+
+
+def _combinations(shape: Shape) -> Combinations:
+    return combinations(shape.group, shape.window.kernel[0], shape.window.stride[0], shape.dtype)
 
 
 def _pitch(shape: Shape) -> int:

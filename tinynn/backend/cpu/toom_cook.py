@@ -25,16 +25,36 @@ _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, -0.5, 2.0)  # and infinity, always
 
 
 class Combinations(NamedTuple):
-    """The three matrices, of m + r - 1 products each."""
+    """The three matrices, for so many products."""
 
-    of_rows: Array  # (products, products)
+    of_rows: Array  # (products, elements of d)
     of_kernel: Array  # (products, r)
     of_output: Array  # (m, products)
 
 
 @lru_cache(maxsize=64)
-def combinations(outputs: int, taps: int, dtype: np.dtype[Any]) -> Combinations:
-    """The matrices for m ``outputs`` of a filter of r ``taps``."""
+def combinations(outputs: int, taps: int, stride: int, dtype: np.dtype[Any]) -> Combinations:
+    """The matrices for m ``outputs`` of a filter of r ``taps`` that moves on by ``stride``.
+
+    With a stride each residue of the sequence meets its own taps; the outputs are their sums.
+    """
+    length = (outputs - 1) * stride + taps
+    blocks = []
+    for phase in range(min(stride, taps)):
+        some = _without_stride(outputs, len(range(phase, taps, stride)))
+        count = len(some.of_kernel)
+        rows, kernel = np.zeros((count, length)), np.zeros((count, taps))
+        rows[:, phase : phase + (some.of_rows.shape[1] - 1) * stride + 1 : stride] = some.of_rows
+        kernel[:, phase::stride] = some.of_kernel
+        blocks.append((rows, kernel, some.of_output.T))
+    rows, kernel, output = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    matrices = (rows, kernel, np.ascontiguousarray(output.T))
+    return Combinations(*(matrix.astype(dtype) for matrix in matrices))
+
+
+def _without_stride(outputs: int, taps: int) -> Combinations:
+    if taps == 1:
+        return Combinations(np.eye(outputs), np.ones((outputs, 1)), np.eye(outputs))
     count = outputs + taps - 1
     points = np.array(_POINTS[: count - 1])
     others = [np.delete(points, index) for index in range(len(points))]
@@ -47,5 +67,4 @@ def combinations(outputs: int, taps: int, dtype: np.dtype[Any]) -> Combinations:
     # powers of two, which round nothing, make the first two equally large
     balance = np.abs(of_kernel).max(axis=1) / np.abs(of_rows).max(axis=1)
     factor = 2.0 ** np.round(np.log2(balance) / 2)[:, None]
-    matrices = of_rows * factor, of_kernel / factor, of_output
-    return Combinations(*(matrix.astype(dtype) for matrix in matrices))
+    return Combinations(of_rows * factor, of_kernel / factor, of_output)
