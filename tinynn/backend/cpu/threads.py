@@ -15,6 +15,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+import numpy as np
+
 from tinynn.errors import ArgumentError
 
 T = TypeVar("T")
@@ -141,6 +143,8 @@ class _Blas:
             library.set_num_threads(count)
 
 
+_LOOKS = 500  # for some milliseconds
+_pastime = np.zeros(1 << 15, dtype=np.float32)
 _workers = _Workers()
 _blas = _Blas()
 
@@ -182,6 +186,15 @@ class single_threaded_blas:  # noqa: N801, a context manager like any other
         self.blas.release()
 
 
+def _await(lock: threading.Lock) -> None:
+    """Acquire the lock; for a while without sleeping, as waking up takes longer than most tiles."""
+    for _ in range(_LOOKS):
+        if lock.acquire(blocking=False):
+            return
+        np.add(_pastime, _pastime, out=_pastime)  # some microseconds without the interpreter
+    lock.acquire()
+
+
 def parallel(function: Callable[[T], object], items: Sequence[T]) -> None:
     """Call ``function`` on every item, on several threads; the first exception is raised.
 
@@ -209,6 +222,6 @@ def parallel(function: Callable[[T], object], items: Sequence[T]) -> None:
         locks = _workers.run(work, helpers) if helpers > 0 else []
         work()  # the calling thread takes its share
         for lock in locks:
-            lock.acquire()
+            _await(lock)
     if failures:
         raise failures[0]
