@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import tinynn
 from tests.backend.reference import PLAIN
-from tinynn.backend import Window, get_backend
+from tinynn.backend import Wanted, Window, get_backend
 
 FAST = get_backend("cpu")
 TINY, SMALL = st.integers(1, 3), st.integers(0, 3)
@@ -79,6 +79,8 @@ class TestConvolution:
             ("conv2d_weight_gradient", (x, grad, window, groups)),
         ):
             same([getattr(FAST, kernel)(*arguments)], [getattr(PLAIN, kernel)(*arguments)])
+        arguments = (x, w, grad, window, groups, Wanted(True, True, True))
+        same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
 
     @pytest.mark.parametrize("stride", [1, 2])
     @pytest.mark.parametrize(("size", "channels"), [((97, 211), 8), ((300, 61), 16)])

@@ -12,7 +12,7 @@ from tinynn.backend.base import Array, Backend, Wanted
 from tinynn.backend.cpu import depthwise, runs
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.pooling import is_tiling, pool_planes
-from tinynn.backend.cpu.rows import kernel_rows, multiply_rows, packed, shape_of, weight_of
+from tinynn.backend.cpu.rows import Shape, kernel_rows, multiply_rows, packed, shape_of, weight_of
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Tile, cut_tiles
 from tinynn.backend.windows import Pair, Window
@@ -49,15 +49,14 @@ class Convolution(Backend):
     def conv2d_input_gradient(
         self, grad: Array, weight: Array, window: Window, groups: int, shape: tuple[int, ...]
     ) -> Array:
-        plain = window.stride == (1, 1) or window.dilation == (1, 1)
-        if not plain or not _is_wide(grad):
+        if not _is_plain(window) or not _is_wide(grad):
             return super().conv2d_input_gradient(grad, weight, window, groups, shape)
         out = runs.empty(shape, grad.dtype)
         if depthwise.is_thin(weight, groups):
             depthwise.input_gradient(grad, weight, window, groups, out)
             return out
         for source, target in _by_group(groups, shape[3], weight.shape[3]):
-            _correlate_back(grad[..., target], weight[..., target], window, out[..., source])
+            _input_gradient(grad[..., target], weight[..., target], window, out[..., source])
         return out
 
     def conv2d_weight_gradient(self, x: Array, grad: Array, window: Window, groups: int) -> Array:
@@ -76,10 +75,32 @@ class Convolution(Backend):
         self, x: Array, weight: Array, grad: Array, window: Window, groups: int, wanted: Wanted
     ) -> tuple[Array | None, ...]:
         cut = _spectral(x, window, grad.shape[1:3], weight.shape[3], groups)
-        if cut is None:
+        if cut is not None:
+            image, kernel = spectral.gradients(x, weight, grad, window, cut, wanted[:2], parallel)
+            return image, kernel, self.sum(grad, (0, 1, 2)) if wanted.bias else None
+        shape = shape_of(x.shape, x.dtype, window, grad.shape[1:3], grad.shape[3], backward=True)
+        parts = shape.tiles()
+        if (
+            groups > 1
+            or window.kernel == (1, 1)
+            or not (wanted.x and wanted.weight)
+            or not _is_wide(x)
+            or not _is_plain(window)
+            or any(tile.rows != slice(0, shape.rows) for tile in parts)
+        ):
             return super().conv2d_gradients(x, weight, grad, window, groups, wanted)
-        image, kernel = spectral.gradients(x, weight, grad, window, cut, wanted[:2], parallel)
-        return image, kernel, self.sum(grad, (0, 1, 2)) if wanted.bias else None
+        back = _Back(weight, window, x.shape, grad.shape)
+        image_grad = runs.empty(x.shape, x.dtype)
+
+        def work(tile: Tile, sums: tuple[Array, Array]) -> None:
+            arriving = grad[tile.images]
+            if wanted.bias:
+                sums[1][...] += _column_sums(arriving.reshape(-1, shape.outputs))
+            _add_weight_gradient(shape, x, arriving, tile, sums[0])
+            back.run(arriving, image_grad[tile.images])
+
+        sums = _in_lanes(parts, shape.kernel, (shape.outputs,), dtype=x.dtype, work=work)
+        return image_grad, weight_of(sums[0], shape), sums[1] if wanted.bias else None
 
     def conv2d_relu_pool(
         self,
@@ -153,9 +174,7 @@ class Convolution(Backend):
             )
         image_grad = runs.empty(x.shape, x.dtype) if wanted.x else None
         full = (len(x), *size, outputs)
-        turned = _turned(window)
-        back = shape_of(full, x.dtype, turned, x.shape[1:3], x.shape[3])
-        flipped = kernel_rows(_flip(weight), back) if wanted.x else None
+        back = _Back(weight, window, x.shape, full) if wanted.x else None
 
         def work(tile: Tile, sums: tuple[Array, Array]) -> None:
             rows = shape.at(tile)
@@ -173,15 +192,11 @@ class Convolution(Backend):
                 rows.load(x, tile)
                 rows.from_planes()
                 sums[0][...] += rows.against()
-            if image_grad is not None:
-                arriving = buffer("arriving", (len(image_grad[tile.images]), *full[1:]), x.dtype)
+            if back is not None and image_grad is not None:
+                arriving = buffer("arriving", (len(x[tile.images]), *full[1:]), x.dtype)
                 for i, j in np.ndindex(2, 2):
                     _from_pairs(planes[i, j], arriving[:, i::2, j::2])
-                everything = Tile(slice(0, len(arriving)), slice(0, x.shape[1]))
-                behind = back.at(everything)
-                behind.load(arriving, everything)
-                behind.multiply(flipped)
-                behind.write(image_grad[tile.images])
+                back.run(arriving, image_grad[tile.images])
 
         sums = _in_lanes(parts, shape.kernel, (outputs,), dtype=x.dtype, work=work)
         return (
@@ -217,31 +232,50 @@ def _by_group(groups: int, channels: int, outputs: int) -> Iterator[tuple[slice,
         yield slice(group * c, (group + 1) * c), slice(group * o, (group + 1) * o)
 
 
+class _Correlation:
+    """A weight that slides over images (N, H, W, C), a tile at a time."""
+
+    def __init__(
+        self, weight: Array, window: Window, images: tuple[int, ...], size: tuple[int, ...]
+    ) -> None:
+        sizes = (size[0], size[1])
+        self.shape = shape_of(images, weight.dtype, window, sizes, weight.shape[3])
+        self.kernel = kernel_rows(weight, self.shape)
+
+    def run(self, x: Array, tile: Tile, out: Array) -> None:
+        """The part ``out`` of the output that the tile names."""
+        rows = self.shape.at(tile)
+        rows.load(x, tile)
+        rows.multiply(self.kernel)
+        rows.write(out)
+
+
 def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, out: Array) -> None:
     """Slide the weight over x."""
     if _is_pointwise(window) and out.flags.c_contiguous:
         x = x[:, :: window.stride[0], :: window.stride[1]]
-        _multiply_pixels(x, weight.reshape(weight.shape[2:]), out)
+        _multiply_pixels(x, weight[0, 0], out)
         if bias is not None:
             out += bias
         return
-    shape = shape_of(x.shape, x.dtype, window, out.shape[1:3], weight.shape[3])
-    kernel = kernel_rows(weight, shape)
+    correlation = _Correlation(weight, window, x.shape, out.shape[1:3])
     shift = None if bias is None else runs.long_row(bias, bias.dtype, out.size)
 
     def work(tile: Tile) -> None:
-        rows = shape.at(tile)
-        rows.load(x, tile)
-        rows.multiply(kernel)
         part = out[tile.images, tile.rows]
-        rows.write(part)
+        correlation.run(x, tile, part)
         if shift is not None and part.flags.c_contiguous:
             runs.spread(np.add, part, shift, part)
         elif bias is not None:
             part += bias
 
     if out.size:
-        parallel(work, shape.tiles())
+        parallel(work, correlation.shape.tiles())
+
+
+def _is_plain(window: Window) -> bool:
+    """Whether the adjoint is made of correlations: not with both a stride and a dilation."""
+    return window.stride == (1, 1) or window.dilation == (1, 1)
 
 
 def _is_pointwise(window: Window) -> bool:
@@ -261,41 +295,71 @@ def _multiply_pixels(x: Array, matrix: Array, out: Array) -> None:
         parallel(work, cut_tiles(len(x), x.shape[1], row_bytes))
 
 
-def _correlate_back(grad: Array, weight: Array, window: Window, out: Array) -> None:
-    """The adjoint of the correlation: itself a correlation, with the kernel turned round.
+class _Back:
+    """The adjoint of a correlation in the images, for whole images at a time.
 
-    With a stride each residue of the image's rows sees some rows of the kernel only. Columns are
+    It is itself a correlation, with the kernel turned round. With a stride each residue of the
+    image's rows sees some rows of the kernel only, and is a correlation of its own; columns are
     computed ``stride`` at a time, as if they were channels.
     """
-    if _is_pointwise(window) and window.stride != (1, 1):
+
+    def __init__(
+        self, weight: Array, window: Window, images: tuple[int, ...], grads: tuple[int, ...]
+    ) -> None:
+        (sh, self.stride), ((top, _), (left, _)) = window.stride, window.padding
+        _, height, self.width, _ = images
+        self.parts: list[tuple[slice, _Correlation | None]] = []
+        if window.stride == (1, 1):
+            turned = _Correlation(_flip(weight), _turned(window), grads, images[1:3])
+            self.parts.append((slice(None), turned))
+            return
+        kernel, before = _folded(weight, self.stride, left)
+        for row in range(sh):
+            first = -((row - top) // sh)  # the first window that sees such a row, rounded up
+            rows = range(first * sh + row - top, height, sh)
+            size = (len(rows), -(-self.width // self.stride))
+            taps = kernel[row::sh]
+            part: _Correlation | None = None
+            if 0 not in taps.shape[:2] and rows:
+                place = Window(taps.shape[:2], padding=((len(taps) - 1 - first, 0), (before, 0)))
+                part = _Correlation(taps[::-1], place, grads, size)
+            self.parts.append((slice(rows.start, None, sh), part))
+
+    def run(self, grad: Array, out: Array) -> None:
+        """out = the gradient of some images, from that of their outputs."""
+        columns = -(-self.width // self.stride)
+        sizes = (*out.shape[:2], columns, self.stride * out.shape[3])
+        if out.flags.c_contiguous and columns * self.stride == self.width:
+            target = out.reshape(sizes)
+        else:
+            target = buffer("image", sizes, out.dtype)
+        for rows, turned in self.parts:
+            part = target[:, rows]
+            if turned is None:
+                part[...] = 0
+            else:
+                turned.run(grad, Tile(slice(0, len(grad)), slice(0, part.shape[1])), part)
+        if not np.may_share_memory(target, out):
+            wide = target.reshape(*out.shape[:2], columns * self.stride, out.shape[3])
+            np.copyto(out, wide[:, :, : self.width])
+
+
+def _input_gradient(grad: Array, weight: Array, window: Window, out: Array) -> None:
+    """The adjoint of the correlation in the images."""
+    if window.stride == (1, 1):
+        _correlate(grad, _flip(weight), None, _turned(window), out)
+    elif _is_pointwise(window):
         out[...] = 0
         pixels = runs.empty((*grad.shape[:3], out.shape[3]), out.dtype)
         _multiply_pixels(grad, weight[0, 0].T, pixels)
-        target = out[:, :: window.stride[0], :: window.stride[1]]
-        target[:, : grad.shape[1], : grad.shape[2]] = pixels
-        return
-    if window.stride == (1, 1):
-        _correlate(grad, _flip(weight), None, _turned(window), out)
-        return
-    (sh, sw), ((top, _), (left, _)) = window.stride, window.padding
-    columns = -(-out.shape[2] // sw)
-    whole = out if out.flags.c_contiguous and columns * sw == out.shape[2] else None
-    target = runs.empty((*out.shape[:2], columns, sw * out.shape[3]), out.dtype)
-    if whole is not None:
-        target = whole.reshape(target.shape)
-    kernel, before = _folded(weight, sw, left)
-    for row in range(sh):
-        first = -((row - top) // sh)  # the first window that sees such a row, rounded up
-        part = target[:, first * sh + row - top :: sh]
-        taps = kernel[row::sh]
-        if 0 in taps.shape[:2]:
-            part[...] = 0
-            continue
-        turned = Window(taps.shape[:2], padding=((len(taps) - 1 - first, 0), (before, 0)))
-        _correlate(grad, taps[::-1], None, turned, part)
-    if whole is None:
-        wide = target.reshape(*out.shape[:2], columns * sw, out.shape[3])
-        out[...] = wide[:, :, : out.shape[2]]
+        seen = out[:, :: window.stride[0], :: window.stride[1]]
+        seen[:, : grad.shape[1], : grad.shape[2]] = pixels
+    elif out.size:
+        back = _Back(weight, window, out.shape, grad.shape)
+        row_bytes = out.shape[2] * (out.shape[3] + grad.shape[3]) * out.itemsize
+        whole = [tile.images for tile in cut_tiles(len(out), out.shape[1], row_bytes)]
+        images = sorted({(part.start, part.stop) for part in whole})
+        parallel(lambda part: back.run(grad[slice(*part)], out[slice(*part)]), images)
 
 
 def _folded(weight: Array, stride: int, left: int) -> tuple[Array, int]:
@@ -335,13 +399,18 @@ def _weight_gradient(x: Array, grad: Array, window: Window) -> Array:
     shape = shape_of(x.shape, x.dtype, window, grad.shape[1:3], grad.shape[3], backward=True)
 
     def work(tile: Tile, sums: tuple[Array, ...]) -> None:
-        rows = shape.at(tile)
-        rows.load(x, tile)
-        rows.load_gradient(grad[tile.images, tile.rows])
-        sums[0][...] += rows.against()
+        _add_weight_gradient(shape, x, grad[tile.images, tile.rows], tile, sums[0])
 
     (total,) = _in_lanes(shape.tiles() if grad.size else (), shape.kernel, dtype=x.dtype, work=work)
     return weight_of(total, shape)
+
+
+def _add_weight_gradient(shape: Shape, x: Array, grad: Array, tile: Tile, total: Array) -> None:
+    """total += what a tile, whose outputs have the gradient ``grad``, adds to ``kernel_rows``."""
+    rows = shape.at(tile)
+    rows.load(x, tile)
+    rows.load_gradient(grad)
+    total += rows.against()
 
 
 def _in_pairs(name: str, array: Array, sizes: tuple[int, ...]) -> Array:
