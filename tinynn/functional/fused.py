@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tinynn.autograd import Tensor, is_grad_enabled, record_jointly
+from tinynn.autograd import Tensor, is_grad_enabled, record, record_jointly
 from tinynn.backend import Wanted
 from tinynn.functional.convolution import (
     Padding,
@@ -39,8 +39,9 @@ def conv2d_relu_max_pool2d(
     pool = pool_window("conv2d_relu_max_pool2d", full, pool_size, pool_stride, 0, 1, ceil_mode)
     shift = None if bias is None else bias.data
     keep = is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias) if t is not None)
-    shift = None if bias is None else bias.data
     out, winner = x.backend.conv2d_relu_pool(x.data, weight.data, shift, window, pool, keep)
+    if not keep:
+        return record("conv2d_relu_max_pool2d", out)
     products = conv2d_products(x, weight, bias, window, 1)
 
     def gradients(grad: Tensor, wanted: tuple[bool, ...]) -> Sequence[Tensor | None]:

@@ -40,7 +40,7 @@ class Normalisation(Backend):
             scale = scale * weight
         out = runs.empty(x.shape, x.dtype)
         shift = -average * scale if bias is None else bias - average * scale
-        factors, shifts = (runs.long_row(values, x.dtype) for values in (scale, shift))
+        factors, shifts = (runs.long_row(values, x.dtype, x.size) for values in (scale, shift))
         zeros = runs.zeros(factors.size, x.dtype)
 
         def work(part: tuple[Array, ...]) -> None:
@@ -51,7 +51,7 @@ class Normalisation(Backend):
             if relu:
                 np.maximum(result, zeros[:width], out=result)
 
-        _over(x, work, runs.chunks(_chunk(x), factors.size, x, out))
+        _over(x, work, runs.chunks(_CHUNK, factors.size, x, out))
         return out, average, variance
 
     def batch_norm_gradient(
@@ -88,7 +88,9 @@ class Normalisation(Backend):
         factor = root if weight is None else root * weight
         tilt = slope * root / count
         shift = (rest * tilt - total / count) * factor
-        rows = [runs.long_row(values, x.dtype) for values in (factor, -tilt * factor, shift)]
+        rows = [
+            runs.long_row(values, x.dtype, x.size) for values in (factor, -tilt * factor, shift)
+        ]
 
         def work(part: tuple[Array, ...]) -> None:
             seen, given, arrived = part
@@ -99,7 +101,7 @@ class Normalisation(Backend):
             np.add(arrived, tilted, out=arrived)
             np.add(arrived, shifts, out=arrived)
 
-        _over(x, work, runs.chunks(_chunk(x), rows[0].size, x, arriving, result))
+        _over(x, work, runs.chunks(_CHUNK, rows[0].size, x, arriving, result))
         return result, slope, total
 
 
@@ -112,7 +114,7 @@ class _Sums:
     def __init__(self, x: Array, centre: Array | None, *others: Array) -> None:
         self.channels = x.shape[-1]
         width = self.channels * max(1, _WIDTH // self.channels)
-        self.parts = runs.chunks(_chunk(x), width, x, *others)
+        self.parts = runs.chunks(_CHUNK, width, x, *others)
         self.totals = np.empty((len(self.parts), 2, self.channels), dtype=np.float64)
         self.centres = None if centre is None else runs.long_row(centre, x.dtype)
         self.ones = np.ones(max(len(part[0]) for part in self.parts), x.dtype)
@@ -137,11 +139,6 @@ class _Sums:
 
 def _is_chunkable(x: Array) -> bool:
     return bool(x.dtype.itemsize > 2 and x.flags.c_contiguous and x.size)
-
-
-def _chunk(x: Array) -> int:
-    """Numbers of a chunk."""
-    return _CHUNK
 
 
 def _over(x: Array, work: Callable[[Any], object], items: Sequence[Any]) -> None:

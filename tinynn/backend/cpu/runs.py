@@ -29,8 +29,7 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
         return np.empty(shape, dtype)
     memory = np.empty(size + _LINE, dtype=np.uint8)
     start = -memory.ctypes.data % _LINE
-    array: Array = memory[start : start + size].view(dtype).reshape(shape)
-    return array
+    return np.ndarray(shape, dtype, memory, start)
 
 
 def long_row(values: Array, dtype: Any, size: int = 8 * _LONG) -> Array:
