@@ -126,6 +126,22 @@ def long_runs() -> Idea:
     return Idea(name, short, lambda: runs.spread(np.multiply, x, repeated, result))
 
 
+def glance() -> Idea:
+    """Rows of several images by turns, from main memory, with a look at each cache line before."""
+    batches = [normal(64, 32, 512) for _ in range(16)]  # more than any cache holds
+    rows, seen = np.empty((32, 8, 512), np.float32), np.empty(8 * 32 * 32, np.float32)
+
+    def run(look: bool) -> None:
+        for batch in batches:
+            for first in range(0, 64, 8):
+                tile = batch[first : first + 8]
+                if look:
+                    np.copyto(seen, tile.reshape(-1)[::16])
+                np.copyto(rows, tile.transpose(1, 0, 2))
+
+    return Idea("a glance in the order of memory first", lambda: run(False), lambda: run(True))
+
+
 def aligned() -> Idea:
     """A product of elements in arrays that begin at a cache line, and 16 bytes behind one."""
     x, result = (runs.empty(((1 << 17) + 4,), np.float32) for _ in range(2))
@@ -195,6 +211,7 @@ def ideas(count: int) -> Iterator[Idea]:
     yield Idea("no gradient of the first layer's images", face_step(True), face_step(False))
     yield normalised()
     yield long_runs()
+    yield glance()
     yield aligned()
     yield spectral(28, 5, 32, 32)
     yield spectral(28, 7, 32, 32)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import tinynn
 from tests.backend.reference import PLAIN
 from tinynn.backend import Wanted, Window, get_backend
+from tinynn.backend.cpu import buffers, tiles
 
 FAST = get_backend("cpu")
 TINY, SMALL = st.integers(1, 3), st.integers(0, 3)
@@ -100,6 +101,53 @@ class TestConvolution:
             [PLAIN.conv2d_weight_gradient(x, grad, window, 1) / 1e3],
         )
 
+    @pytest.mark.parametrize("algorithm", ["matrix", "winograd"])
+    @pytest.mark.parametrize("stride", [1, 2, 3])
+    @pytest.mark.parametrize("kernel", [(2, 5), (4, 4), (5, 3), (6, 1), (7, 7), (9, 2)])
+    def test_of_larger_kernels(self, kernel: tuple[int, int], stride: int, algorithm: str) -> None:
+        window = Window(kernel, (stride, stride), ((1, 2), (2, 1)))
+        x, w = normal(3, 14, 13, 3), normal(*kernel, 3, 4)
+        grad = normal(3, *window.output_size(14, 13), 4)
+        arguments = (x, w, grad, window, 1, Wanted(True, True, True))
+        tinynn.set_conv2d_algorithm(algorithm)
+        try:
+            same([FAST.conv2d(x, w, None, window, 1)], [PLAIN.conv2d(x, w, None, window, 1)])
+            same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
+        finally:
+            tinynn.set_conv2d_algorithm("auto")
+
+    def test_of_an_image_of_which_only_some_rows_fit_into_a_tile(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for size in (1, 1 << 11, 1 << 14):
+            monkeypatch.setattr(tiles, "_TILE_BYTES", size)
+            tiles.cut_tiles.cache_clear()
+            for stride in (1, 2):
+                window = Window((3, 3), (stride, stride), ((1, 1), (1, 1)))
+                x, w = normal(2, 29, 23, 4), normal(3, 3, 4, 5)
+                grad = normal(2, *window.output_size(29, 23), 5)
+                arguments = (x, w, grad, window, 1, Wanted(True, True, True))
+                same([FAST.conv2d(x, w, None, window, 1)], [PLAIN.conv2d(x, w, None, window, 1)])
+                same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
+                pool = Window((2, 2), (2, 2)).rounding_up(*grad.shape[1:3])
+                pooled = FAST.conv2d_relu_pool(x, w, None, window, pool)
+                same(pooled, PLAIN.conv2d_relu_pool(x, w, None, window, pool))
+        tiles.cut_tiles.cache_clear()
+
+    def test_leaves_nothing_of_a_call_to_the_next(self) -> None:
+        """Whatever stands in the work space, also what is not a number."""
+        window = Window((3, 3), padding=((1, 1), (1, 1)))
+        x, w = normal(4, 12, 10, 3), normal(3, 3, 3, 8)
+        grad = normal(4, 12, 10, 8)
+        arguments = (x, w, grad, window, 1, Wanted(True, True, True))
+        pool = Window((2, 2), (2, 2))
+        expected = PLAIN.conv2d_relu_pool(x, w, None, window, pool)
+        for _ in range(2):
+            same(FAST.conv2d_relu_pool(x, w, None, window, pool), expected)
+            same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
+            for held in buffers._mine.shelf.values():
+                held[...] = 0xFF  # not a number, in any floating-point dtype
+
     def test_of_views_that_are_not_contiguous(self) -> None:
         x, w = normal(3, 8, 9, 4)[:, ::-1, 1::2, ::2], normal(4, 3, 2, 2).transpose(1, 0, 2, 3)
         window = Window((3, 4), padding=((1, 1), (1, 2)))
@@ -167,6 +215,32 @@ class TestPooling:
         assert winner is not None
         won = PLAIN.max_pool2d_gather(full, winner, pool)  # of equal pixels either may win
         same([won], [PLAIN.max_pool2d_gather(full, winners, pool)])
+
+    @given(convolutions(), st.booleans(), st.booleans())
+    @settings(max_examples=100, deadline=None)
+    def test_gradients_of_both(self, case: tuple[Any, ...], ceil: bool, image: bool) -> None:
+        (n, h, w, _), (kh, kw, channels, outputs), window, _ = case
+        x, weight = normal(n, h + 4, w + 4, channels), normal(kh, kw, channels, outputs)
+        full = window.output_size(h + 4, w + 4)
+        pool = Window((2, 2), (2, 2))
+        pool = pool.rounding_up(*full) if ceil else pool
+        if 0 in pool.output_size(*full):
+            return
+        out, winner = FAST.conv2d_relu_pool(x, weight, None, window, pool)
+        assert winner is not None
+        arguments = (normal(*out.shape), out, winner, window, pool, Wanted(image, True, True))
+        same(
+            [
+                array
+                for array in FAST.conv2d_relu_pool_gradients(x, weight, *arguments)
+                if array is not None
+            ],
+            [
+                array
+                for array in PLAIN.conv2d_relu_pool_gradients(x, weight, *arguments)
+                if array is not None
+            ],
+        )
 
 
 class TestOthers:

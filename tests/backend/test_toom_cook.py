@@ -1,0 +1,87 @@
+"""Fewer products for the same convolution: the matrices, and what is chosen."""
+
+import numpy as np
+import pytest
+
+import tinynn
+from tinynn.backend import Window
+from tinynn.backend.algorithm import row_products, rows_together
+from tinynn.backend.cpu.toom_cook import combinations
+
+CASES = [
+    (outputs, taps, stride)
+    for outputs in (2, 4, 6)
+    for taps in range(1, 10)
+    for stride in range(1, 4)
+    if outputs + -(-taps // stride) - 1 <= 8
+]
+
+
+def correlated(d: np.ndarray, g: np.ndarray, outputs: int, stride: int) -> np.ndarray:
+    """By the definition."""
+    return np.stack([d[i * stride : i * stride + len(g)].T @ g for i in range(outputs)])
+
+
+@pytest.mark.parametrize(("outputs", "taps", "stride"), CASES)
+def test_matrices_compute_a_correlation(outputs: int, taps: int, stride: int) -> None:
+    matrices = combinations(outputs, taps, stride, np.dtype("float64"))
+    rng = np.random.default_rng(outputs + 10 * taps + 100 * stride)
+    d, g = rng.standard_normal((matrices.of_rows.shape[1], 5)), rng.standard_normal(taps)
+    products = (matrices.of_kernel @ g)[:, None] * (matrices.of_rows @ d)
+    expected = correlated(d, g, outputs, stride)
+    np.testing.assert_allclose(matrices.of_output @ products, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("outputs", "taps", "stride"), CASES)
+def test_as_many_products_as_were_counted(outputs: int, taps: int, stride: int) -> None:
+    window = Window((taps, 1), (stride, 1))
+    assert len(combinations(outputs, taps, stride, np.dtype("float32")).of_kernel) == row_products(
+        window, outputs, outputs
+    )
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "rows", "group", "products"),
+    [
+        (3, 1, 48, 6, 64),
+        (3, 1, 32, 4, 48),  # as many as with six, and smaller numbers
+        (3, 1, 2, 2, 4),
+        (3, 1, 1, 1, 3),
+        (3, 2, 12, 6, 26),
+        (5, 1, 28, 4, 56),
+        (7, 1, 28, 2, 112),
+        (8, 1, 28, 1, 224),  # would need too many points
+        (1, 1, 28, 1, 28),
+        (2, 2, 28, 1, 56),  # each row of the kernel meets rows of its own
+    ],
+)
+def test_the_fewest_products_are_chosen(
+    kernel: int, stride: int, rows: int, group: int, products: int
+) -> None:
+    window = Window((kernel, kernel), (stride, stride))
+    assert rows_together(window, rows) == group
+    assert row_products(window, rows, group) == products
+
+
+def test_rows_are_not_combined_with_a_dilation_or_where_that_is_switched_off() -> None:
+    assert rows_together(Window((3, 3), dilation=(2, 1)), 48) == 1
+    assert rows_together(Window((3, 3), dilation=(1, 2)), 48) == 6
+    tinynn.set_conv2d_algorithm("matrix")
+    try:
+        assert rows_together(Window((3, 3)), 48) == 1
+    finally:
+        tinynn.set_conv2d_algorithm("auto")
+
+
+@pytest.mark.parametrize(("outputs", "taps", "stride"), CASES)
+def test_float32_stays_near(outputs: int, taps: int, stride: int) -> None:
+    """Errors are some roundings of the largest result, not hundreds."""
+    rng = np.random.default_rng(0)
+    d64 = rng.standard_normal(((outputs - 1) * stride + taps, 4096))
+    g64 = rng.standard_normal(taps)
+    matrices = combinations(outputs, taps, stride, np.dtype("float32"))
+    d, g = d64.astype(np.float32), g64.astype(np.float32)
+    ours = matrices.of_output @ ((matrices.of_kernel @ g)[:, None] * (matrices.of_rows @ d))
+    expected = correlated(d.astype(np.float64), g.astype(np.float64), outputs, stride)
+    assert ours.dtype == np.float32
+    assert np.abs(ours - expected).max() < 30 * np.finfo(np.float32).eps * np.abs(expected).max()
