@@ -8,6 +8,7 @@ import pytest
 
 import tinynn
 from tinynn import functional as F
+from tinynn.backend.cpu import buffers
 from tinynn.errors import ArgumentError
 
 
@@ -49,6 +50,40 @@ def test_a_limit(device: str) -> None:
     for wrong in (-1, 1.5, True):
         with pytest.raises(ArgumentError, match="expects a number of bytes >= 0"):
             tinynn.memory.set_limit(wrong)  # type: ignore[arg-type]
+
+
+def test_freeing_while_another_thread_computes(device: str) -> None:
+    if device != "cpu":
+        pytest.skip("of the CPU's buffers")
+    failures: list[BaseException] = []
+
+    def compute() -> None:
+        try:
+            for _ in range(40):
+                step("cpu")
+        except BaseException as error:
+            failures.append(error)
+
+    worker = threading.Thread(target=compute)
+    worker.start()
+    while worker.is_alive():
+        tinynn.memory.free("cpu")
+        tinynn.memory.held("cpu")
+    worker.join()
+    assert not failures
+
+
+def test_what_is_beyond_the_limit_is_kept_nowhere(device: str) -> None:
+    if device != "cpu":
+        pytest.skip("of the CPU's buffers")
+    kept = buffers._mine.shelf.views
+    tinynn.memory.set_limit(0)
+    step("cpu")
+    assert not kept
+    tinynn.memory.set_limit(1 << 28)
+    for _ in range(3):  # buffers grow at first, and take all views with them
+        step("cpu")
+    assert kept
 
 
 def test_buffers_go_with_their_thread(device: str) -> None:

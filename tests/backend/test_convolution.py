@@ -143,6 +143,30 @@ def test_views_are_read_where_they_lie(device: str) -> None:
     close(backend.to_host(out), expected)
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("missing", [(1, 0), (0, 1), (1, 1)])
+def test_fewer_pixels_of_gradient_than_windows_without_a_stride(
+    device: str, missing: tuple[int, int], kernel: int
+) -> None:
+    """As in transposed convolution with a dilation and output padding."""
+    window = Window((kernel, kernel), dilation=(2, 2))
+    weight = normal(kernel, kernel, 3, 5, dtype="float64")
+    full = window.output_size(9, 8)
+    grad = normal(2, full[0] - missing[0], full[1] - missing[1], 5, dtype="float64")
+    x = normal(2, 9, 8, 3, dtype="float64")
+    compare(device, "conv2d_input_gradient", "float64", grad, weight, window, 1, x.shape)
+    compare(device, "conv2d_weight_gradient", "float64", x, grad, window, 1)
+
+
+def test_windows_that_see_no_column_of_the_image(device: str) -> None:
+    window = Window((3, 1), (1, 3), SAME)
+    x, weight = normal(2, 8, 1, 3, dtype="float64"), normal(3, 1, 3, 4, dtype="float64")
+    compare(device, "conv2d", "float64", x, weight, None, window, 1)
+    grad = normal(2, *window.output_size(8, 1), 4, dtype="float64")
+    wanted = Wanted(True, True, True)
+    compare(device, "conv2d_gradients", "float64", x, weight, grad, window, 1, wanted)
+
+
 def test_fewer_pixels_of_gradient_than_windows(device: str) -> None:
     """As in transposed convolution with output padding: the last rows and columns get nothing."""
     window = Window((3, 3), (2, 2), SAME)

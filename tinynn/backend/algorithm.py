@@ -14,11 +14,15 @@ _chosen = "auto"
 def set_conv2d_algorithm(name: str) -> None:
     """How convolutions are computed on a CPU.
 
-    "matrix": the pixels under the kernel times the weight. "winograd": some rows of output at a
-    time, from combinations of rows, with fewer products; kernels of 2 to 7 rows without dilation.
-    "spectral": in the frequency domain, whatever the kernel, without stride, dilation and groups.
-    "auto" (the default) counts multiplications: it takes "winograd", and for kernels of 5 pixels
-    and more "spectral" where that saves enough. Results differ by rounding.
+    "matrix": each row of the image times each row of the kernel. "winograd": some rows of output
+    at a time, from combinations of rows, with fewer products; not where rows are dilated, nor for
+    kernels that would need more than eight products a group (8 rows and more, without stride).
+    "spectral": in the frequency domain, whatever the kernel; with a stride, dilation or groups as
+    "winograd". "auto" (the default) counts multiplications: it takes "winograd", and for kernels of
+    5 pixels and more "spectral" where that saves enough.
+
+    Results differ by rounding. Where an image holds an infinity, the latter two give NaN in more
+    pixels of that image.
     """
     global _chosen
     if name not in _NAMES:

@@ -25,7 +25,7 @@ class _Shelf(dict[str, Any]):
     def __init__(self) -> None:
         super().__init__()
         self.views: dict[Any, Any] = {}
-        self.refused = False
+        self.refused = False  # whether a buffer was beyond the limit since views() looked last
 
     def clear(self) -> None:
         super().clear()
@@ -57,7 +57,7 @@ def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         held = held[start : start + size]
         _mine.shelf.pop(name, None)
         _mine.shelf.views.clear()
-        if size + sum(array.nbytes for array in _mine.shelf.values()) <= _limit:
+        if size + sum(array.nbytes for array in list(_mine.shelf.values())) <= _limit:
             _mine.shelf[name] = held
         else:
             _mine.shelf.refused = True
@@ -103,8 +103,13 @@ def free_buffers() -> None:
 
 
 def _alive() -> list[_Shelf]:
-    shelves = [shelf for reference in _shelves if (shelf := reference()) is not None]
-    _shelves[:] = [reference for reference in _shelves if reference() is not None]
+    shelves = []
+    for reference in list(_shelves):
+        shelf = reference()
+        if shelf is not None:
+            shelves.append(shelf)
+        elif reference in _shelves:
+            _shelves.remove(reference)  # and no other, which a new thread may be adding now
     return shelves
 
 

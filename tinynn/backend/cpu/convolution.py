@@ -78,16 +78,12 @@ class Convolution(Backend):
         if cut is not None:
             image, kernel = spectral.gradients(x, weight, grad, window, cut, wanted[:2], parallel)
             return image, kernel, self.sum(grad, (0, 1, 2)) if wanted.bias else None
+        joint = groups == 1 and window.kernel != (1, 1) and wanted.x and wanted.weight
+        if not joint or not _is_wide(x) or not _is_plain(window):
+            return super().conv2d_gradients(x, weight, grad, window, groups, wanted)
         shape = shape_of(x.shape, x.dtype, window, grad.shape[1:3], grad.shape[3], backward=True)
         parts = shape.tiles()
-        if (
-            groups > 1
-            or window.kernel == (1, 1)
-            or not (wanted.x and wanted.weight)
-            or not _is_wide(x)
-            or not _is_plain(window)
-            or any(tile.rows != slice(0, shape.rows) for tile in parts)
-        ):
+        if not _are_whole(parts, shape):
             return super().conv2d_gradients(x, weight, grad, window, groups, wanted)
         back = _Back(weight, window, x.shape, grad.shape)
         image_grad = runs.empty(x.shape, x.dtype)
@@ -161,10 +157,9 @@ class Convolution(Backend):
         size = (2 * height, 2 * width)
         shape = shape_of(x.shape, x.dtype, window, size, outputs, parts=2, backward=True)
         parts = shape.tiles()
-        whole = all(tile.rows == slice(0, size[0]) for tile in parts)
         if (
             not _fits(pool)
-            or not whole
+            or not _are_whole(parts, shape)
             or window.stride != (1, 1)
             or _spectral(x, window, size, outputs, 1)
             or not _is_wide(x)
@@ -252,9 +247,10 @@ class _Correlation:
 
 def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, out: Array) -> None:
     """Slide the weight over x."""
-    if _is_pointwise(window) and out.flags.c_contiguous:
-        x = x[:, :: window.stride[0], :: window.stride[1]]
-        _multiply_pixels(x, weight[0, 0], out)
+    seen = x[:, :: window.stride[0], :: window.stride[1]]
+    # as an adjoint it may have more pixels to fill than there are gradients
+    if _is_pointwise(window) and out.flags.c_contiguous and seen.shape[1:3] == out.shape[1:3]:
+        _multiply_pixels(seen, weight[0, 0], out)
         if bias is not None:
             out += bias
         return
@@ -271,6 +267,11 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, out:
 
     if out.size:
         parallel(work, correlation.shape.tiles())
+
+
+def _are_whole(parts: Sequence[Tile], shape: Shape) -> bool:
+    """Whether the tiles are whole images."""
+    return all(tile.rows == slice(0, shape.rows) for tile in parts)
 
 
 def _is_plain(window: Window) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from tinynn.backend.base import Array
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.threads import parallel
-from tinynn.backend.cpu.tiles import Tile, cut_tiles, pad_tile
+from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
 from tinynn.backend.windows import Window
 
 _THIN = 4  # products of the channels and outputs of a group
@@ -28,7 +28,7 @@ def forward(x: Array, weight: Array, window: Window, groups: int, out: Array) ->
     width = out.shape[2]
 
     def work(tile: Tile) -> None:
-        padded = pad_tile(x, window, width, tile)
+        padded = _pad_tile(x, window, width, tile)
         part = out[tile.images, tile.rows]
         part[...] = 0
         for source, target, taps in _pairs(weight, groups):
@@ -73,7 +73,7 @@ def weight_gradient(x: Array, grad: Array, window: Window, groups: int, out: Arr
     partial = np.zeros((len(x), *out.shape), dtype=out.dtype)
 
     def work(n: int) -> None:
-        padded = pad_tile(x, window, size[1], Tile(slice(n, n + 1), slice(0, size[0])))
+        padded = _pad_tile(x, window, size[1], Tile(slice(n, n + 1), slice(0, size[0])))
         arriving = grad[n : n + 1]
         for source, target, taps in _pairs(partial[n], groups):
             image, there = padded[..., source], arriving[..., target]
@@ -85,6 +85,26 @@ def weight_gradient(x: Array, grad: Array, window: Window, groups: int, out: Arr
 
     parallel(work, range(len(x)))
     np.sum(partial, axis=0, out=out)
+
+
+def _pad_tile(x: Array, window: Window, width: int, tile: Tile) -> Array:
+    """The part of the padded image that the tile's windows visit, from the first row they touch."""
+    top, left = window.padding[0][0], window.padding[1][0]
+    first = tile.rows.start * window.stride[0] - top
+    height = (tile.rows.stop - tile.rows.start - 1) * window.stride[0] + window.extent[0]
+    across = (width - 1) * window.stride[1] + window.extent[1]
+    rows, down = overlap(first, height, x.shape[1])
+    columns, along = overlap(-left, across, x.shape[2])
+    part = x[tile.images, down, along]
+    if part.shape[1:3] == (height, across):
+        return part
+    padded = buffer("padded", (part.shape[0], height, across, x.shape[3]), x.dtype)
+    padded[:, : rows.start] = 0
+    padded[:, rows.stop :] = 0
+    padded[:, :, : columns.start] = 0
+    padded[:, :, columns.stop :] = 0
+    padded[:, rows, columns] = part
+    return padded
 
 
 def _pairs(weight: Array, groups: int) -> Iterator[tuple[slice, slice, Array]]:

@@ -76,8 +76,8 @@ class Normalisation(Backend):
 
         def add(number: int) -> None:
             if kept is not None:
-                _, arrived, passed, out = sums.parts[number]
-                np.multiply(passed, out > 0, out=arrived)
+                _, arrived, passed, active = sums.parts[number]
+                np.multiply(passed, active > 0, out=arrived)
             sums.add(number, 1, 0)
 
         _over(x, add, range(len(sums.parts)))

@@ -32,9 +32,9 @@ from tinynn.backend.windows import Pair, Window
 # OpenBLAS multiplies matrices of up to so many multiply-adds without packing them first
 _SMALL_PRODUCT = 10**6
 _FEWEST_ROWS = 32  # of such a product
-_LINE = 16  # numbers: the combinations begin at cache lines, in float32
+_ALIGNED = 16  # numbers: the combinations begin at cache lines, in float32
 _FETCHED = 1 << 16  # bytes: less than that is soon there
-_FETCHED_LINE = 64  # bytes that come into the cache at once
+_CACHE_LINE = 64  # bytes that come into the cache at once
 
 
 class Shape(NamedTuple):
@@ -113,7 +113,7 @@ def weight_of(kernel: Array, shape: Shape) -> Array:
     if shape.group > 1:
         kernel = _combinations(shape).of_kernel.T @ kernel.reshape(shape.products, -1)
     taps = kernel.reshape(kh, window.extent[1], shape.channels, shape.outputs)
-    return taps[:, :: window.dilation[1]]
+    return np.ascontiguousarray(taps[:, :: window.dilation[1]])
 
 
 class Rows:
@@ -133,7 +133,7 @@ class Rows:
         self.used = self.lines * shape.images * self.pitch  # pixels; some columns are for nothing
         self.lanes = -(-window.extent[1] // (stride * shape.parts)) * shape.parts
         run = window.extent[1] * shape.channels
-        self.blocks, self.block = _cut(-(-self.used // self.lanes), run * shape.outputs)
+        self.blocks, self.block = _in_blocks(-(-self.used // self.lanes), run * shape.outputs)
         self.total = self.lanes * self.blocks * self.block
         # numbers of one row of all images, and those that the last windows see behind the last row
         self.line = shape.images * self.pitch * stride * shape.channels
@@ -252,7 +252,7 @@ class CombinedRows(Rows):
         super().__init__(shape)
         self.matrices = _combinations(shape)
         size = self.lines * self.line
-        width = -(-(size + self.spare) // _LINE) * _LINE
+        width = -(-(size + self.spare) // _ALIGNED) * _ALIGNED
         combined = self._buffer("combined", shape.products, width)
         self.seen = [(slice(0, shape.products), self._windows(combined))]
         numbers = combined[:, :size].reshape(
@@ -280,6 +280,8 @@ class CombinedRows(Rows):
         for part in self.zeros:
             part[...] = 0
         images = packed(x[tile.images, :, self.columns])
+        if not images.size:  # the windows see nothing but zeros
+            return
         _fetch(images)
         matrix, stride = self.matrices.of_rows, self.shape.window.stride[0]
         first = tile.rows.start * stride - self.shape.window.padding[0][0]
@@ -297,9 +299,9 @@ class CombinedRows(Rows):
     def write(self, out: Array) -> None:
         """The output as (N, rows, width, O)."""
         if not _has_whole_rows(out):
-            packed = self._buffer("packed", *out.shape)
-            self.write(packed)
-            np.copyto(out, packed)
+            whole = self._buffer("packed", *out.shape)
+            self.write(whole)
+            np.copyto(out, whole)
             return
         numbers = _rows(self._by_line(self.output)[:, 0, :, :, : self.shape.width])
         for lines, rows, taken in self._whole_and_rest(out):
@@ -395,7 +397,7 @@ def _fetch(array: Array) -> None:
     Rows of several images by turns it does not foresee, and waits for each of them.
     """
     if array.flags.c_contiguous and array.nbytes > _FETCHED:
-        lines = array.reshape(-1)[:: _FETCHED_LINE // array.itemsize]
+        lines = array.reshape(-1)[:: _CACHE_LINE // array.itemsize]
         np.copyto(buffer("fetched", lines.shape, array.dtype), lines)
 
 
@@ -427,8 +429,8 @@ def _pitch(shape: Shape) -> int:
     return -(-pitch // shape.parts) * shape.parts
 
 
-def _cut(rows: int, numbers: int) -> tuple[int, int]:
+def _in_blocks(rows: int, numbers: int) -> tuple[int, int]:
     """Blocks of so many rows whose products with so many numbers are small, if that can be."""
     most = _SMALL_PRODUCT // numbers
-    blocks = -(-rows // most) if most >= _FEWEST_ROWS else 1
+    blocks = max(1, -(-rows // most)) if most >= _FEWEST_ROWS else 1
     return blocks, -(-rows // blocks)

@@ -7,10 +7,6 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from tinynn.backend.base import Array
-from tinynn.backend.cpu.buffers import buffer
-from tinynn.backend.windows import Window
-
 # What one tile reads and writes. One thread would be as fast with less, but two hand each other the
 # interpreter's lock at every operation, and that takes as long as a small one.
 _TILE_BYTES = 3 << 20
@@ -21,26 +17,6 @@ class Tile(NamedTuple):
 
     images: slice
     rows: slice
-
-
-def pad_tile(x: Array, window: Window, width: int, tile: Tile) -> Array:
-    """The part of the padded image that the tile's windows visit, from the first row they touch."""
-    top, left = window.padding[0][0], window.padding[1][0]
-    first = tile.rows.start * window.stride[0] - top
-    height = (tile.rows.stop - tile.rows.start - 1) * window.stride[0] + window.extent[0]
-    across = (width - 1) * window.stride[1] + window.extent[1]
-    rows, down = overlap(first, height, x.shape[1])
-    columns, along = overlap(-left, across, x.shape[2])
-    part = x[tile.images, down, along]
-    if part.shape[1:3] == (height, across):
-        return part
-    padded = buffer("padded", (part.shape[0], height, across, x.shape[3]), x.dtype)
-    padded[:, : rows.start] = 0
-    padded[:, rows.stop :] = 0
-    padded[:, :, : columns.start] = 0
-    padded[:, :, columns.stop :] = 0
-    padded[:, rows, columns] = part
-    return padded
 
 
 @lru_cache(maxsize=1024)
