@@ -416,26 +416,33 @@ def _add_weight_gradient(shape: Shape, x: Array, grad: Array, tile: Tile, total:
 
 def _in_pairs(name: str, array: Array, sizes: tuple[int, ...]) -> Array:
     """Rows of (N, H, W, O) by turns in (pairs, lines, N, columns, O); zeros fill what is left."""
-    pairs, width = sizes[0], array.shape[2]
     target = buffer(name, sizes, array.dtype)
-    for pair, lines in enumerate(target):
-        source = array[:, pair::pairs].transpose(1, 0, 2, 3)
-        np.copyto(lines[: len(source), :, :width], source)
-        lines[len(source) :] = 0
-        lines[:, :, width:] = 0
+    target[:, :, :, array.shape[2] :] = 0
+    for lines, rows in _by_turns(target, array):
+        np.copyto(lines[:, : rows.shape[1], :, : array.shape[2]], rows)
+        if rows.shape[1] < sizes[1]:
+            lines[:, rows.shape[1] :] = 0
     return target
 
 
 def _from_pairs(pairs: Array, out: Array) -> None:
     """The reverse: out = what ``_in_pairs`` would have taken."""
+    for lines, rows in _by_turns(pairs, out):
+        np.copyto(rows, lines[:, : rows.shape[1], :, : out.shape[2]])
+
+
+def _by_turns(pairs: Array, array: Array) -> Iterator[tuple[Array, Array]]:
+    """Parts of (pairs, lines, N, columns, O) with the rows of (N, H, W, O) that belong to them.
+
+    All at once where the rows fill the pairs, else one after the other.
+    """
     count, length = pairs.shape[:2]
-    if out.shape[1] == count * length:
-        target = out.reshape(len(out), length, count, *out.shape[2:]).transpose(2, 1, 0, 3, 4)
-        np.copyto(target, pairs[:, :, :, : out.shape[2]])
+    if array.shape[1] == count * length:
+        rows = array.reshape(len(array), length, count, *array.shape[2:])
+        yield pairs, rows.transpose(2, 1, 0, 3, 4)
         return
-    for pair, lines in enumerate(pairs):
-        target = out[:, pair::count].transpose(1, 0, 2, 3)
-        np.copyto(target, lines[: len(target), :, : out.shape[2]])
+    for pair in range(count):
+        yield pairs[pair : pair + 1], array[None, :, pair::count].transpose(0, 2, 1, 3, 4)
 
 
 def _in_lanes(

@@ -93,14 +93,12 @@ def pool_planes(planes: Array, best: Array, winner: Array | None) -> None:
         np.maximum(planes[0], planes[1], out=planes[0])
         np.maximum(planes[0, 0], planes[0, 1], out=best)
         return
-    (top_left, top_right), (bottom_left, bottom_right) = planes
-    bottom = np.maximum(bottom_left, bottom_right, out=buffer("bottom", best.shape, best.dtype))
-    np.maximum(top_left, top_right, out=best)
+    across = buffer("across", (2, *best.shape), best.dtype)
     places = buffer("places", (3, *best.shape), np.dtype(np.bool_))
-    np.greater(top_right, top_left, out=places[0])
-    np.greater(bottom_right, bottom_left, out=places[1])
-    np.greater(bottom, best, out=places[2])
-    np.maximum(best, bottom, out=best)
+    np.maximum(planes[:, 0], planes[:, 1], out=across)
+    np.greater(planes[:, 1], planes[:, 0], out=places[:2])
+    np.maximum(across[0], across[1], out=best)
+    np.greater(across[1], across[0], out=places[2])
     above, below, lower = places.view(np.int8)
     np.subtract(below, above, out=winner)  # above + lower · (below + 2 - above): no branch
     np.add(winner, np.int8(2), out=winner)
