@@ -12,7 +12,15 @@ from tinynn.backend.base import Array, Backend, Wanted
 from tinynn.backend.cpu import depthwise, runs
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.pooling import is_tiling, pool_planes
-from tinynn.backend.cpu.rows import Shape, kernel_rows, multiply_rows, packed, shape_of, weight_of
+from tinynn.backend.cpu.rows import (
+    Shape,
+    fetch,
+    kernel_rows,
+    multiply_rows,
+    packed,
+    shape_of,
+    weight_of,
+)
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Tile, cut_tiles
 from tinynn.backend.windows import Pair, Window
@@ -118,6 +126,7 @@ class Convolution(Backend):
         shift = None if bias is None else runs.long_row(bias, bias.dtype, best.size)
 
         def work(tile: Tile) -> None:
+            fetch(shape.under(x, tile))
             rows = shape.at(tile)
             rows.load(x, tile)
             rows.multiply(kernel)
@@ -184,6 +193,7 @@ class Convolution(Backend):
             if wanted.bias:
                 sums[1][...] += _column_sums(values.reshape(-1, outputs))
             if wanted.weight:
+                fetch(shape.under(x, tile))
                 rows.load(x, tile)
                 rows.from_planes()
                 sums[0][...] += rows.against()
@@ -259,6 +269,7 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, out:
 
     def work(tile: Tile) -> None:
         part = out[tile.images, tile.rows]
+        fetch(correlation.shape.under(x, tile))
         correlation.run(x, tile, part)
         if shift is not None and part.flags.c_contiguous:
             runs.spread(np.add, part, shift, part)
@@ -409,7 +420,9 @@ def _weight_gradient(x: Array, grad: Array, window: Window) -> Array:
 def _add_weight_gradient(shape: Shape, x: Array, grad: Array, tile: Tile, total: Array) -> None:
     """total += what a tile, whose outputs have the gradient ``grad``, adds to ``kernel_rows``."""
     rows = shape.at(tile)
+    fetch(shape.under(x, tile))
     rows.load(x, tile)
+    fetch(grad)
     rows.load_gradient(grad)
     total += rows.against()
 

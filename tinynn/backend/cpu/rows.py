@@ -72,6 +72,12 @@ class Shape(NamedTuple):
         row_bytes = self.width * numbers * self.dtype.itemsize
         return cut_tiles(self.images, self.rows, row_bytes, max(self.parts, self.group))
 
+    def under(self, x: Array, tile: Tile) -> Array:
+        """The rows of the images that the tile's windows see."""
+        stride, top = self.window.stride[0], self.window.padding[0][0]
+        behind = (tile.rows.stop - 1) * stride - top + self.window.extent[0]
+        return x[tile.images, max(0, tile.rows.start * stride - top) : max(0, behind)]
+
     def at(self, tile: Tile) -> AddedRows | CombinedRows:
         """The work space of this thread for a tile."""
         images, rows = (part.stop - part.start for part in tile)
@@ -206,7 +212,6 @@ class AddedRows(Rows):
         stride = self.shape.window.stride[0]
         columns, source = overlap(-left, self.laid.shape[3], x.shape[2])
         images = x[tile.images, :, source]
-        _fetch(images)
         for phase, rows in enumerate(self.laid):
             first = tile.rows.start * stride - top + phase
             lines, source = overlap(first, len(rows), x.shape[1], stride)
@@ -282,7 +287,6 @@ class CombinedRows(Rows):
         images = packed(x[tile.images, :, self.columns])
         if not images.size:  # the windows see nothing but zeros
             return
-        _fetch(images)
         matrix, stride = self.matrices.of_rows, self.shape.window.stride[0]
         first = tile.rows.start * stride - self.shape.window.padding[0][0]
         step, count, height = self.shape.group * stride, matrix.shape[1], images.shape[1]
@@ -322,7 +326,6 @@ class CombinedRows(Rows):
     def load_gradient(self, grad: Array) -> None:
         """Lay down the gradient (N, rows, width, O) of the output."""
         grad = packed(grad)
-        _fetch(grad)
         lines = self._by_line(self.output)[:, 0]
         lines[:, :, :, self.shape.width :] = 0
         numbers = _rows(lines[:, :, :, : self.shape.width])
@@ -391,7 +394,7 @@ def packed(array: Array) -> Array:
     return copy
 
 
-def _fetch(array: Array) -> None:
+def fetch(array: Array) -> None:
     """Look at each cache line in the order of memory, which the processor foresees.
 
     Rows of several images by turns it does not foresee, and waits for each of them.
