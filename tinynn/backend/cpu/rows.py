@@ -7,10 +7,10 @@ row of the kernel; nobody copies the pixels under the kernel together (im2col). 
 has its zeros in front, which close the row before as well. The runs that go over into the next row
 belong to columns that are computed and not used.
 
-The products for the rows of the kernel are then added up. Without a stride there is a way with
-fewer: m rows of output, from m + kh - 1 rows of the image, take m + kh - 1 products instead of m·kh
-(see ``toom_cook``). The rows of the image are first combined, and those of the output afterwards;
-both are small matrices times long rows.
+The products for the rows of the kernel are then added up. Or some rows of output are computed
+together, with fewer products: m of them, from m + kh - 1 rows of the image, take m + kh - 1 instead
+of m·kh (see ``toom_cook``, also for strides). The rows of the image are combined before, and those
+of the output afterwards; both are small matrices times long rows.
 """
 
 from __future__ import annotations
