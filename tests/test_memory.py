@@ -4,6 +4,7 @@ import gc
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 import tinynn
@@ -76,14 +77,22 @@ def test_freeing_while_another_thread_computes(device: str) -> None:
 def test_what_is_beyond_the_limit_is_kept_nowhere(device: str) -> None:
     if device != "cpu":
         pytest.skip("of the CPU's buffers")
-    kept = buffers._mine.shelf.views
-    tinynn.memory.set_limit(0)
-    step("cpu")
-    assert not kept
-    tinynn.memory.set_limit(1 << 28)
-    for _ in range(3):  # buffers grow at first, and take all views with them
-        step("cpu")
-    assert kept
+    shelf = buffers._mine.shelf
+
+    def check() -> int:
+        for rows in shelf.views.values():
+            for name in ("output", "combined"):
+                assert np.may_share_memory(getattr(rows, name), shelf[name])
+        return len(shelf.views)
+
+    counts = []
+    for limit in (0, 1 << 17, 200_000, 1 << 28):
+        tinynn.memory.set_limit(limit)
+        for size in (8, 32, 16):  # the second one's buffers are larger, or too large
+            x = tinynn.randn((1, size, size, 8))
+            F.conv2d(x, tinynn.ones((3, 3, 8, 8)), padding=1)
+            counts.append(check())
+    assert max(counts) > 1
 
 
 def test_buffers_go_with_their_thread(device: str) -> None:

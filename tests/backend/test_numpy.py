@@ -142,7 +142,10 @@ class TestConvolution:
         arguments = (x, w, grad, window, 1, Wanted(True, True, True))
         pool = Window((2, 2), (2, 2))
         expected = PLAIN.conv2d_relu_pool(x, w, None, window, pool)
+        beyond = Window((3, 3), padding=((13, 9), (4, 5)))  # windows that see no image at all
+        around = PLAIN.conv2d(x, w, None, beyond, 1)
         for _ in range(2):
+            same([FAST.conv2d(x, w, None, beyond, 1)], [around])
             same(FAST.conv2d_relu_pool(x, w, None, window, pool), expected)
             same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
             for held in buffers._mine.shelf.values():
