@@ -190,7 +190,7 @@ class Convolution(CudaKernels):
 
     def _columns(self, x: Array, window: Window, size: Pair) -> Iterator[tuple[int, Array]]:
         """(first row, columns (rows, kh * kw * C)) for all output pixels, a chunk at a time."""
-        if _is_pointwise(window):
+        if _is_pointwise(window) and x.shape[1:3] == (size[0], size[1]):
             yield 0, _rows(x)
             return
         terms = window.kernel[0] * window.kernel[1] * x.shape[3]
