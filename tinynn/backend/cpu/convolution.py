@@ -341,17 +341,15 @@ class _Back:
         """out = the gradient of some images, from that of their outputs."""
         columns = -(-self.width // self.stride)
         sizes = (*out.shape[:2], columns, self.stride * out.shape[3])
-        if out.flags.c_contiguous and columns * self.stride == self.width:
-            target = out.reshape(sizes)
-        else:
-            target = buffer("image", sizes, out.dtype)
+        direct = out.flags.c_contiguous and columns * self.stride == self.width
+        target = out.reshape(sizes) if direct else buffer("image", sizes, out.dtype)
         for rows, turned in self.parts:
             part = target[:, rows]
             if turned is None:
                 part[...] = 0
             else:
                 turned.run(grad, Tile(slice(0, len(grad)), slice(0, part.shape[1])), part)
-        if not np.may_share_memory(target, out):
+        if not direct:
             wide = target.reshape(*out.shape[:2], columns * self.stride, out.shape[3])
             np.copyto(out, wide[:, :, : self.width])
 
@@ -368,10 +366,9 @@ def _input_gradient(grad: Array, weight: Array, window: Window, out: Array) -> N
         seen[:, : grad.shape[1], : grad.shape[2]] = pixels
     elif out.size:
         back = _Back(weight, window, out.shape, grad.shape)
-        row_bytes = out.shape[2] * (out.shape[3] + grad.shape[3]) * out.itemsize
-        whole = [tile.images for tile in cut_tiles(len(out), out.shape[1], row_bytes)]
-        images = sorted({(part.start, part.stop) for part in whole})
-        parallel(lambda part: back.run(grad[slice(*part)], out[slice(*part)]), images)
+        image_bytes = out.shape[1] * out.shape[2] * (out.shape[3] + grad.shape[3]) * out.itemsize
+        images = [tile.images for tile in cut_tiles(len(out), 1, image_bytes)]
+        parallel(lambda part: back.run(grad[part], out[part]), images)
 
 
 def _folded(weight: Array, stride: int, left: int) -> tuple[Array, int]:

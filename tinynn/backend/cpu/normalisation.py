@@ -78,7 +78,7 @@ class Normalisation(Backend):
             if kept is not None:
                 _, arrived, passed, active = sums.parts[number]
                 np.multiply(passed, active > 0, out=arrived)
-            sums.add(number, 1, 0)
+            sums.add(number, 1)
 
         _over(x, add, range(len(sums.parts)))
         total, slope = sums.totals.sum(axis=0).astype(x.dtype)
@@ -126,14 +126,13 @@ class _Sums:
         width = part.shape[1]
         return np.subtract(part, self.centres[:width], out=buffer("full", part.shape, part.dtype))
 
-    def add(self, number: int, which: int, other: int) -> None:
-        """Σ a and Σ a · b over a chunk, of the arrays in these places; x is without its centre."""
-        parts = self.parts[number]
-        x = self.centred(parts[0])
-        a, b = (x if place == 0 else parts[place] for place in (which, other))
+    def add(self, number: int, place: int) -> None:
+        """Σ a and Σ a · x over a chunk, of the array a in this place; x is without its centre."""
+        x = self.centred(self.parts[number][0])
+        a = x if place == 0 else self.parts[number][place]
         both = np.empty((2, a.shape[1]), a.dtype)
         np.matmul(self.ones[: len(a)], a, out=both[0])
-        np.einsum("ij,ij->j", a, b, out=both[1])
+        np.einsum("ij,ij->j", a, x, out=both[1])
         both.reshape(2, -1, self.channels).sum(axis=1, out=self.totals[number])
 
 
@@ -142,9 +141,7 @@ def _is_chunkable(x: Array) -> bool:
 
 
 def _over(x: Array, work: Callable[[Any], object], items: Sequence[Any]) -> None:
-    """On several threads where x is large: they share the bandwidth of the memory, and wait for
-    each other's Python between two operations.
-    """
+    """On several threads where x is large: to wake them costs as much as a small x."""
     if x.size >= _FOR_THREADS:
         parallel(work, items)
         return
@@ -176,7 +173,7 @@ def _moments(x: Array) -> tuple[Any, Any]:
 def _moments_about(x: Array, centre: Array | None) -> tuple[Any, Any]:
     """Mean and variance of x less ``centre``."""
     sums = _Sums(x, centre)
-    _over(x, lambda number: sums.add(number, 0, 0), range(len(sums.parts)))
+    _over(x, lambda number: sums.add(number, 0), range(len(sums.parts)))
     counts = np.array([part[0].size // sums.channels for part in sums.parts])[:, None]
     means = sums.totals[:, 0] / counts
     squares = sums.totals[:, 1] - counts * means * means
