@@ -109,5 +109,5 @@ def test_backward_passes_count_twice_but_for_the_first_layer() -> None:
 
 def test_ideas_compute_the_same() -> None:
     idea = cpu_ideas.by_rows(12, 4, 5)
-    np.testing.assert_allclose(idea.plain(), idea.better(), atol=1e-5)  # type: ignore[arg-type]
+    np.testing.assert_allclose(idea.plain(), idea.better(), atol=1e-5)
     assert len(cpu_ideas.gains(cpu_ideas.Idea("nothing", lambda: np.ones(9), lambda: 0), 2)) == 2
