@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from tinynn.backend.windows import Window
 from tinynn.errors import ArgumentError
 
 _GROUPS = (1, 2, 4, 6)  # rows of output that may be computed together
-_MOST_PRODUCTS = 8  # for a group, where rows are combined: with more, rounding errors grow
+_MOST_PRODUCTS = 8  # of a group with some taps: with more, rounding errors grow
 _NAMES = ("auto", "matrix", "winograd", "spectral")
 _chosen = "auto"
 
@@ -15,8 +17,7 @@ def set_conv2d_algorithm(name: str) -> None:
     """How convolutions are computed on a CPU.
 
     "matrix": each row of the image times each row of the kernel. "winograd": some rows of output
-    at a time, from combinations of rows, with fewer products; not where rows are dilated, nor for
-    kernels that would need more than eight products a group (8 rows and more, without stride).
+    at a time, from combinations of rows, with fewer products; not where rows are dilated.
     "spectral": in the frequency domain, whatever the kernel; with a stride, dilation or groups as
     "winograd". "auto" (the default) counts multiplications: it takes "winograd", and for kernels of
     5 pixels and more "spectral" where that saves enough.
@@ -40,9 +41,7 @@ def rows_together(window: Window, rows: int) -> int:
     """How many rows of output to compute together, for the fewest products; 1: each by itself."""
     if window.dilation[0] > 1 or _chosen == "matrix":
         return 1
-    most = _MOST_PRODUCTS + 1 - -(-window.kernel[0] // window.stride[0])
-    allowed = [group for group in _GROUPS if group == 1 or group <= most]
-    return min(allowed, key=lambda group: row_products(window, rows, group))
+    return min(_GROUPS, key=lambda group: row_products(window, rows, group))
 
 
 def row_products(window: Window, rows: int, group: int) -> int:
@@ -50,5 +49,20 @@ def row_products(window: Window, rows: int, group: int) -> int:
     taps, stride = window.kernel[0], window.stride[0]
     if group == 1:
         return rows * taps
-    phases = min(stride, taps)  # each has every stride-th row of the image, and of the kernel
-    return -(-rows // group) * (phases * (group - 1) + taps)
+    return -(-rows // group) * (len(runs_of_taps(taps, stride, group)) * (group - 1) + taps)
+
+
+def runs_of_taps(taps: int, stride: int, group: int) -> list[range]:
+    """The rows of a kernel that are combined with each other, for a group of rows of output.
+
+    With a stride each residue of the image's rows meets its own rows of the kernel; those of a
+    large kernel are cut, so that no run takes more than some products.
+    """
+    most = _MOST_PRODUCTS + 1 - group
+    found = []
+    for phase in range(min(stride, taps)):
+        rows = range(phase, taps, stride)
+        count = -(-len(rows) // most)
+        edges = [len(rows) * part // count for part in range(count + 1)]
+        found += [rows[start:stop] for start, stop in pairwise(edges)]
+    return found

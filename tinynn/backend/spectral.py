@@ -28,7 +28,7 @@ from tinynn.backend.windows import Pair, Window
 
 _SIZES = (8, 12, 16, 24, 32, 48, 64)  # of tiles, in pixels
 _LEAST = 5  # pixels of a kernel's longer side
-_MARGIN = 1.8  # by how much fewer multiplications must pay for the copies in between
+_MARGIN = 1.6  # by how much fewer multiplications must pay for the copies in between
 _PLANE_BYTES = 1 << 26  # spectra held at a time; a batch that has more is done in parts
 
 ForEach = Callable[[Callable[[Any], object], Sequence[Any]], object]

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinynn.backend.algorithm import runs_of_taps
 from tinynn.backend.base import Array
 
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, -0.5, 2.0)  # and infinity, always
@@ -36,23 +37,24 @@ class Combinations(NamedTuple):
 def combinations(outputs: int, taps: int, stride: int, dtype: np.dtype[Any]) -> Combinations:
     """The matrices for m ``outputs`` of a filter of r ``taps`` that moves on by ``stride``.
 
-    With a stride each residue of the sequence meets its own taps; the outputs are their sums.
+    The taps are taken in runs (see ``runs_of_taps``), and the outputs are the sums over them.
     """
     length = (outputs - 1) * stride + taps
     blocks = []
-    for phase in range(min(stride, taps)):
-        some = _without_stride(outputs, len(range(phase, taps, stride)))
+    for run in runs_of_taps(taps, stride, outputs):
+        some = _in_one_run(outputs, len(run))
         count = len(some.of_kernel)
         rows, kernel = np.zeros((count, length)), np.zeros((count, taps))
-        rows[:, phase : phase + (some.of_rows.shape[1] - 1) * stride + 1 : stride] = some.of_rows
-        kernel[:, phase::stride] = some.of_kernel
+        last = run.start + (some.of_rows.shape[1] - 1) * stride
+        rows[:, run.start : last + 1 : stride] = some.of_rows
+        kernel[:, run.start : run.stop : stride] = some.of_kernel
         blocks.append((rows, kernel, some.of_output.T))
     rows, kernel, output = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     matrices = (rows, kernel, np.ascontiguousarray(output.T))
     return Combinations(*(matrix.astype(dtype) for matrix in matrices))
 
 
-def _without_stride(outputs: int, taps: int) -> Combinations:
+def _in_one_run(outputs: int, taps: int) -> Combinations:
     if taps == 1:
         return Combinations(np.eye(outputs), np.ones((outputs, 1)), np.eye(outputs))
     count = outputs + taps - 1
