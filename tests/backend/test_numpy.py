@@ -258,8 +258,24 @@ class TestOthers:
             result = np.asarray(FAST.sum(view, axes, keepdims))
             same([result], [np.asarray(PLAIN.sum(view, axes, keepdims))])
 
-    def test_relu_and_its_gradient_on_many_elements(self) -> None:
-        x, grad = normal(3, 300_000), normal(300_000, 3).T
+    @pytest.mark.parametrize("columns", [100_000, 200_000])  # one chunk and a half, and several
+    def test_elementwise_on_many_elements(self, columns: int) -> None:
+        x, y = normal(3, columns), normal(columns, 3).T
+        for name, operands in (
+            ("add", (x, y)),
+            ("multiply", (x, 2.0)),
+            ("subtract", (1.0, y)),
+            ("add", (x, x[:1])),  # broadcasts
+            ("greater", (x, y)),
+            ("exp", (y,)),
+        ):
+            same([FAST.elementwise(name, *operands)], [PLAIN.elementwise(name, *operands)])
+        halves = x.astype(np.float16), y.astype(np.float16)
+        same([FAST.elementwise("add", *halves)], [PLAIN.elementwise("add", *halves)])
+
+    @pytest.mark.parametrize("columns", [100_000, 200_000])
+    def test_relu_and_its_gradient_on_many_elements(self, columns: int) -> None:
+        x, grad = normal(3, columns), normal(columns, 3).T
         same([FAST.relu(x)], [PLAIN.relu(x)])
         same([FAST.relu_gradient(grad, x)], [PLAIN.relu_gradient(grad, x)])
 
@@ -317,6 +333,7 @@ class TestThreads:
                 *FAST.conv2d_relu_pool(x, w, w[0, 0, 0], window, pool),
                 best,
                 FAST.max_pool2d_scatter(best, winner, pool, x.shape),
+                FAST.elementwise("multiply", x, x),
                 FAST.relu(x),
                 FAST.relu_gradient(grad, grad),
                 FAST.sum(x, (0, 1, 2)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from tinynn.backend.windows import Window
@@ -52,7 +54,8 @@ def row_products(window: Window, rows: int, group: int) -> int:
     return -(-rows // group) * (len(runs_of_taps(taps, stride, group)) * (group - 1) + taps)
 
 
-def runs_of_taps(taps: int, stride: int, group: int) -> list[range]:
+@lru_cache(maxsize=256)
+def runs_of_taps(taps: int, stride: int, group: int) -> Sequence[range]:
     """The rows of a kernel that are combined with each other, for a group of rows of output.
 
     With a stride each residue of the image's rows meets its own rows of the kernel; those of a

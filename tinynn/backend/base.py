@@ -91,6 +91,10 @@ class Backend:
 
     # -- elementwise ------------------------------------------------------------------------
 
+    def elementwise(self, name: str, *operands: Any) -> Array:
+        """The array module's function of that name, of arrays and numbers that broadcast."""
+        return getattr(self.xp, name)(*operands)
+
     def relu(self, x: Array) -> Array:
         """max(x, 0)."""
         return self.xp.maximum(x, 0)

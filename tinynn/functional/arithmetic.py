@@ -9,14 +9,20 @@ from typing import Any
 import numpy as np
 
 from tinynn.autograd import Tensor, record
+from tinynn.backend import Backend
 from tinynn.errors import DtypeError, ShapeError
 from tinynn.functional.operands import Operand, as_tensor, operands, raw, same_device, sum_to
 
 
-def _broadcast(name: str, ufunc: Callable[..., Any], a: Any, b: Any) -> Any:
-    """ufunc(a, b), with an error that names both shapes where they do not broadcast."""
+def _backend(a: Any, b: Any) -> Backend:
+    backend: Backend = (a if isinstance(a, Tensor) else b).backend
+    return backend
+
+
+def _broadcast(name: str, a: Any, b: Any) -> Any:
+    """The function of that name of two operands, with an error where they do not broadcast."""
     try:
-        return ufunc(raw(a), raw(b))
+        return _backend(a, b).elementwise(name, raw(a), raw(b))
     except ValueError as error:
         if isinstance(a, Tensor) and isinstance(b, Tensor):
             raise ShapeError(f"{name}: shapes {a.shape} and {b.shape} do not broadcast") from error
@@ -25,10 +31,10 @@ def _broadcast(name: str, ufunc: Callable[..., Any], a: Any, b: Any) -> Any:
 
 def add(a: Operand, b: Operand) -> Tensor:
     """a + b, elementwise with broadcasting."""
-    x, y, xp = operands("add", a, b)
+    x, y = operands("add", a, b)
     return record(
         "add",
-        _broadcast("add", xp.add, x, y),
+        _broadcast("add", x, y),
         (x, lambda grad: sum_to(grad, x.shape)),
         (y, lambda grad: sum_to(grad, y.shape)),
     )
@@ -36,10 +42,10 @@ def add(a: Operand, b: Operand) -> Tensor:
 
 def subtract(a: Operand, b: Operand) -> Tensor:
     """a - b, elementwise with broadcasting."""
-    x, y, xp = operands("subtract", a, b)
+    x, y = operands("subtract", a, b)
     return record(
         "subtract",
-        _broadcast("subtract", xp.subtract, x, y),
+        _broadcast("subtract", x, y),
         (x, lambda grad: sum_to(grad, x.shape)),
         (y, lambda grad: sum_to(-grad, y.shape)),
     )
@@ -47,10 +53,10 @@ def subtract(a: Operand, b: Operand) -> Tensor:
 
 def multiply(a: Operand, b: Operand) -> Tensor:
     """a · b, elementwise with broadcasting."""
-    x, y, xp = operands("multiply", a, b)
+    x, y = operands("multiply", a, b)
     return record(
         "multiply",
-        _broadcast("multiply", xp.multiply, x, y),
+        _broadcast("multiply", x, y),
         (x, lambda grad: sum_to(grad * y, x.shape)),
         (y, lambda grad: sum_to(grad * x, y.shape)),
     )
@@ -58,12 +64,12 @@ def multiply(a: Operand, b: Operand) -> Tensor:
 
 def divide(a: Operand, b: Operand) -> Tensor:
     """a / b, elementwise with broadcasting; integers are divided as float32."""
-    x, y, xp = operands("divide", a, b)
+    x, y = operands("divide", a, b)
     if all(not isinstance(part, Tensor) or part.dtype.kind in "iub" for part in (x, y)):
         x, y = (p.astype("float32") if isinstance(p, Tensor) else p for p in (x, y))
     return record(
         "divide",
-        _broadcast("divide", xp.divide, x, y),
+        _broadcast("divide", x, y),
         (x, lambda grad: sum_to(grad / y, x.shape)),
         (y, lambda grad: sum_to(-grad * x / (y * y), y.shape)),
     )
@@ -71,7 +77,7 @@ def divide(a: Operand, b: Operand) -> Tensor:
 
 def power(a: Operand, b: Operand) -> Tensor:
     """a ** b, elementwise with broadcasting; the gradient in b is that of a > 0."""
-    x, y, xp = operands("power", a, b)
+    x, y = operands("power", a, b)
 
     def in_base(grad: Tensor) -> Tensor:
         if isinstance(y, (int, float)) and y == 0:
@@ -84,7 +90,7 @@ def power(a: Operand, b: Operand) -> Tensor:
 
     return record(
         "power",
-        _broadcast("power", xp.power, x, y),
+        _broadcast("power", x, y),
         (x, in_base),
         (y, in_exponent),
     )
@@ -99,7 +105,7 @@ def log_where_positive(x: Tensor) -> Tensor:
 def negative(x: Operand) -> Tensor:
     """-x."""
     x = as_tensor("negative", x)
-    return record("negative", x.backend.xp.negative(x.data), (x, lambda grad: -grad))
+    return record("negative", x.backend.elementwise("negative", x.data), (x, lambda grad: -grad))
 
 
 def maximum(a: Operand, b: Operand) -> Tensor:
@@ -113,7 +119,7 @@ def minimum(a: Operand, b: Operand) -> Tensor:
 
 
 def _extreme(name: str, a: Operand, b: Operand, wins: Callable[[Any, Any], Any]) -> Tensor:
-    x, y, xp = operands(name, a, b)
+    x, y = operands(name, a, b)
 
     def share(own: Any, other: Any) -> Callable[[Tensor], Tensor]:
         def vjp(grad: Tensor) -> Tensor:
@@ -122,7 +128,7 @@ def _extreme(name: str, a: Operand, b: Operand, wins: Callable[[Any, Any], Any])
 
         return vjp
 
-    out = _broadcast(name, getattr(xp, name), x, y)
+    out = _broadcast(name, x, y)
     return record(name, out, (x, share(x, y)), (y, share(y, x)))
 
 
@@ -133,12 +139,12 @@ def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
         raise DtypeError(f"where expects a boolean condition, got {condition.dtype}")
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
         a = Tensor(condition.backend.from_host(as_tensor("where", a).data))
-    x, y, xp = operands("where", a, b)
+    x, y = operands("where", a, b)
     tensors = [part for part in (x, y) if isinstance(part, Tensor)]
     same_device("where", condition, *tensors)
     mask = condition.data
     try:
-        out = xp.where(mask, raw(x), raw(y)).astype(tensors[0].dtype, copy=False)
+        out = condition.backend.xp.where(mask, raw(x), raw(y)).astype(tensors[0].dtype, copy=False)
     except ValueError as error:
         shapes = [part.shape for part in (condition, *tensors)]
         raise ShapeError(f"where: shapes {shapes} do not broadcast") from error
@@ -154,8 +160,9 @@ def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
 
 
 def _compare(name: str, a: Operand, b: Operand) -> Tensor:
-    x, y, xp = operands(name, a, b)
-    return Tensor(xp.asarray(_broadcast(name, getattr(xp, name), x, y)))
+    x, y = operands(name, a, b)
+    out = _broadcast(name, x, y)
+    return Tensor(_backend(x, y).xp.asarray(out))
 
 
 def less(a: Operand, b: Operand) -> Tensor:

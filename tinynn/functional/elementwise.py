@@ -20,45 +20,49 @@ def _floating(name: str, x: Operand) -> Tensor:
 def exp(x: Operand) -> Tensor:
     """e to the power x."""
     x = _floating("exp", x)
-    return record_with_output("exp", x.backend.xp.exp(x.data), (x, lambda grad, out: grad * out))
+    return record_with_output(
+        "exp", x.backend.elementwise("exp", x.data), (x, lambda grad, out: grad * out)
+    )
 
 
 def log(x: Operand) -> Tensor:
     """The natural logarithm."""
     x = _floating("log", x)
-    return record("log", x.backend.xp.log(x.data), (x, lambda grad: grad / x))
+    return record("log", x.backend.elementwise("log", x.data), (x, lambda grad: grad / x))
 
 
 def sqrt(x: Operand) -> Tensor:
     """The square root; its gradient at 0 is infinite."""
     x = _floating("sqrt", x)
-    out = x.backend.xp.sqrt(x.data)
+    out = x.backend.elementwise("sqrt", x.data)
     return record_with_output("sqrt", out, (x, lambda grad, out: grad * 0.5 / out))
 
 
 def square(x: Operand) -> Tensor:
     """x²."""
     x = as_tensor("square", x)
-    return record("square", x.backend.xp.square(x.data), (x, lambda grad: grad * (x * 2)))
+    return record(
+        "square", x.backend.elementwise("square", x.data), (x, lambda grad: grad * (x * 2))
+    )
 
 
 def absolute(x: Operand) -> Tensor:
     """|x|; the gradient at 0 is 0."""
     x = as_tensor("absolute", x)
-    xp = x.backend.xp
-    return record("absolute", xp.abs(x.data), (x, lambda grad: grad * xp.sign(x.data)))
+    out = x.backend.elementwise("absolute", x.data)
+    return record("absolute", out, (x, lambda grad: grad * x.backend.xp.sign(x.data)))
 
 
 def sin(x: Operand) -> Tensor:
     """The sine of x in radians."""
     x = _floating("sin", x)
-    return record("sin", x.backend.xp.sin(x.data), (x, lambda grad: grad * cos(x)))
+    return record("sin", x.backend.elementwise("sin", x.data), (x, lambda grad: grad * cos(x)))
 
 
 def cos(x: Operand) -> Tensor:
     """The cosine of x in radians."""
     x = _floating("cos", x)
-    return record("cos", x.backend.xp.cos(x.data), (x, lambda grad: -grad * sin(x)))
+    return record("cos", x.backend.elementwise("cos", x.data), (x, lambda grad: -grad * sin(x)))
 
 
 def erf(x: Operand) -> Tensor:
@@ -128,7 +132,7 @@ def tanh(x: Operand) -> Tensor:
     """The hyperbolic tangent."""
     x = _floating("tanh", x)
     return record_with_output(
-        "tanh", x.backend.xp.tanh(x.data), (x, lambda grad, out: grad * (1 - out * out))
+        "tanh", x.backend.elementwise("tanh", x.data), (x, lambda grad, out: grad * (1 - out * out))
     )
 
 

@@ -34,8 +34,8 @@ def no_tensor(name: str, x: Any) -> DtypeError:
     )
 
 
-def operands(name: str, a: Any, b: Any) -> tuple[Any, Any, Any]:
-    """Two operands that may meet, and the array module that computes.
+def operands(name: str, a: Any, b: Any) -> tuple[Any, Any]:
+    """Two operands that may meet, at least one of them a tensor.
 
     Plain numbers stay numbers, so that they neither widen a dtype nor travel to a GPU. Integer
     tensors that meet floating-point ones take their dtype; two different floating-point dtypes or
@@ -50,12 +50,12 @@ def operands(name: str, a: Any, b: Any) -> tuple[Any, Any, Any]:
     elif not isinstance(a, Tensor):
         if isinstance(a, float) and b.data.dtype.kind in "iub":
             b = b.astype("float32")
-        return a, b, b.backend.xp
+        return a, b
     elif a.backend is not b.backend:
         raise mixed_devices(name, a, b)
     elif a.data.dtype != b.data.dtype:
         a, b = _one_dtype(name, a, b)
-    return a, b, a.backend.xp
+    return a, b
 
 
 def _operand(name: str, x: Any) -> Any:

@@ -79,6 +79,7 @@ _IMAGES = (2, 9, 8, 3)
 def kernels() -> list[Kernel]:
     """At least one call of each kernel."""
     return [
+        Kernel("elementwise", lambda b, put: b.elementwise("add", put(normal(3, 5)), 2.0)),
         Kernel("relu", lambda b, put: b.relu(put(normal(3, 5)))),
         Kernel(
             "relu_gradient", lambda b, put: b.relu_gradient(put(normal(3, 5)), put(normal(5, 3).T))

@@ -70,11 +70,19 @@ class NumpyBackend(Convolution, Pooling, Normalisation):
 
     # -- elementwise ------------------------------------------------------------------------
 
+    def elementwise(self, name: str, *operands: Any) -> Array:
+        function = getattr(np, name)
+        arrays = [operand for operand in operands if isinstance(operand, np.ndarray)]
+        if arrays[0].size < 2 * _CHUNK or any(a.shape != arrays[0].shape for a in arrays):
+            return function(*operands)
+        dtype = function(*(_flat(operand, slice(1)) for operand in operands)).dtype
+        return _in_chunks(function, dtype, *operands)
+
     def relu(self, x: Array) -> Array:
-        return _in_chunks(lambda x, out: runs.relu(x, out), x)
+        return _in_chunks(runs.relu, x.dtype, x)
 
     def relu_gradient(self, grad: Array, out: Array) -> Array:
-        return _in_chunks(lambda g, y, out: np.multiply(g, y > 0, out=out), grad, out)
+        return _in_chunks(lambda g, y, out: np.multiply(g, y > 0, out=out), grad.dtype, grad, out)
 
     # -- matrix products --------------------------------------------------------------------
 
@@ -155,22 +163,26 @@ def _update(kernel: Callable[..., None], lists: tuple[Any, ...], rest: tuple[Any
             work(number)
 
 
-def _in_chunks(function: Callable[..., Any], *arrays: Array) -> Array:
+def _in_chunks(function: Callable[..., Any], dtype: Any, *operands: Any) -> Array:
     """An elementwise function of arrays of one shape, on several threads where they are large."""
-    out = runs.empty(arrays[0].shape, arrays[0].dtype)
-    if not all(array.flags.c_contiguous for array in arrays):
-        arrays = tuple(np.ascontiguousarray(array) for array in arrays)
-    if out.size < 2 * _CHUNK:
-        function(*arrays, out=out)
-        return out
-    flat, flat_out = [array.reshape(-1) for array in arrays], out.reshape(-1)
+    shape = next(operand.shape for operand in operands if isinstance(operand, np.ndarray))
+    out = runs.empty(shape, dtype)
+    flat, results = [_flat(operand) for operand in operands], out.reshape(-1)
+    step = _CHUNK if out.size >= 2 * _CHUNK else max(1, out.size)
 
     def chunk(start: int) -> None:
-        part = slice(start, start + _CHUNK)
-        function(*(array[part] for array in flat), out=flat_out[part])
+        part = slice(start, start + step)
+        function(*(_flat(operand, part) for operand in flat), out=results[part])
 
-    parallel(chunk, range(0, out.size, _CHUNK))
+    parallel(chunk, range(0, out.size, step))
     return out
+
+
+def _flat(operand: Any, part: slice = slice(None)) -> Any:
+    """A part of an array as one contiguous run; a number as it is."""
+    if isinstance(operand, np.ndarray):
+        return np.ascontiguousarray(operand).reshape(-1)[part]
+    return operand
 
 
 def _repeats(index: Any) -> bool:

@@ -358,17 +358,25 @@ def _input_gradient(grad: Array, weight: Array, window: Window, out: Array) -> N
     """The adjoint of the correlation in the images."""
     if window.stride == (1, 1):
         _correlate(grad, _flip(weight), None, _turned(window), out)
-    elif _is_pointwise(window):
-        out[...] = 0
-        pixels = runs.empty((*grad.shape[:3], out.shape[3]), out.dtype)
-        _multiply_pixels(grad, weight[0, 0].T, pixels)
-        seen = out[:, :: window.stride[0], :: window.stride[1]]
-        seen[:, : grad.shape[1], : grad.shape[2]] = pixels
     elif out.size:
-        back = _Back(weight, window, out.shape, grad.shape)
+        back = None if _is_pointwise(window) else _Back(weight, window, out.shape, grad.shape)
+
+        def work(part: slice) -> None:
+            if back is not None:
+                back.run(grad[part], out[part])
+            else:
+                _spread_pixels(grad[part], weight[0, 0].T, out[part], window.stride)
+
         image_bytes = out.shape[1] * out.shape[2] * (out.shape[3] + grad.shape[3]) * out.itemsize
-        images = [tile.images for tile in cut_tiles(len(out), 1, image_bytes)]
-        parallel(lambda part: back.run(grad[part], out[part]), images)
+        parallel(work, [tile.images for tile in cut_tiles(len(out), 1, image_bytes)])
+
+
+def _spread_pixels(grad: Array, matrix: Array, out: Array, stride: Pair) -> None:
+    """out = each pixel of the gradient times the matrix, ``stride`` pixels apart; zeros between."""
+    pixels = buffer("pixels", (*grad.shape[:3], out.shape[3]), out.dtype)
+    multiply_rows(packed(grad).reshape(-1, grad.shape[3]), matrix, pixels.reshape(-1, out.shape[3]))
+    out[...] = 0
+    out[:, :: stride[0], :: stride[1]][:, : grad.shape[1], : grad.shape[2]] = pixels
 
 
 def _folded(weight: Array, stride: int, left: int) -> tuple[Array, int]:

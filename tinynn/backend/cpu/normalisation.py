@@ -156,11 +156,10 @@ def _is_far(average: Array, variance: Array) -> bool:
 
 
 def _moments(x: Array) -> tuple[Any, Any]:
-    """Mean and variance of each channel; those of the chunks are put together.
+    """Mean and variance of each channel.
 
-    Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-    variances" (1979). Sums of squares are enough unless means are large beside the variance: then
-    a second look sums the squares of what is left without the mean.
+    Sums of squares are enough unless means are large beside the variance: then a second look sums
+    the squares of what is left without the mean.
     """
     average, variance = _moments_about(x, None)
     if _is_far(average, variance):
@@ -174,10 +173,5 @@ def _moments_about(x: Array, centre: Array | None) -> tuple[Any, Any]:
     """Mean and variance of x less ``centre``."""
     sums = _Sums(x, centre)
     _over(x, lambda number: sums.add(number, 0), range(len(sums.parts)))
-    counts = np.array([part[0].size // sums.channels for part in sums.parts])[:, None]
-    means = sums.totals[:, 0] / counts
-    squares = sums.totals[:, 1] - counts * means * means
-    count = counts.sum()
-    average = (means * counts).sum(axis=0) / count
-    variance = (squares + counts * (means - average) ** 2).sum(axis=0) / count
-    return average, np.maximum(variance, 0)
+    average, square = sums.totals.sum(axis=0) * (sums.channels / x.size)
+    return average, np.maximum(square - average * average, 0)

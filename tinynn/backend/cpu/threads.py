@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
@@ -205,13 +206,15 @@ def parallel(function: Callable[[T], object], items: Sequence[T]) -> None:
             for item in items:
                 function(item)
         return
-    queue = iter(items)
+    queue = deque(items)  # threads may take from it at once, an interpreter's lock or none
     failures: list[BaseException] = []
 
     def work() -> None:
         try:
-            for item in queue:
-                if failures:
+            while queue and not failures:
+                try:
+                    item = queue.popleft()
+                except IndexError:  # the last one went to another thread
                     return
                 function(item)
         except BaseException as error:  # raised below, on the thread that called
