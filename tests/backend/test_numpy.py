@@ -297,6 +297,17 @@ class TestOthers:
         x = (1e4 + normal(64, 3)).astype(np.float32)
         assert np.abs(FAST.normalise(x, (0,), 0.0)[0].std(0) - 1).max() < 1e-3
 
+    @pytest.mark.parametrize("mean", [0.5, 100.0])  # large ones are taken off first
+    @pytest.mark.parametrize("shape", [(3, 1, 1, 5), (4, 16, 15, 16), (5, 60, 61, 3), (3, 99, 64)])
+    @pytest.mark.parametrize("relu", [False, True])
+    def test_batch_norm(self, shape: tuple[int, ...], mean: float, relu: bool) -> None:
+        x, grad = mean + normal(*shape), normal(*shape[::-1]).reshape(shape)
+        weight, bias = normal(shape[-1], 1)[:, 0], normal(shape[-1])
+        out, average, variance = FAST.batch_norm(x, weight, bias, None, 0.1, 1e-5, relu)
+        same((out, average, variance), PLAIN.batch_norm(x, weight, bias, None, 0.1, 1e-5, relu))
+        arguments = (grad, x, weight, average, variance, 1e-5, out if relu else None)
+        same(FAST.batch_norm_gradient(*arguments), PLAIN.batch_norm_gradient(*arguments))
+
     @pytest.mark.parametrize(
         "index",
         [

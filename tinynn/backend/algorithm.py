@@ -43,6 +43,11 @@ def rows_together(window: Window, rows: int) -> int:
     """How many rows of output to compute together, for the fewest products; 1: each by itself."""
     if window.dilation[0] > 1 or _chosen == "matrix":
         return 1
+    return _fewest_products(window, rows)
+
+
+@lru_cache(maxsize=256)
+def _fewest_products(window: Window, rows: int) -> int:
     return min(_GROUPS, key=lambda group: row_products(window, rows, group))
 
 

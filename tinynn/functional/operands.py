@@ -92,28 +92,36 @@ def mixed_devices(name: str, a: Tensor, b: Tensor) -> DeviceError:
 
 def same_device(name: str, *tensors: Tensor | None) -> None:
     """Raise DeviceError, naming the function, if tensors live on different devices."""
-    present = [tensor for tensor in tensors if tensor is not None]
-    for operand in present:
-        if not isinstance(operand, Tensor):
-            raise no_tensor(name, operand)
-    for other in present[1:]:
-        if other.backend is not present[0].backend:
-            raise mixed_devices(name, present[0], other)
+    first: Tensor | None = None
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise no_tensor(name, tensor)
+        if first is None:
+            first = tensor
+        elif tensor.backend is not first.backend:
+            raise mixed_devices(name, first, tensor)
 
 
 def same_dtype(name: str, *tensors: Tensor | None) -> None:
     """Raise DtypeError, naming the function, unless all are of one floating-point dtype."""
-    present = [tensor for tensor in tensors if tensor is not None]
-    for tensor in present:
-        if tensor.dtype.kind != "f":
+    first: Tensor | None = None
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        dtype = tensor.data.dtype
+        if dtype.kind != "f":
             raise DtypeError(
-                f"{name} expects floating-point tensors, got {tensor.dtype} of shape "
-                f"{tensor.shape}; convert with .astype('float32')"
+                f"{name} expects floating-point tensors, got {dtype} of shape {tensor.shape}; "
+                "convert with .astype('float32')"
             )
-        if tensor.dtype != present[0].dtype:
+        if first is None:
+            first = tensor
+        elif dtype != first.data.dtype:
             raise DtypeError(
-                f"{name}: {present[0].dtype} of shape {present[0].shape} meets {tensor.dtype} of "
-                f"shape {tensor.shape}; convert one of them with .astype()"
+                f"{name}: {first.dtype} of shape {first.shape} meets {dtype} of shape "
+                f"{tensor.shape}; convert one of them with .astype()"
             )
 
 

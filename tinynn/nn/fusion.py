@@ -65,8 +65,10 @@ def _recognise(modules: Sequence[Module], start: int) -> _Joined | _NormAndReLU 
     """A convolution and what follows it, or batch norm and ReLU."""
     if type(modules[start]) is Conv2d:
         return _from_convolution(modules, start)
+    if type(modules[start]) is not BatchNorm2d:
+        return None
     members = tuple(modules[start : start + 2])
-    if tuple(map(type, members)) != (BatchNorm2d, ReLU) or any(m.is_observed for m in members):
+    if type(members[-1]) is not ReLU or any(module.is_observed for module in members):
         return None
     return _NormAndReLU(members)
 

@@ -24,6 +24,7 @@ from tinynn.backend.cpu.tiles import cut
 _MATMUL_PARTS = 8  # blocks of a large matrix product, by its size: no result depends on threads
 _MATMUL_WORK = 8 * 10**6  # multiply-adds of a block, at least
 _CHUNK = 1 << 18  # elements; below it, handing work to a thread costs more than it saves
+_SMALL = 1 << 13  # elements; below it, a plain operation of NumPy's is over before it pays to help
 _FOR_THREADS = 1 << 20  # parameters of a model whose update is worth several threads
 
 
@@ -79,6 +80,8 @@ class NumpyBackend(Convolution, Pooling, Normalisation):
         return _in_chunks(function, dtype, *operands)
 
     def relu(self, x: Array) -> Array:
+        if x.size < _SMALL:
+            return np.maximum(x, 0)
         return _in_chunks(runs.relu, x.dtype, x)
 
     def relu_gradient(self, grad: Array, out: Array) -> Array:

@@ -25,11 +25,13 @@ class _Shelf(dict[str, Any]):
     def __init__(self) -> None:
         super().__init__()
         self.views: dict[Any, Any] = {}
+        self.marks: dict[str, Mark] = {}
         self.refused = False  # whether a buffer was beyond the limit since views() looked last
 
     def clear(self) -> None:
         super().clear()
         self.views.clear()
+        self.marks.clear()
 
 
 class _Mine(threading.local):
@@ -63,6 +65,21 @@ def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
             _mine.shelf.refused = True
     array: Array = held[:size].view(dtype).reshape(shape)
     return array
+
+
+class Mark:
+    """Tells who wrote to a buffer of this thread last, if all who write to it have a mark."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def is_last(self) -> bool:
+        """Whether nobody wrote to the buffer since this mark did, which does so now."""
+        marks = _mine.shelf.marks
+        if marks.get(self.name) is self:
+            return True
+        marks[self.name] = self
+        return False
 
 
 def views(key: Any, make: Callable[[Any], T]) -> T:

@@ -126,7 +126,7 @@ class Convolution(Backend):
         shift = None if bias is None else runs.long_row(bias, bias.dtype, best.size)
 
         def work(tile: Tile) -> None:
-            fetch(shape.under(x, tile))
+            shape.fetch(x, tile)
             rows = shape.at(tile)
             rows.load(x, tile)
             rows.multiply(kernel)
@@ -138,13 +138,14 @@ class Convolution(Backend):
                 line, pair = divmod((tile.rows.stop - tile.rows.start) // 2 - 1, planes.shape[2])
                 planes[1, :, pair, line] = -np.inf
             part = buffer("part", planes.shape[2:], x.dtype)
-            won = buffer("won", planes.shape[2:], np.dtype(np.int8)) if keep else None
+            won = None if winner is None else buffer("won", part.shape, winner.dtype)
             pool_planes(planes, part, won)
-            if shift is not None:
-                runs.spread(np.add, part, shift, part)
-            runs.relu(part, part)
             half = slice(tile.rows.start // 2, tile.rows.stop // 2)
-            _from_pairs(part, best[tile.images, half])
+            result = best[tile.images, half]
+            _from_pairs(part, result)
+            if shift is not None:
+                runs.spread(np.add, result, shift, result)
+            runs.relu(result, result)
             if winner is not None and won is not None:
                 _from_pairs(won, winner[tile.images, half])
 
@@ -193,7 +194,7 @@ class Convolution(Backend):
             if wanted.bias:
                 sums[1][...] += _column_sums(values.reshape(-1, outputs))
             if wanted.weight:
-                fetch(shape.under(x, tile))
+                shape.fetch(x, tile)
                 rows.load(x, tile)
                 rows.from_planes()
                 sums[0][...] += rows.against()
@@ -269,7 +270,7 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, out:
 
     def work(tile: Tile) -> None:
         part = out[tile.images, tile.rows]
-        fetch(correlation.shape.under(x, tile))
+        correlation.shape.fetch(x, tile)
         correlation.run(x, tile, part)
         if shift is not None and part.flags.c_contiguous:
             runs.spread(np.add, part, shift, part)
@@ -425,7 +426,7 @@ def _weight_gradient(x: Array, grad: Array, window: Window) -> Array:
 def _add_weight_gradient(shape: Shape, x: Array, grad: Array, tile: Tile, total: Array) -> None:
     """total += what a tile, whose outputs have the gradient ``grad``, adds to ``kernel_rows``."""
     rows = shape.at(tile)
-    fetch(shape.under(x, tile))
+    shape.fetch(x, tile)
     rows.load(x, tile)
     fetch(grad)
     rows.load_gradient(grad)

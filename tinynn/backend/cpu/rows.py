@@ -16,7 +16,6 @@ of the output afterwards; both are small matrices times long rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from tinynn.backend.algorithm import row_products, rows_together
 from tinynn.backend.base import Array
-from tinynn.backend.cpu.buffers import buffer, views
+from tinynn.backend.cpu.buffers import Mark, buffer, views
 from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
 from tinynn.backend.cpu.toom_cook import Combinations, combinations
 from tinynn.backend.windows import Pair, Window
@@ -34,6 +33,7 @@ _SMALL_PRODUCT = 10**6
 _FEWEST_ROWS = 32  # of such a product
 _ALIGNED = 16  # numbers: the combinations begin at cache lines, in float32
 _FETCHED = 1 << 16  # bytes: less than that is soon there
+_LOADS = 64
 _CACHE_LINE = 64  # bytes that come into the cache at once
 
 
@@ -72,16 +72,19 @@ class Shape(NamedTuple):
         row_bytes = self.width * numbers * self.dtype.itemsize
         return cut_tiles(self.images, self.rows, row_bytes, max(self.parts, self.group))
 
-    def under(self, x: Array, tile: Tile) -> Array:
-        """The rows of the images that the tile's windows see."""
+    def fetch(self, x: Array, tile: Tile) -> None:
+        """Have the rows of the images that the tile's windows see brought into the cache."""
+        if x.nbytes <= _FETCHED:
+            return
         stride, top = self.window.stride[0], self.window.padding[0][0]
         behind = (tile.rows.stop - 1) * stride - top + self.window.extent[0]
-        return x[tile.images, max(0, tile.rows.start * stride - top) : max(0, behind)]
+        fetch(x[tile.images, max(0, tile.rows.start * stride - top) : max(0, behind)])
 
     def at(self, tile: Tile) -> AddedRows | CombinedRows:
         """The work space of this thread for a tile."""
         images, rows = (part.stop - part.start for part in tile)
-        shape = self._replace(images=images, rows=rows)
+        whole = (images, rows) == (self.images, self.rows)
+        shape = self if whole else self._replace(images=images, rows=rows)
         return views(shape, AddedRows) if self.group == 1 else views(shape, CombinedRows)
 
 
@@ -201,6 +204,7 @@ class AddedRows(Rows):
         laid = self._buffer("laid", size + self.spare)
         self.behind = laid[size:]
         self.laid = laid[:size].reshape(sh, depth, shape.images, -1, shape.channels)
+        self.written = Mark("laid")
         starts = [(row % sh * depth + row // sh) * self.line for row in range(0, kh * dh, dh)]
         self.seen = [
             (slice(i, i + 1), self._windows(laid[None, start:])) for i, start in enumerate(starts)
@@ -218,9 +222,10 @@ class AddedRows(Rows):
             rows[: lines.start] = 0
             rows[lines.stop :] = 0
             np.copyto(rows[lines, :, columns], images[:, source].transpose(1, 0, 2, 3))
-        self.laid[:, :, :, : columns.start] = 0
-        self.laid[:, :, :, columns.stop :] = 0
-        self.behind[...] = 0
+        if not self.written.is_last():
+            self.laid[:, :, :, : columns.start] = 0
+            self.laid[:, :, :, columns.stop :] = 0
+            self.behind[...] = 0
 
     def multiply(self, kernel: Array) -> None:
         super().multiply(kernel)
@@ -266,8 +271,10 @@ class CombinedRows(Rows):
         left = shape.window.padding[1][0]
         columns, self.columns = overlap(-left, numbers.shape[3], shape.pixels)
         self.combined = _rows(numbers[:, :, :, columns])
+        self.loads: dict[tuple[int, int], list[tuple[Array | None, Array, int]]] = {}
         beside = numbers[:, :, :, : columns.start], numbers[:, :, :, columns.stop :]
         self.zeros = [part for part in (*beside, combined[:, size:]) if part.size]
+        self.written = Mark("combined")
         if shape.parts == 2:
             lines = self._by_line(self.output)
             planes = self._buffer("planes", shape.group // 2, 2, *lines.shape[1:])
@@ -282,23 +289,40 @@ class CombinedRows(Rows):
 
     def load(self, x: Array, tile: Tile) -> None:
         """Lay down the rows of the images under the tile."""
-        for part in self.zeros:
-            part[...] = 0
+        if not self.written.is_last():  # else the zeros of the last tile are still there
+            for part in self.zeros:
+                part[...] = 0
         images = packed(x[tile.images, :, self.columns])
         if not images.size:  # the windows see nothing but zeros
             return
-        matrix, stride = self.matrices.of_rows, self.shape.window.stride[0]
+        stride = self.shape.window.stride[0]
         first = tile.rows.start * stride - self.shape.window.padding[0][0]
-        step, count, height = self.shape.group * stride, matrix.shape[1], images.shape[1]
-        for lines, known in _runs_of_lines(first, step, count, self.lines, height):
-            target = self.combined[:, lines]
-            if known.start < known.stop:
-                start = first + lines.start * step + known.start
-                count = known.stop - known.start
-                rows = _groups(images, start, lines.stop - lines.start, step, count)
-                np.matmul(matrix[:, known], rows, out=target)
-            else:
+        step = self.shape.group * stride
+        for matrix, target, start in self._loads(first, step, images.shape[1]):
+            if matrix is None:
                 target[...] = 0
+            else:
+                rows = _groups(images, start, target.shape[1], step, matrix.shape[1])
+                np.matmul(matrix, rows, out=target)
+
+    def _loads(self, first: int, step: int, height: int) -> list[tuple[Array | None, Array, int]]:
+        """Which lines come from which rows: matrix (or None, for zeros), lines and first row."""
+        found = self.loads.get((first, height))
+        if found is None:
+            if len(self.loads) >= _LOADS:  # a large image has many tiles
+                self.loads.clear()
+            of_rows = self.matrices.of_rows
+            found = self.loads[first, height] = [
+                (
+                    of_rows[:, known] if known.start < known.stop else None,
+                    self.combined[:, lines],
+                    first + lines.start * step + known.start,
+                )
+                for lines, known in _runs_of_lines(
+                    first, step, of_rows.shape[1], self.lines, height
+                )
+            ]
+        return found
 
     def write(self, out: Array) -> None:
         """The output as (N, rows, width, O)."""
@@ -348,7 +372,6 @@ class CombinedRows(Rows):
         np.matmul(self.matrices.of_output.T, self._rows, out=self._numbers)
 
 
-@lru_cache(maxsize=256)
 def _runs_of_lines(
     first: int, step: int, count: int, lines: int, height: int
 ) -> list[tuple[slice, slice]]:

@@ -32,12 +32,17 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     return np.ndarray(shape, dtype, memory, start)
 
 
-def long_row(values: Array, dtype: Any, size: int = 8 * _LONG) -> Array:
+def long_row(values: Array, dtype: Any, size: int) -> Array:
     """The values again and again, until they are a long run for arrays of that size."""
-    length = min(_LONG, size // 8)
+    length = _length(size)
     row = empty((max(1, -(-length // len(values))), len(values)), dtype)
     row[...] = values
     return row.reshape(-1)
+
+
+def _length(size: int) -> int:
+    """Of a row for arrays of a size: all of it where they are small, for a single operation."""
+    return size if size <= 2 * _LONG else _LONG
 
 
 def chunks(size: int, row: int, *arrays: Array) -> list[tuple[Array, ...]]:
@@ -70,7 +75,7 @@ def spread(operation: Callable[..., Any], x: Array, row: Array, out: Array) -> N
 
 def relu(x: Array, out: Array) -> None:
     """out = max(x, 0); both are contiguous."""
-    spread(np.maximum, x, zeros(min(_LONG, max(1, x.size)), x.dtype), out)
+    spread(np.maximum, x, zeros(_length(max(1, x.size)), x.dtype), out)
 
 
 @lru_cache(maxsize=64)

@@ -107,6 +107,7 @@ class _Workers:
 
 class _ThisThread(threading.local):
     is_worker = False
+    holds: _Blas | None = None  # which BLAS libraries it has lowered to one thread
 
 
 _this_thread = _ThisThread()
@@ -180,11 +181,15 @@ class single_threaded_blas:  # noqa: N801, a context manager like any other
     """
 
     def __enter__(self) -> None:
-        self.blas = _blas
-        self.blas.hold()
+        self.blas = None if _this_thread.holds is _blas else _blas
+        if self.blas is not None:
+            self.blas.hold()
+            _this_thread.holds = self.blas
 
     def __exit__(self, *failure: object) -> None:
-        self.blas.release()
+        if self.blas is not None:
+            _this_thread.holds = None
+            self.blas.release()
 
 
 def _await(lock: threading.Lock) -> None:
