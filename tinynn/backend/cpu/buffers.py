@@ -47,6 +47,13 @@ _limit = 1 << 28  # bytes that a thread keeps
 _VIEWS = 64  # of a thread
 
 
+def aligned(size: int) -> Array:
+    """So many uninitialised bytes, from a cache line on."""
+    memory = np.empty(size + _LINE, dtype=np.uint8)
+    start = -memory.ctypes.data % _LINE
+    return memory[start : start + size]
+
+
 def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An uninitialised array of this thread, its own until the next call with this name."""
     size = dtype.itemsize
@@ -54,9 +61,7 @@ def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         size *= length
     held = _mine.shelf.get(name)
     if held is None or held.nbytes < size:
-        held = np.empty(size + _LINE, dtype=np.uint8)
-        start = -held.ctypes.data % _LINE
-        held = held[start : start + size]
+        held = aligned(size)
         _mine.shelf.pop(name, None)
         _mine.shelf.views.clear()
         if size + sum(array.nbytes for array in list(_mine.shelf.values())) <= _limit:

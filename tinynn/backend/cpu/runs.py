@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from tinynn.backend.base import Array
+from tinynn.backend.cpu.buffers import aligned
 
-_LINE = 64  # bytes of a cache line, and of the widest vectors
 _LONG = 8192  # elements
 _SMALL = 1 << 15  # bytes; below, to find the cache line takes longer than it saves
 
@@ -27,9 +27,7 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     size = prod(shape) * dtype.itemsize
     if size < _SMALL:
         return np.empty(shape, dtype)
-    memory = np.empty(size + _LINE, dtype=np.uint8)
-    start = -memory.ctypes.data % _LINE
-    return np.ndarray(shape, dtype, memory, start)
+    return aligned(size).view(dtype).reshape(shape)
 
 
 def long_row(values: Array, dtype: Any, size: int) -> Array:
