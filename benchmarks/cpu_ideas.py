@@ -175,9 +175,9 @@ def spectral(size: int, kernel: int, inputs: int, outputs: int) -> Idea:
     return algorithms("frequencies", ("winograd", "spectral"), (size, kernel, inputs, outputs))
 
 
-def face_step(images_gradient: bool) -> Callable[[], None]:
-    """A training step of the face CNN."""
-    build, shape, classes = MODELS["face CNN"]
+def step_of(name: str, images_gradient: bool = False) -> Callable[[], None]:
+    """A training step of one of the networks, with 64 images."""
+    build, shape, classes = MODELS[name]
     model = build(nn)
     images = tinynn.tensor(normal(64, *shape), requires_grad=images_gradient)
     labels = tinynn.from_numpy(np.arange(64) % classes)
@@ -185,16 +185,22 @@ def face_step(images_gradient: bool) -> Callable[[], None]:
     return training_step(model, optimizer, F, images, labels)
 
 
-def threads(count: int) -> Idea:
+def not_asked_for() -> Idea:
+    """A training step with the gradient of the images and without."""
+    name = "no gradient of the first layer's images"
+    return Idea(name, step_of("face CNN", images_gradient=True), step_of("face CNN"))
+
+
+def threads(count: int, name: str) -> Idea:
     """A training step on one thread and on several."""
-    step = face_step(False)
+    step = step_of(name)
 
     def run(number: int) -> None:
         tinynn.set_num_threads(number)
         step()
         tinynn.set_num_threads(count)
 
-    return Idea(f"{count} threads, face CNN", lambda: run(1), lambda: run(count))
+    return Idea(f"{count} threads, {name}", lambda: run(1), lambda: run(count))
 
 
 def ideas(count: int) -> Iterator[Idea]:
@@ -205,10 +211,11 @@ def ideas(count: int) -> Iterator[Idea]:
     yield combined_rows(24, 3, 16, 32)
     yield combined_rows(12, 3, 32, 64)
     yield combined_rows(28, 5, 32, 32)
+    yield combined_rows(91, 10, 1, 32)
     yield small_products()
     yield fused(48, 3, 16)
     yield fused(24, 16, 32)
-    yield Idea("no gradient of the first layer's images", face_step(True), face_step(False))
+    yield not_asked_for()
     yield normalised()
     yield long_runs()
     yield glance()
@@ -217,7 +224,8 @@ def ideas(count: int) -> Iterator[Idea]:
     yield spectral(28, 7, 32, 32)
     yield spectral(46, 10, 32, 64)
     if count > 1:
-        yield threads(count)
+        yield threads(count, "face CNN")
+        yield threads(count, "residual network")
 
 
 def gains(idea: Idea, rounds: int) -> list[float]:
@@ -238,7 +246,7 @@ def _seconds(work: Callable[[], Any], steps: int) -> float:
 def kept_memory(rounds: int) -> list[float]:
     """A step of the face CNN in processes that keep freed memory and that do not."""
     code = (
-        "import time, cpu_ideas; step = cpu_ideas.face_step(False)\n"
+        "import time, cpu_ideas; step = cpu_ideas.step_of('face CNN')\n"
         "for turn in range(12):\n"
         "    if turn == 4: start = time.perf_counter()\n"
         "    step()\n"
@@ -264,12 +272,16 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=positive, default=9, help="turns with and without")
     parser.add_argument("--threads", type=positive, default=tinynn.get_num_threads())
+    parser.add_argument("--only", metavar="TEXT", default="", help="ideas with this in their name")
     arguments = parser.parse_args()
     tinynn.set_num_threads(arguments.threads)
     print(f"{'times faster':>64}  quartiles")
     for idea in ideas(arguments.threads):
-        show(idea.name, gains(idea, arguments.rounds))
-    show("freed memory kept for the next step, face CNN", kept_memory(arguments.rounds))
+        if arguments.only in idea.name:
+            show(idea.name, gains(idea, arguments.rounds))
+    kept = "freed memory kept for the next step, face CNN"
+    if arguments.only in kept:
+        show(kept, kept_memory(arguments.rounds))
     return 0
 
 

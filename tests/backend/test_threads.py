@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tinynn
@@ -63,6 +64,21 @@ def test_work_may_ask_for_help_itself() -> None:
     done: list[int] = []
     parallel(lambda _: parallel(done.append, range(20)), range(20))
     assert len(done) == 400
+
+
+def test_workers_take_numpys_errors_as_their_caller_does() -> None:
+    tinynn.set_num_threads(2)
+    together = threading.Barrier(2)
+    seen: list[str] = []
+
+    def look(item: int) -> None:
+        together.wait(60)  # one thread cannot do both
+        seen.append(np.geterr()["over"])
+
+    for choice in ("raise", "ignore"):
+        with np.errstate(over=choice):
+            parallel(look, range(2))
+    assert seen == ["raise", "raise", "ignore", "ignore"]
 
 
 def test_an_interrupt_reaches_the_caller() -> None:

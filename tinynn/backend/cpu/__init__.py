@@ -76,7 +76,8 @@ class NumpyBackend(Convolution, Pooling, Normalisation):
         arrays = [operand for operand in operands if isinstance(operand, np.ndarray)]
         if arrays[0].size < 2 * _CHUNK or any(a.shape != arrays[0].shape for a in arrays):
             return function(*operands)
-        dtype = function(*(_flat(operand, slice(1)) for operand in operands)).dtype
+        first = (o.flat[:1] if isinstance(o, np.ndarray) else o for o in operands)
+        dtype = function(*first).dtype
         return _in_chunks(function, dtype, *operands)
 
     def relu(self, x: Array) -> Array:
@@ -170,7 +171,8 @@ def _in_chunks(function: Callable[..., Any], dtype: Any, *operands: Any) -> Arra
     """An elementwise function of arrays of one shape, on several threads where they are large."""
     shape = next(operand.shape for operand in operands if isinstance(operand, np.ndarray))
     out = runs.empty(shape, dtype)
-    flat, results = [_flat(operand) for operand in operands], out.reshape(-1)
+    whole = slice(None)
+    flat, results = [_flat(operand, whole) for operand in operands], out.reshape(-1)
     step = _CHUNK if out.size >= 2 * _CHUNK else max(1, out.size)
 
     def chunk(start: int) -> None:
@@ -181,7 +183,7 @@ def _in_chunks(function: Callable[..., Any], dtype: Any, *operands: Any) -> Arra
     return out
 
 
-def _flat(operand: Any, part: slice = slice(None)) -> Any:
+def _flat(operand: Any, part: slice) -> Any:
     """A part of an array as one contiguous run; a number as it is."""
     if isinstance(operand, np.ndarray):
         return np.ascontiguousarray(operand).reshape(-1)[part]

@@ -12,6 +12,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -94,7 +96,8 @@ class _Workers:
         locks = [threading.Lock() for _ in range(times)]
         for lock in locks:
             lock.acquire()
-            self.tasks.put((work, lock))
+            # with the caller's context, where numpy.errstate is kept
+            self.tasks.put((partial(copy_context().run, work), lock))
         return locks
 
     def _loop(self) -> None:
