@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from tinynn.backend import spectral
+from tinynn.backend.algorithm import get_conv2d_algorithm
 from tinynn.backend.base import Array, Backend, Wanted
 from tinynn.backend.cpu import depthwise, runs
 from tinynn.backend.cpu.buffers import buffer
@@ -38,7 +40,7 @@ class Convolution(Backend):
             return super().conv2d(x, weight, bias, window, groups)
         size = window.output_size(*x.shape[1:3])
         out = runs.empty((x.shape[0], *size, weight.shape[3]), x.dtype)
-        cut = _spectral(x, window, size, weight.shape[3], groups)
+        cut = _spectral(x.shape, x.dtype, window, size, weight.shape[3], groups)
         if cut is not None:
             spectral.conv2d(x, weight, window, cut, out, parallel)
             if bias is not None:
@@ -82,7 +84,7 @@ class Convolution(Backend):
     def conv2d_gradients(
         self, x: Array, weight: Array, grad: Array, window: Window, groups: int, wanted: Wanted
     ) -> tuple[Array | None, ...]:
-        cut = _spectral(x, window, grad.shape[1:3], weight.shape[3], groups)
+        cut = _spectral(x.shape, x.dtype, window, grad.shape[1:3], weight.shape[3], groups)
         if cut is not None:
             image, kernel = spectral.gradients(x, weight, grad, window, cut, wanted[:2], parallel)
             return image, kernel, self.sum(grad, (0, 1, 2)) if wanted.bias else None
@@ -115,13 +117,12 @@ class Convolution(Backend):
         pool: Window,
         keep: bool = True,
     ) -> tuple[Array, Array | None]:
-        size, outputs = window.output_size(*x.shape[1:3]), weight.shape[3]
-        if not _fits(pool) or _spectral(x, window, size, outputs, 1) or not _is_wide(x):
+        shape = _pooled(x, window, pool, weight.shape[3], False)
+        if shape is None:
             return super().conv2d_relu_pool(x, weight, bias, window, pool, keep)
-        height, width = pool.output_size(*size)
-        shape = shape_of(x.shape, x.dtype, window, (2 * height, 2 * width), outputs, parts=2)
+        size, width = window.output_size(*x.shape[1:3]), shape.width // 2
         kernel = kernel_rows(weight, shape)
-        best = runs.empty((x.shape[0], height, width, outputs), x.dtype)
+        best = runs.empty((x.shape[0], shape.rows // 2, width, shape.outputs), x.dtype)
         winner = np.empty(best.shape, dtype=np.int8) if keep else None
         shift = None if bias is None else runs.long_row(bias, bias.dtype, best.size)
 
@@ -131,18 +132,17 @@ class Convolution(Backend):
             rows.load(x, tile)
             rows.multiply(kernel)
             rows.to_planes()
-            planes = rows.planes()
+            planes = rows.planes
             if 2 * width > size[1]:  # what rounding up adds to the last windows
                 planes[:, 1, :, :, :, width - 1] = -np.inf
             if tile.rows.stop > size[0]:
                 line, pair = divmod((tile.rows.stop - tile.rows.start) // 2 - 1, planes.shape[2])
                 planes[1, :, pair, line] = -np.inf
-            part = buffer("part", planes.shape[2:], x.dtype)
-            won = None if winner is None else buffer("won", part.shape, winner.dtype)
-            pool_planes(planes, part, won)
+            won = None if winner is None else buffer("won", planes.shape[2:], winner.dtype)
+            pool_planes(planes, rows.pooled, won)
             half = slice(tile.rows.start // 2, tile.rows.stop // 2)
             result = best[tile.images, half]
-            _from_pairs(part, result)
+            _from_pairs(rows.pooled, result)
             if shift is not None:
                 runs.spread(np.add, result, shift, result)
             runs.relu(result, result)
@@ -163,30 +163,23 @@ class Convolution(Backend):
         pool: Window,
         wanted: Wanted,
     ) -> tuple[Array | None, ...]:
-        height, width, outputs = grad.shape[1:]
-        size = (2 * height, 2 * width)
-        shape = shape_of(x.shape, x.dtype, window, size, outputs, parts=2, backward=True)
-        parts = shape.tiles()
-        if (
-            not _fits(pool)
-            or not _are_whole(parts, shape)
-            or window.stride != (1, 1)
-            or _spectral(x, window, size, outputs, 1)
-            or not _is_wide(x)
-        ):
+        shape = _pooled(x, window, pool, grad.shape[3], True)
+        parts = () if shape is None else shape.tiles()
+        if shape is None or not _are_whole(parts, shape) or window.stride != (1, 1):
             return super().conv2d_relu_pool_gradients(
                 x, weight, grad, out, winner, window, pool, wanted
             )
         image_grad = runs.empty(x.shape, x.dtype) if wanted.x else None
-        full = (len(x), *size, outputs)
+        full, outputs = (len(x), shape.rows, shape.width, shape.outputs), shape.outputs
         back = _Back(weight, window, x.shape, full) if wanted.x else None
 
         def work(tile: Tile, sums: tuple[Array, Array]) -> None:
             rows = shape.at(tile)
-            planes = rows.planes()
-            values, passed, won = (
-                _in_pairs(name, array[tile.images], planes.shape[2:])
-                for name, array in (("part", grad), ("passed", out), ("won", winner))
+            planes, values = rows.planes, rows.pooled
+            _to_pairs(grad[tile.images], values)
+            passed, won = (
+                _to_pairs(array[tile.images], buffer(name, values.shape, array.dtype))
+                for name, array in (("passed", out), ("won", winner))
             )
             np.multiply(values, passed > 0, out=values)
             for i, j in np.ndindex(2, 2):
@@ -222,13 +215,41 @@ def _fits(pool: Window) -> bool:
     return is_tiling(pool) and max(pool.padding) <= (0, 1) and min(pool.padding) >= (0, 0)
 
 
+def _pooled(x: Array, window: Window, pool: Window, outputs: int, backward: bool) -> Shape | None:
+    """The convolution with the output that pooling sees, or None where it is not done in tiles."""
+    algorithm = get_conv2d_algorithm()
+    return _pooled_shape(x.shape, x.dtype, window, pool, outputs, backward, algorithm)
+
+
+@lru_cache(maxsize=256)
+def _pooled_shape(
+    images: tuple[int, ...],
+    dtype: np.dtype[Any],
+    window: Window,
+    pool: Window,
+    outputs: int,
+    backward: bool,
+    algorithm: str,
+) -> Shape | None:
+    size = window.output_size(*images[1:3])
+    if not _fits(pool) or _spectral(images, dtype, window, size, outputs, 1) or dtype.itemsize < 4:
+        return None
+    height, width = pool.output_size(*size)
+    return shape_of(images, dtype, window, (2 * height, 2 * width), outputs, 2, backward)
+
+
 def _spectral(
-    x: Array, window: Window, size: Pair, outputs: int, groups: int
+    images: tuple[int, ...],
+    dtype: np.dtype[Any],
+    window: Window,
+    size: Pair,
+    outputs: int,
+    groups: int,
 ) -> spectral.Plan | None:
     """How to convolve in the frequency domain, where that pays."""
-    if groups != 1 or x.dtype.itemsize < 4 or not x.size:
+    if groups != 1 or dtype.itemsize < 4 or 0 in images:
         return None
-    return spectral.plan(window, (size[0], size[1]), x.shape[3], outputs, len(x))
+    return spectral.plan(window, (size[0], size[1]), images[3], outputs, images[0])
 
 
 def _by_group(groups: int, channels: int, outputs: int) -> Iterator[tuple[slice, slice]]:
@@ -433,19 +454,18 @@ def _add_weight_gradient(shape: Shape, x: Array, grad: Array, tile: Tile, total:
     total += rows.against()
 
 
-def _in_pairs(name: str, array: Array, sizes: tuple[int, ...]) -> Array:
+def _to_pairs(array: Array, pairs: Array) -> Array:
     """Rows of (N, H, W, O) by turns in (pairs, lines, N, columns, O); zeros fill what is left."""
-    target = buffer(name, sizes, array.dtype)
-    target[:, :, :, array.shape[2] :] = 0
-    for lines, rows in _by_turns(target, array):
+    pairs[:, :, :, array.shape[2] :] = 0
+    for lines, rows in _by_turns(pairs, array):
         np.copyto(lines[:, : rows.shape[1], :, : array.shape[2]], rows)
-        if rows.shape[1] < sizes[1]:
+        if rows.shape[1] < pairs.shape[1]:
             lines[:, rows.shape[1] :] = 0
-    return target
+    return pairs
 
 
 def _from_pairs(pairs: Array, out: Array) -> None:
-    """The reverse: out = what ``_in_pairs`` would have taken."""
+    """The reverse: out = what ``_to_pairs`` would have taken."""
     for lines, rows in _by_turns(pairs, out):
         np.copyto(rows, lines[:, : rows.shape[1], :, : out.shape[2]])
 

@@ -154,6 +154,15 @@ class Rows:
         self.stacked = self._stack(self.output, pixel, part, self.lanes // parts * pixel, outputs)
         self.seen: list[tuple[slice, Array]] = []
 
+    def _take_planes(self, planes: Array) -> None:
+        """(2, 2, pairs, lines, images, columns, O): even and odd rows, then even and odd columns.
+
+        ``to_planes`` fills them with the output; ``from_planes`` takes them as its gradient.
+        ``pooled`` is for what comes of four.
+        """
+        self.planes = planes
+        self.pooled = self._buffer("pooled", *planes.shape[2:])
+
     def _buffer(self, name: str, *sizes: int) -> Array:
         return buffer(name, sizes, self.shape.dtype)
 
@@ -205,6 +214,10 @@ class AddedRows(Rows):
         self.behind = laid[size:]
         self.laid = laid[:size].reshape(sh, depth, shape.images, -1, shape.channels)
         self.written = Mark("laid")
+        if shape.parts == 2:
+            lines = self._by_line(self.output[0])
+            halves = lines.reshape(2, self.lines // 2, 2, 1, *lines.shape[2:])
+            self._take_planes(halves.transpose(2, 0, 3, 1, 4, 5, 6))
         starts = [(row % sh * depth + row // sh) * self.line for row in range(0, kh * dh, dh)]
         self.seen = [
             (slice(i, i + 1), self._windows(laid[None, start:])) for i, start in enumerate(starts)
@@ -236,12 +249,6 @@ class AddedRows(Rows):
         """The output as (N, rows, width, O)."""
         lines = self._by_line(self.output[0])[0]
         np.copyto(out.transpose(1, 0, 2, 3), lines[:, :, : self.shape.width])
-
-    def planes(self) -> Array:
-        """(2, 2, 1, lines / 2, images, columns, O): even and odd rows, even and odd columns."""
-        lines = self._by_line(self.output[0])
-        parts, rows, *rest = lines.shape
-        return lines.reshape(parts, rows // 2, 2, 1, *rest).transpose(2, 0, 3, 1, 4, 5, 6)
 
     def to_planes(self) -> None:
         """Nothing is left to be done: the planes are the output."""
@@ -278,7 +285,7 @@ class CombinedRows(Rows):
         if shape.parts == 2:
             lines = self._by_line(self.output)
             planes = self._buffer("planes", shape.group // 2, 2, *lines.shape[1:])
-            self._planes = planes.transpose(1, 2, 0, 3, 4, 5, 6)
+            self._take_planes(planes.transpose(1, 2, 0, 3, 4, 5, 6))
             # as matrices (parts, lines, rows, numbers)
             self._numbers, self._rows = (
                 array.reshape(-1, shape.parts, self.lines, lines[0, 0, 0].size).transpose(
@@ -355,13 +362,6 @@ class CombinedRows(Rows):
         numbers = _rows(lines[:, :, :, : self.shape.width])
         for lines, rows, taken in self._whole_and_rest(grad):
             np.matmul(self.matrices.of_output.T[:, :taken], rows, out=numbers[:, lines])
-
-    def planes(self) -> Array:
-        """(2, 2, pairs, lines, images, columns, O): even and odd rows, then even and odd columns.
-
-        ``to_planes`` fills them with the output; ``from_planes`` takes them as its gradient.
-        """
-        return self._planes
 
     def to_planes(self) -> None:
         """The output, from the products."""

@@ -31,16 +31,14 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 def long_row(values: Array, dtype: Any, size: int) -> Array:
-    """The values again and again, until they are a long run for arrays of that size."""
-    length = _length(size)
-    row = empty((max(1, -(-length // len(values))), len(values)), dtype)
+    """The values again and again, until they are a long run for arrays of that size.
+
+    Only once for small arrays: to repeat them takes longer than it saves.
+    """
+    times = 1 if size <= 2 * _LONG else -(-_LONG // len(values))
+    row = empty((times, len(values)), dtype)
     row[...] = values
     return row.reshape(-1)
-
-
-def _length(size: int) -> int:
-    """Of a row for arrays of a size: all of it where they are small, for a single operation."""
-    return size if size <= 2 * _LONG else _LONG
 
 
 def chunks(size: int, row: int, *arrays: Array) -> list[tuple[Array, ...]]:
@@ -73,7 +71,8 @@ def spread(operation: Callable[..., Any], x: Array, row: Array, out: Array) -> N
 
 def relu(x: Array, out: Array) -> None:
     """out = max(x, 0); both are contiguous."""
-    spread(np.maximum, x, zeros(_length(max(1, x.size)), x.dtype), out)
+    length = max(1, x.size) if x.size <= 2 * _LONG else _LONG
+    spread(np.maximum, x, zeros(length, x.dtype), out)
 
 
 @lru_cache(maxsize=64)
