@@ -150,6 +150,38 @@ class TestConvolution:
             same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
             for held in buffers._mine.shelf.values():
                 held[...] = 0xFF  # not a number, in any floating-point dtype
+            buffers._mine.shelf.marks.clear()
+
+    @pytest.mark.parametrize("algorithm", ["matrix", "winograd"])
+    @pytest.mark.parametrize("interrupted", ["before", "after"])
+    def test_after_an_interrupt(
+        self, algorithm: str, interrupted: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Zeros that were not laid down again are not taken for those of the last tile."""
+        padded = Window((3, 3), padding=((1, 1), (1, 1)))
+        ours = normal(4, 12, 10, 3), normal(3, 3, 3, 8), None, padded, 1
+        others = 9 + normal(4, 10, 16, 3), ours[1], None, Window((3, 3)), 1
+        set_mark = buffers.Mark.set
+
+        def interrupt(mark: buffers.Mark) -> None:
+            if interrupted == "after":
+                set_mark(mark)
+            raise KeyboardInterrupt
+
+        tinynn.set_conv2d_algorithm(algorithm)
+        try:
+            for last in (others, ours):
+                tinynn.memory.free("cpu")
+                for call in (others, ours, others, last):
+                    FAST.conv2d(*call)
+                for call in (ours, others):
+                    with monkeypatch.context() as patch:
+                        patch.setattr(buffers.Mark, "set", interrupt)
+                        with pytest.raises(KeyboardInterrupt):
+                            FAST.conv2d(*call)
+                    same([FAST.conv2d(*ours)], [PLAIN.conv2d(*ours)])
+        finally:
+            tinynn.set_conv2d_algorithm("auto")
 
     def test_of_views_that_are_not_contiguous(self) -> None:
         x, w = normal(3, 8, 9, 4)[:, ::-1, 1::2, ::2], normal(4, 3, 2, 2).transpose(1, 0, 2, 3)

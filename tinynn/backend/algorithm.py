@@ -67,10 +67,10 @@ def runs_of_taps(taps: int, stride: int, group: int) -> Sequence[range]:
     large kernel are cut, so that no run takes more than some products.
     """
     most = _MOST_PRODUCTS + 1 - group
-    found = []
+    found: list[range] = []
     for phase in range(min(stride, taps)):
         rows = range(phase, taps, stride)
         count = -(-len(rows) // most)
         edges = [len(rows) * part // count for part in range(count + 1)]
         found += [rows[start:stop] for start, stop in pairwise(edges)]
-    return found
+    return tuple(found)

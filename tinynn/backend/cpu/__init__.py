@@ -74,14 +74,18 @@ class NumpyBackend(Convolution, Pooling, Normalisation):
     def elementwise(self, name: str, *operands: Any) -> Array:
         function = getattr(np, name)
         arrays = [operand for operand in operands if isinstance(operand, np.ndarray)]
-        if arrays[0].size < 2 * _CHUNK or any(a.shape != arrays[0].shape for a in arrays):
-            return function(*operands)
-        first = (o.flat[:1] if isinstance(o, np.ndarray) else o for o in operands)
-        dtype = function(*first).dtype
+        large = arrays and arrays[0].size >= 2 * _CHUNK
+        if not large or any(
+            array.shape != arrays[0].shape or not array.flags.c_contiguous for array in arrays
+        ):
+            return function(*operands)  # others it runs through in the order of their memory
+        with np.errstate(all="ignore"):
+            first = (o.flat[:1] if isinstance(o, np.ndarray) else o for o in operands)
+            dtype = function(*first).dtype
         return _in_chunks(function, dtype, *operands)
 
     def relu(self, x: Array) -> Array:
-        if x.size < _SMALL:
+        if x.size < _SMALL or x.dtype.kind != "f":
             return np.maximum(x, 0)
         return _in_chunks(runs.relu, x.dtype, x)
 

@@ -73,18 +73,22 @@ def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 
 class Mark:
-    """Tells who wrote to a buffer of this thread last, if all who write to it have a mark."""
+    """Tells whether a buffer of this thread still holds what was left in it.
+
+    Whoever writes to the buffer lifts the mark that is on it before, and sets one after; so where
+    that is interrupted, there is none.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def is_last(self) -> bool:
-        """Whether nobody wrote to the buffer since this mark did, which does so now."""
-        marks = _mine.shelf.marks
-        if marks.get(self.name) is self:
-            return True
-        marks[self.name] = self
-        return False
+    def lift(self) -> bool:
+        """Take away the mark on the buffer; whether it was this one."""
+        return _mine.shelf.marks.pop(self.name, None) is self
+
+    def set(self) -> None:
+        """Put this mark on the buffer."""
+        _mine.shelf.marks[self.name] = self
 
 
 def views(key: Any, make: Callable[[Any], T]) -> T:

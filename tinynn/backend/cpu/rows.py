@@ -213,7 +213,7 @@ class AddedRows(Rows):
         laid = self._buffer("laid", size + self.spare)
         self.behind = laid[size:]
         self.laid = laid[:size].reshape(sh, depth, shape.images, -1, shape.channels)
-        self.written = Mark("laid")
+        self.mark = Mark("laid")
         if shape.parts == 2:
             lines = self._by_line(self.output[0])
             halves = lines.reshape(2, self.lines // 2, 2, 1, *lines.shape[2:])
@@ -225,6 +225,7 @@ class AddedRows(Rows):
 
     def load(self, x: Array, tile: Tile) -> None:
         """Lay down the rows of the images under the tile."""
+        are_clear = self.mark.lift()  # the columns beside the image, from the last tile
         (top, _), (left, _) = self.shape.window.padding
         stride = self.shape.window.stride[0]
         columns, source = overlap(-left, self.laid.shape[3], x.shape[2])
@@ -235,10 +236,11 @@ class AddedRows(Rows):
             rows[: lines.start] = 0
             rows[lines.stop :] = 0
             np.copyto(rows[lines, :, columns], images[:, source].transpose(1, 0, 2, 3))
-        if not self.written.is_last():
+        if not are_clear:
             self.laid[:, :, :, : columns.start] = 0
             self.laid[:, :, :, columns.stop :] = 0
             self.behind[...] = 0
+        self.mark.set()
 
     def multiply(self, kernel: Array) -> None:
         super().multiply(kernel)
@@ -281,7 +283,7 @@ class CombinedRows(Rows):
         self.loads: dict[tuple[int, int], list[tuple[Array | None, Array, int]]] = {}
         beside = numbers[:, :, :, : columns.start], numbers[:, :, :, columns.stop :]
         self.zeros = [part for part in (*beside, combined[:, size:]) if part.size]
-        self.written = Mark("combined")
+        self.mark = Mark("combined")
         if shape.parts == 2:
             lines = self._by_line(self.output)
             planes = self._buffer("planes", shape.group // 2, 2, *lines.shape[1:])
@@ -296,9 +298,10 @@ class CombinedRows(Rows):
 
     def load(self, x: Array, tile: Tile) -> None:
         """Lay down the rows of the images under the tile."""
-        if not self.written.is_last():  # else the zeros of the last tile are still there
+        if not self.mark.lift():  # else the zeros of the last tile are still there
             for part in self.zeros:
                 part[...] = 0
+        self.mark.set()
         images = packed(x[tile.images, :, self.columns])
         if not images.size:  # the windows see nothing but zeros
             return

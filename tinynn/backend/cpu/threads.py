@@ -105,6 +105,7 @@ class _Workers:
         while True:
             work, lock = self.tasks.get()
             work()
+            del work  # and with it the arrays that it works on
             lock.release()
 
 
