@@ -192,12 +192,13 @@ def not_asked_for() -> Idea:
 
 
 def threads(count: int, name: str) -> Idea:
-    """A training step on one thread and on several."""
+    """Training on one thread and on several; some steps in a row, as a core may have to wake up."""
     step = step_of(name)
 
     def run(number: int) -> None:
         tinynn.set_num_threads(number)
-        step()
+        for _ in range(8):
+            step()
         tinynn.set_num_threads(count)
 
     return Idea(f"{count} threads, {name}", lambda: run(1), lambda: run(count))
