@@ -117,7 +117,7 @@ def long_runs() -> Idea:
     """A row of 512 numbers against many rows, as it is and repeated to 8192."""
     x, result = (runs.empty((1 << 17,), np.float32) for _ in range(2))
     x[:], row = normal(len(x)), normal(512)
-    repeated = runs.long_row(row, np.float32, x.size)
+    repeated = runs.long_row(row, np.float32)
 
     def short() -> None:
         np.multiply(x.reshape(-1, 512), row, out=result.reshape(-1, 512))

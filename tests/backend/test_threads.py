@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,13 @@ import numpy as np
 import pytest
 
 import tinynn
-from tinynn.backend.cpu.threads import cpu_quota, parallel, usable_cores
+from tinynn.backend.cpu.threads import (
+    _blas,
+    cpu_quota,
+    parallel,
+    single_threaded_blas,
+    usable_cores,
+)
 from tinynn.errors import ArgumentError
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +86,26 @@ def test_workers_take_numpys_errors_as_their_caller_does() -> None:
         with np.errstate(over=choice):
             parallel(look, range(2))
     assert seen == ["raise", "raise", "ignore", "ignore"]
+
+
+def test_nobody_holds_on_to_what_was_worked_on() -> None:
+    tinynn.set_num_threads(2)
+    array = np.ones(9)
+    gone = weakref.ref(array)
+    parallel(lambda item, array=array: array.sum(), range(2))  # type: ignore[misc]
+    del array
+    assert gone() is None
+
+
+def test_blas_is_held_to_one_thread_however_deep_and_no_longer() -> None:
+    with single_threaded_blas():
+        before = list(_blas.usual)
+    for _ in range(2):  # a second time as well
+        with single_threaded_blas():
+            with single_threaded_blas():
+                pass
+            assert {library.num_threads for library in _blas.libraries or ()} == {1}
+        assert [library.num_threads for library in _blas.libraries or ()] == before
 
 
 def test_an_interrupt_reaches_the_caller() -> None:

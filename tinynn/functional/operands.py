@@ -92,35 +92,27 @@ def mixed_devices(name: str, a: Tensor, b: Tensor) -> DeviceError:
 
 def same_device(name: str, *tensors: Tensor | None) -> None:
     """Raise DeviceError, naming the function, if tensors live on different devices."""
-    first: Tensor | None = None
-    for tensor in tensors:
-        if tensor is None:
-            continue
+    present = [tensor for tensor in tensors if tensor is not None]
+    for tensor in present:
         if not isinstance(tensor, Tensor):
             raise no_tensor(name, tensor)
-        if first is None:
-            first = tensor
-        elif tensor.backend is not first.backend:
-            raise mixed_devices(name, first, tensor)
+        if tensor.backend is not present[0].backend:
+            raise mixed_devices(name, present[0], tensor)
 
 
 def same_dtype(name: str, *tensors: Tensor | None) -> None:
     """Raise DtypeError, naming the function, unless all are of one floating-point dtype."""
-    first: Tensor | None = None
-    for tensor in tensors:
-        if tensor is None:
-            continue
+    present = [tensor for tensor in tensors if tensor is not None]
+    for tensor in present:
         dtype = tensor.data.dtype
         if dtype.kind != "f":
             raise DtypeError(
                 f"{name} expects floating-point tensors, got {dtype} of shape {tensor.shape}; "
                 "convert with .astype('float32')"
             )
-        if first is None:
-            first = tensor
-        elif dtype != first.data.dtype:
+        if dtype != present[0].data.dtype:
             raise DtypeError(
-                f"{name}: {first.dtype} of shape {first.shape} meets {dtype} of shape "
+                f"{name}: {present[0].dtype} of shape {present[0].shape} meets {dtype} of shape "
                 f"{tensor.shape}; convert one of them with .astype()"
             )
 

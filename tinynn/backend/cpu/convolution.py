@@ -217,6 +217,8 @@ def _fits(pool: Window) -> bool:
 
 def _pooled(x: Array, window: Window, pool: Window, outputs: int, backward: bool) -> Shape | None:
     """The convolution with the output that pooling sees, or None where it is not done in tiles."""
+    if not _is_wide(x) or not _fits(pool):
+        return None
     algorithm = get_conv2d_algorithm()
     return _pooled_shape(x.shape, x.dtype, window, pool, outputs, backward, algorithm)
 
@@ -229,10 +231,10 @@ def _pooled_shape(
     pool: Window,
     outputs: int,
     backward: bool,
-    algorithm: str,
+    algorithm: str,  # what the choices below depend on
 ) -> Shape | None:
     size = window.output_size(*images[1:3])
-    if not _fits(pool) or _spectral(images, dtype, window, size, outputs, 1) or dtype.itemsize < 4:
+    if _spectral(images, dtype, window, size, outputs, 1):
         return None
     height, width = pool.output_size(*size)
     return shape_of(images, dtype, window, (2 * height, 2 * width), outputs, 2, backward)

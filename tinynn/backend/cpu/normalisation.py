@@ -116,8 +116,7 @@ class _Sums:
         width = self.channels * max(1, _WIDTH // self.channels)
         self.parts = runs.chunks(_CHUNK, width, x, *others)
         self.totals = np.empty((len(self.parts), 2, self.channels), dtype=np.float64)
-        # as long as for any array: rows are of several lengths
-        self.centres = None if centre is None else runs.long_row(centre, x.dtype, _FOR_THREADS)
+        self.centres = None if centre is None else runs.long_row(centre, x.dtype)
         self.ones = np.ones(max(len(part[0]) for part in self.parts), x.dtype)
 
     def centred(self, part: Array) -> Array:

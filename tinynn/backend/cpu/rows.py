@@ -33,7 +33,7 @@ _SMALL_PRODUCT = 10**6
 _FEWEST_ROWS = 32  # of such a product
 _ALIGNED = 16  # numbers: the combinations begin at cache lines, in float32
 _FETCHED = 1 << 16  # bytes: less than that is soon there
-_LOADS = 64
+_LOADS = 64  # places of tiles in an image whose views are kept
 _CACHE_LINE = 64  # bytes that come into the cache at once
 
 

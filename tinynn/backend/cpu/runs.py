@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,10 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     return aligned(size).view(dtype).reshape(shape)
 
 
-def long_row(values: Array, dtype: Any, size: int) -> Array:
+def long_row(values: Array, dtype: Any, size: float = inf) -> Array:
     """The values again and again, until they are a long run for arrays of that size.
 
-    Only once for small arrays: to repeat them takes longer than it saves.
+    Only once for small ones: to repeat the values takes longer than it saves.
     """
     times = 1 if size <= 2 * _LONG else -(-_LONG // len(values))
     row = empty((times, len(values)), dtype)
