@@ -276,11 +276,13 @@ def main() -> int:
     parser.add_argument("--only", metavar="TEXT", default="", help="ideas with this in their name")
     arguments = parser.parse_args()
     tinynn.set_num_threads(arguments.threads)
-    print(f"{'times faster':>64}  quartiles")
-    for idea in ideas(arguments.threads):
-        if arguments.only in idea.name:
-            show(idea.name, gains(idea, arguments.rounds))
+    found = [idea for idea in ideas(arguments.threads) if arguments.only in idea.name]
     kept = "freed memory kept for the next step, face CNN"
+    if not found and arguments.only not in kept:
+        parser.error(f"no idea has {arguments.only!r} in its name; without --only all are shown")
+    print(f"{'times faster':>64}  quartiles")
+    for idea in found:
+        show(idea.name, gains(idea, arguments.rounds))
     if arguments.only in kept:
         show(kept, kept_memory(arguments.rounds))
     return 0
