@@ -42,7 +42,7 @@ def table(report: Any) -> str:
             title = f"{row['subject']}, {row['work']}"
             lines.append(
                 f"{title:22}{row['launches']:>10}{row['library_calls']:>9}{row['bytes_up']:>10}"
-                f"{row['bytes_down']:>6}{row['synchronisations']:>7}"
+                f"{row['bytes_down']:>6}{row['synchronizations']:>7}"
             )
     if not report.rows:
         return "\n".join(lines)
@@ -208,16 +208,16 @@ def plot(report: Any, form: str) -> bytes:
     figure = Figure(figsize=(5.5 * min(2, len(found)), 3.6 * -(-len(found) // 2)), layout="tight")
     for number, ((subject, work), batches) in enumerate(found.items(), start=1):
         axes = figure.add_subplot(-(-len(found) // 2), min(2, len(found)), number)
-        for device, colour in (("cpu", "tab:blue"), ("gpu", "tab:green")):
+        for device, color in (("cpu", "tab:blue"), ("gpu", "tab:green")):
             points = [
                 (b, rows[device].images_per_second) for b, rows in batches.items() if device in rows
             ]
             if points:
-                axes.plot(*zip(*points, strict=True), "o-", color=colour, label=device.upper())
+                axes.plot(*zip(*points, strict=True), "o-", color=color, label=device.upper())
         ratios = {b: speed_up(rows) for b, rows in batches.items() if {"cpu", "gpu"} <= set(rows)}
         start = crossover(ratios) if ratios else None
         if start is not None:
-            axes.axvline(start, color="grey", linestyle=":", label=f"GPU wins from {start:.0f}")
+            axes.axvline(start, color="gray", linestyle=":", label=f"GPU wins from {start:.0f}")
         axes.set(title=f"{subject}, {work}", xlabel="batch size", ylabel="images a second")
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(batches), [str(batch) for batch in batches])

@@ -21,7 +21,7 @@ import tinynn
 from tinynn import functional as F
 from tinynn import nn, optim
 from tinynn.backend import Window, get_backend, single_threaded_blas
-from tinynn.backend.cpu import runs
+from tinynn.backend.cpu import elementwise
 
 
 class Idea(NamedTuple):
@@ -98,7 +98,7 @@ def fused(size: int, inputs: int, outputs: int) -> Idea:
     return Idea(f"convolution, ReLU, pooling in one, {inputs} to {outputs}", apart, joined)
 
 
-def normalised() -> Idea:
+def normalized() -> Idea:
     """Batch norm and ReLU with their gradients."""
     x = tinynn.tensor(normal(64, 32, 32, 16), requires_grad=True)
 
@@ -115,15 +115,15 @@ def normalised() -> Idea:
 
 def long_runs() -> Idea:
     """A row of 512 numbers against many rows, as it is and repeated to 8192."""
-    x, result = (runs.empty((1 << 17,), np.float32) for _ in range(2))
+    x, result = (elementwise.empty((1 << 17,), np.float32) for _ in range(2))
     x[:], row = normal(len(x)), normal(512)
-    repeated = runs.long_row(row, np.float32)
+    repeated = elementwise.long_row(row, np.float32)
 
     def short() -> None:
         np.multiply(x.reshape(-1, 512), row, out=result.reshape(-1, 512))
 
     name = "a row spread over an array in runs of 8192, not 512"
-    return Idea(name, short, lambda: runs.spread(np.multiply, x, repeated, result))
+    return Idea(name, short, lambda: elementwise.spread(np.multiply, x, repeated, result))
 
 
 def glance() -> Idea:
@@ -144,7 +144,7 @@ def glance() -> Idea:
 
 def aligned() -> Idea:
     """A product of elements in arrays that begin at a cache line, and 16 bytes behind one."""
-    x, result = (runs.empty(((1 << 17) + 4,), np.float32) for _ in range(2))
+    x, result = (elementwise.empty(((1 << 17) + 4,), np.float32) for _ in range(2))
     x[:] = normal(len(x))
 
     def run(first: int) -> None:
@@ -217,7 +217,7 @@ def ideas(count: int) -> Iterator[Idea]:
     yield fused(48, 3, 16)
     yield fused(24, 16, 32)
     yield not_asked_for()
-    yield normalised()
+    yield normalized()
     yield long_runs()
     yield glance()
     yield aligned()

@@ -260,7 +260,7 @@ def count(bench: Bench) -> dict[str, Any]:
     with tinynn.trace(bench.device) as trace:
         bench.step()
     total = asdict(trace.total)
-    names = ("launches", "library_calls", "bytes_up", "bytes_down", "synchronisations")
+    names = ("launches", "library_calls", "bytes_up", "bytes_down", "synchronizations")
     return {name: total[name] for name in names}
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 def face_cnn(nn: Any) -> Any:
-    """48x48 pixels in colour; three convolutions of 3x3 with ReLU and pooling, then 128, then 2."""
+    """48x48 pixels in color; three convolutions of 3x3 with ReLU and pooling, then 128, then 2."""
     layers: list[Any] = []
     for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
         layers += [nn.Conv2d(inputs, outputs, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2)]
@@ -19,7 +19,7 @@ def face_cnn(nn: Any) -> Any:
 
 
 def original_cnn(nn: Any) -> Any:
-    """The network of 2017: 91x91 grey pixels, two convolutions of 10x10, then 1024, then 2."""
+    """The network of 2017: 91x91 gray pixels, two convolutions of 10x10, then 1024, then 2."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 10, padding="same"),
         nn.ReLU(),
@@ -36,7 +36,7 @@ def original_cnn(nn: Any) -> Any:
 
 
 def residual_network(nn: Any) -> Any:
-    """32x32 pixels in colour; a stem, then blocks of 16, 32 and 64 channels with batch norm."""
+    """32x32 pixels in color; a stem, then blocks of 16, 32 and 64 channels with batch norm."""
 
     class Block(nn.Module):  # type: ignore[misc,name-defined]
         def __init__(self, inputs: int, outputs: int, stride: int) -> None:

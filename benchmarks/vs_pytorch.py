@@ -263,8 +263,8 @@ def plot(results: list[dict[str, Any]], path: str, title: str) -> None:
         [max(0.0, r["ratio"] - r["ratio_quartiles"][0]) for r in results],
         [max(0.0, r["ratio_quartiles"][1] - r["ratio"]) for r in results],
     ]
-    colours = ["#2a7f62" if ratio >= 1 else "#b5523b" for ratio in ratios]
-    axes.barh([r["title"] for r in results], ratios, xerr=errors, color=colours)
+    colors = ["#2a7f62" if ratio >= 1 else "#b5523b" for ratio in ratios]
+    axes.barh([r["title"] for r in results], ratios, xerr=errors, color=colors)
     axes.axvline(1, color="black", linewidth=1)
     axes.invert_yaxis()
     axes.set_xlabel("throughput of tinynn in parts of PyTorch's better memory format")

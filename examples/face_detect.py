@@ -24,7 +24,7 @@ import numpy as np
 import tinynn
 from faces import detection, explanation, identification, page, photos, report
 from tinynn.errors import ArgumentError, DataError, Interrupted, TinynnError
-from tinynn.nn.tensor_file import write_atomically
+from tinynn.files import write_atomically
 from tinynn.training import EXIT_CODE, Checkpoints, log_csv, log_tensorboard
 from tinynn.vision import Detections, Detector, draw_boxes, iou, read_photo, write_photo
 

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinynn.backend.cuda.kernels import DTYPES, VARIANTS, options, source
+from tinynn.backend.cuda.launch import DTYPES, VARIANTS, options, source
 
 ARCHITECTURES = {  # CUDA: what its compiler is asked for; the first and the last in both standards
     11: (37, 50, 52, 60, 61, 70, 75, 80, 86, 89, 90),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from tinynn import functional, memory
 from tinynn.autograd import Tensor, enable_grad, grad, is_grad_enabled, no_grad
 from tinynn.backend import default_device, get_num_threads, set_default_device, set_num_threads
-from tinynn.backend.algorithm import get_conv2d_algorithm, set_conv2d_algorithm
+from tinynn.backend.cpu.convolution.choice import get_conv2d_algorithm, set_conv2d_algorithm
 from tinynn.backend.inventory import devices
 from tinynn.creation import (
     arange,
@@ -25,19 +25,19 @@ from tinynn.creation import (
 )
 from tinynn.errors import TinynnError
 from tinynn.precision import autocast, get_matmul_precision, set_matmul_precision
+from tinynn.profiler import Trace, trace
 from tinynn.random import Generator, manual_seed
-from tinynn.trace import Trace, trace
 
 if TYPE_CHECKING:
     from tinynn import data, nn, optim, training, vision
-    from tinynn.nn.storage import load, load_extra, save
+    from tinynn.nn.serialization import load, load_extra, save
     from tinynn.nn.summary import summary
 
 __version__ = "0.1.0"
 
 _UPPER_FLOORS = {
     **dict.fromkeys(("data", "nn", "optim", "training", "vision"), ""),
-    **dict.fromkeys(("load", "load_extra", "save"), "nn.storage"),
+    **dict.fromkeys(("load", "load_extra", "save"), "nn.serialization"),
     "summary": "nn.summary",
 }
 

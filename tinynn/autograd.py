@@ -24,7 +24,7 @@ from tinynn.backend import (
     single_threaded_blas,
     tracing,
 )
-from tinynn.backend.memory import explaining
+from tinynn.backend.cuda.errors import explaining
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
 
 if TYPE_CHECKING:

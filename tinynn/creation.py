@@ -12,7 +12,7 @@ import numpy as np
 
 from tinynn.autograd import Tensor
 from tinynn.backend import Backend, default_backend, get_backend
-from tinynn.backend.memory import explaining
+from tinynn.backend.cuda.errors import explaining
 from tinynn.errors import ArgumentError
 from tinynn.random import default_generator
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tinynn.autograd import Tensor
-from tinynn.backend.cuda_precision import get_matmul_precision, set_matmul_precision
+from tinynn.backend.cuda.precision import get_matmul_precision, set_matmul_precision
 from tinynn.errors import ArgumentError
 
 OptionalTensor = TypeVar("OptionalTensor", Tensor, Tensor | None)
@@ -34,7 +34,7 @@ def autocast(dtype: str = "float16", enabled: bool = True) -> Iterator[None]:
     """A context in which convolutions, linear layers and matrix products compute in float16.
 
     float32 operands of those functions are converted, their results are float16, and sums are made
-    in float32 on a GPU. Normalisation, softmax and losses convert back to float32. Parameters stay
+    in float32 on a GPU. Normalization, softmax and losses convert back to float32. Parameters stay
     float32, and so do their gradients; use ``optim.LossScaler`` so that small ones do not become 0.
     Micikevicius and others, "Mixed precision training" (2018).
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinynn.backend import Array, Backend, get_backend
-from tinynn.backend.random import WORDS_PER_BLOCK
+from tinynn.backend.philox import WORDS_PER_BLOCK
 from tinynn.errors import ArgumentError, FileFormatError
 
 

@@ -37,7 +37,7 @@ THRESHOLD, MIN_WINDOWS = 0.85, 3
 MIN_SHARE = 1 / 60  # of the longer side: in a photo of 1440 pixels the smallest face is 24
 ALARM = 0.27  # what scores more on a photo without a face is worth learning from
 
-ORL_FACE = (45.0, 62.0, 80.0)  # centre x, y and side of the face in an ORL picture of 92 x 112
+ORL_FACE = (45.0, 62.0, 80.0)  # center x, y and side of the face in an ORL picture of 92 x 112
 LFW_FACE = (12.5, 12.5, 23.0)  # the same in a picture of 25 x 25
 CANVAS, FACE = 68, 48  # faces are kept in twice the window's size, with what surrounds them
 
@@ -198,14 +198,14 @@ def train(
             rng = numpy_generator(seed, 2, number)
             rounds.begin(number, _false_alarms(training.detector, scenes, recipe, rng))
         faces = _augmented_faces(orl, lfw, recipe.faces, numpy_generator(seed, 3, number))
-        loader = _loader(_labelled(faces, rounds.others), recipe, seed, number, device)
+        loader = _loader(_labeled(faces, rounds.others), recipe, seed, number, device)
         before = list(training.history.training)
         history = _learn(training.detector.network, loader, recipe, number, checkpoints)
         training.history.training = before + history.training
     return training
 
 
-def _labelled(faces: Patches, others: Patches) -> ArrayDataset:
+def _labeled(faces: Patches, others: Patches) -> ArrayDataset:
     """Class 1 is a face, class 0 is none."""
     labels = np.repeat([1, 0], [len(faces), len(others)])
     return ArrayDataset(np.concatenate([faces, others]), labels)
@@ -340,7 +340,7 @@ def _random_windows(scenes: Sequence[Photo], count: int, rng: np.random.Generato
 
 
 def _pieces_of_faces(scenes: Sequence[Photo], count: int, rng: np.random.Generator) -> Patches:
-    """About ``count`` windows with a part of a face: off centre, too large or too small.
+    """About ``count`` windows with a part of a face: off center, too large or too small.
 
     They keep boxes single and well placed.
     """
@@ -355,9 +355,9 @@ def _pieces_of_faces(scenes: Sequence[Photo], count: int, rng: np.random.Generat
 def _near(boxes: Boxes, times: int, rng: np.random.Generator) -> Boxes:
     """Squares about each of ``boxes``, from a third to one and a half times as large."""
     side = np.repeat(boxes[:, 2:], times, axis=0)
-    centre = np.repeat(boxes[:, :2], times, axis=0) + side * rng.uniform(-0.1, 1.1, side.shape)
+    center = np.repeat(boxes[:, :2], times, axis=0) + side * rng.uniform(-0.1, 1.1, side.shape)
     squares = side * np.exp(rng.uniform(np.log(0.33), np.log(1.5), (len(side), 1)))
-    places = np.hstack([centre - squares / 2, squares])
+    places = np.hstack([center - squares / 2, squares])
     return rng.permutation(places).astype(np.float32)
 
 
@@ -528,8 +528,8 @@ def _paste(
         for start, room in zip(corner, cell - (width, height), strict=True)
     )
     photo[y : y + height, x : x + width] = resize(picture[..., np.newaxis], height, width)
-    centre_x, centre_y, side = (value * scale for value in ORL_FACE)
-    return [x + centre_x - side / 2, y + centre_y - side / 2, side, side]
+    center_x, center_y, side = (value * scale for value in ORL_FACE)
+    return [x + center_x - side / 2, y + center_y - side / 2, side, side]
 
 
 @dataclass

@@ -105,7 +105,7 @@ def _mean(pictures: Images, cams: Maps) -> Images:
 
 
 def _filters(filters: Maps) -> Images:
-    """A grid about twice as wide as high; colours where there are three channels."""
+    """A grid about twice as wide as high; colors where there are three channels."""
     shown = np.rint(filters * 255).astype(np.uint8)
     if shown.shape[3] not in (1, 3):
         shown = shown[..., :1]

@@ -121,7 +121,7 @@ def from_arrays(files: Sequence[tuple[str, Path]]) -> Portraits:
 
 
 def from_folder(directory: Path, height: int, width: int, skip_bad: bool = False) -> Portraits:
-    """One folder of photos per person, cut at the centre to ``height`` x ``width``, gray.
+    """One folder of photos per person, cut at the center to ``height`` x ``width``, gray.
 
     With ``skip_bad`` what is no photo is left out with a warning, instead of a ``DataError``.
     """
@@ -211,7 +211,7 @@ def _split_tenth(portraits: Portraits, seed: int) -> tuple[Labels, Labels]:
 def small(people: int, pictures: Images) -> nn.Sequential:
     """Ours, for gray pictures of 48 x 40: 251,000 parameters for 40 people.
 
-    Group normalisation with one group makes each picture's mean 0 and variance 1, so that the
+    Group normalization with one group makes each picture's mean 0 and variance 1, so that the
     light does not matter. The end sees what is where, at 6 x 5 places: with the mean over places
     instead, twice as many test pictures were named wrongly.
     """
@@ -242,12 +242,12 @@ def original(people: int, pictures: Images) -> nn.Sequential:
     """The CNN of 2017 for gray pictures of 91 x 91: 34,879,714 parameters for two people.
 
     Layers, batch size, optimizer and learning rate are those of 2017. What goes in is
-    standardised by what the training ``pictures`` show, see :class:`Standardise`.
+    standardized by what the training ``pictures`` show, see :class:`Standardize`.
     """
-    standardise = Standardise(91, 91)
-    standardise.measure(pictures)
+    standardize = Standardize(91, 91)
+    standardize.measure(pictures)
     return nn.Sequential(
-        standardise,
+        standardize,
         nn.Conv2d(1, 32, 10, padding="same"),
         nn.ReLU(),
         nn.MaxPool2d(2, ceil_mode=True),
@@ -262,7 +262,7 @@ def original(people: int, pictures: Images) -> nn.Sequential:
     )
 
 
-class Standardise(nn.Module):
+class Standardize(nn.Module):
     """Each picture with mean 0 and variance 1, less the mean picture, times a factor.
 
     Plain gradient descent at learning rate 0.01 is stable only while 0.01 x the largest curvature

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinynn.nn.tensor_file import write_atomically
+from tinynn.files import write_atomically
 from tinynn.training import History, plot_history
 from tinynn.training.curves import new_figure
 

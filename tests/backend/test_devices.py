@@ -25,12 +25,12 @@ def test_threads_that_ask_at_once_get_the_same_backend() -> None:
     code = """
 import threading, time
 from concurrent.futures import ThreadPoolExecutor
-from tinynn.backend import devices
-class Slow(devices.NumpyBackend):
+from tinynn.backend import registry
+class Slow(registry.NumpyBackend):
     def __init__(self): time.sleep(0.1)
-devices.NumpyBackend = Slow
+registry.NumpyBackend = Slow
 with ThreadPoolExecutor(4) as pool:
-    print(len(set(pool.map(devices.get_backend, ["cpu"] * 4))))
+    print(len(set(pool.map(registry.get_backend, ["cpu"] * 4))))
 """
     assert run(code) == "1\n"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tinynn
 from tests.backend.reference import PLAIN
 from tinynn.backend import Wanted, Window, get_backend
-from tinynn.backend.cpu import buffers, runs, tiles
+from tinynn.backend.cpu import buffers, elementwise, tiles
 
 FAST = get_backend("cpu")
 TINY, SMALL = st.integers(1, 3), st.integers(0, 3)
@@ -33,9 +33,9 @@ def poisoned() -> Iterator[None]:
         array.reshape(-1).view(np.uint8)[...] = 0xFF
         return array
 
-    usual = runs.empty
+    usual = elementwise.empty
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "empty", empty)
+        patch.setattr(elementwise, "empty", empty)
         yield
 
 
@@ -347,16 +347,16 @@ class TestOthers:
     def test_matmul(self, a: tuple[int, ...], b: tuple[int, ...]) -> None:
         same([FAST.matmul(normal(*a), normal(*b))], [PLAIN.matmul(normal(*a), normal(*b))])
 
-    def test_normalise(self) -> None:
+    def test_normalize(self) -> None:
         x, axes = normal(4, 30, 30, 3), (0, 1, 2)
-        out, mean, variance = FAST.normalise(x, axes, 1e-5)
-        same((out, mean, variance), PLAIN.normalise(x, axes, 1e-5))
+        out, mean, variance = FAST.normalize(x, axes, 1e-5)
+        same((out, mean, variance), PLAIN.normalize(x, axes, 1e-5))
         arguments = (normal(30, 30, 4, 3).reshape(x.shape), out, variance, axes, 1e-5)
-        same([FAST.normalise_gradient(*arguments)], [PLAIN.normalise_gradient(*arguments)])
+        same([FAST.normalize_gradient(*arguments)], [PLAIN.normalize_gradient(*arguments)])
 
-    def test_normalise_survives_a_large_mean(self) -> None:
+    def test_normalize_survives_a_large_mean(self) -> None:
         x = (1e4 + normal(64, 3)).astype(np.float32)
-        assert np.abs(FAST.normalise(x, (0,), 0.0)[0].std(0) - 1).max() < 1e-3
+        assert np.abs(FAST.normalize(x, (0,), 0.0)[0].std(0) - 1).max() < 1e-3
 
     @pytest.mark.parametrize("mean", [0.5, 100.0])  # large ones are taken off first
     @pytest.mark.parametrize("shape", [(3, 1, 1, 5), (4, 16, 15, 16), (5, 60, 61, 3), (3, 99, 64)])
@@ -410,7 +410,7 @@ class TestThreads:
                 FAST.relu_gradient(grad, grad),
                 FAST.sum(x, (0, 1, 2)),
                 FAST.matmul(wide, high),
-                *FAST.normalise(x, (0, 1, 2), 1e-5),
+                *FAST.normalize(x, (0, 1, 2), 1e-5),
             ]
             return [array.tobytes() for array in arrays]
 

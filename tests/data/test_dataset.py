@@ -19,10 +19,10 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 @pytest.fixture
 def folder(tmp_path):
     """Two people with two photos each: ada's are red, ben's are blue."""
-    for name, colour in [("ben", BLUE), ("ada", RED)]:
+    for name, color in [("ben", BLUE), ("ada", RED)]:
         (tmp_path / name).mkdir()
         for number in (2, 1):
-            Image.new("RGB", (30, 20), colour).save(tmp_path / name / f"{number}.png")
+            Image.new("RGB", (30, 20), color).save(tmp_path / name / f"{number}.png")
     return tmp_path
 
 
@@ -146,12 +146,12 @@ class TestImageFolder:
         assert asked == [3]
 
     @pytest.mark.parametrize(
-        ("mode", "colour"),
+        ("mode", "color"),
         [("L", 51), ("P", 0), ("1", 1), ("LA", (51, 255)), ("RGBA", (*RED, 255)), ("CMYK", 0)],
     )
-    def test_every_ordinary_mode_is_read(self, folder, mode, colour):
+    def test_every_ordinary_mode_is_read(self, folder, mode, color):
         suffix = "tif" if mode == "CMYK" else "png"
-        Image.new(mode, (9, 9), colour).save(folder / "ada" / f"0.{suffix}")
+        Image.new(mode, (9, 9), color).save(folder / "ada" / f"0.{suffix}")
         assert ImageFolder(folder, size=8)[0][0].shape == (8, 8, 3)
 
     def test_what_is_transparent_is_white(self, folder):

@@ -268,7 +268,7 @@ class TestTraining:
         assert steps > step
 
     def test_no_round_of_any_seed_shares_the_order_of_another(self) -> None:
-        examples = detection._labelled(*np.zeros((2, 200, 24, 24, 1), dtype=np.uint8))
+        examples = detection._labeled(*np.zeros((2, 200, 24, 24, 1), dtype=np.uint8))
         orders = set()
         for seed in (0, 1, 2, 2**64 - 1):
             for number in range(3):

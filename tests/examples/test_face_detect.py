@@ -277,7 +277,7 @@ def refusal(result: Result) -> str:
         (["identify", "--device", "tpu"], "tpu"),
         (["train", "--data", "nowhere"], "--data"),
         (["dance"], "dance"),
-        (["--colour"], "--colour"),
+        (["--color"], "--color"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

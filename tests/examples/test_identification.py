@@ -39,29 +39,29 @@ def test_the_original_halves_91_pixels_rounding_up() -> None:
         assert model(tinynn.zeros((1, 91, 91, 1))).shape == (1, 3)
 
 
-def test_what_enters_the_original_is_centred_and_of_known_spread() -> None:
-    standardise = identification.Standardise(91, 91)
-    standardise.measure(PICTURES)
-    entering = standardise(tinynn.tensor(PICTURES.astype(np.float32) / 255)).numpy()
+def test_what_enters_the_original_is_centered_and_of_known_spread() -> None:
+    standardize = identification.Standardize(91, 91)
+    standardize.measure(PICTURES)
+    entering = standardize(tinynn.tensor(PICTURES.astype(np.float32) / 255)).numpy()
     np.testing.assert_allclose(entering.mean(axis=0), 0, atol=1e-6)
-    assert entering.std() == pytest.approx(identification.Standardise.SPREAD, rel=1e-3)
+    assert entering.std() == pytest.approx(identification.Standardize.SPREAD, rel=1e-3)
 
 
 def test_light_and_contrast_do_not_matter_to_what_enters() -> None:
-    standardise = identification.Standardise(91, 91)
+    standardize = identification.Standardize(91, 91)
     picture = tinynn.tensor(PICTURES[:1].astype(np.float32) / 255)
     np.testing.assert_allclose(
-        standardise(picture * 0.5 + 0.25).numpy(), standardise(picture).numpy(), atol=0.05
+        standardize(picture * 0.5 + 0.25).numpy(), standardize(picture).numpy(), atol=0.05
     )
 
 
 def test_a_saved_original_keeps_what_it_measured(tmp_path: Path) -> None:
-    standardise = identification.Standardise(91, 91)
-    standardise.measure(PICTURES)
-    tinynn.save(standardise, tmp_path / "s.safetensors")
-    loaded = tinynn.load(tmp_path / "s.safetensors", classes=[identification.Standardise])
+    standardize = identification.Standardize(91, 91)
+    standardize.measure(PICTURES)
+    tinynn.save(standardize, tmp_path / "s.safetensors")
+    loaded = tinynn.load(tmp_path / "s.safetensors", classes=[identification.Standardize])
     x = tinynn.tensor(PICTURES.astype(np.float32) / 255)
-    np.testing.assert_array_equal(loaded(x).numpy(), standardise(x).numpy())
+    np.testing.assert_array_equal(loaded(x).numpy(), standardize(x).numpy())
 
 
 def test_each_network_takes_pictures_of_its_recipes_size() -> None:

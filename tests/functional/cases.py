@@ -522,7 +522,7 @@ def resizing() -> Iterator[Case]:
             )
 
 
-def normalisation() -> Iterator[Case]:
+def normalization() -> Iterator[Case]:
     for shape in ((4, 3), (2, 3, 2, 2), (3, 1, 1, 1)):
         yield Case(
             "batch_norm",
@@ -684,7 +684,7 @@ CASES = [
     *convolutions(),
     *pooling(),
     *resizing(),
-    *normalisation(),
+    *normalization(),
     *dropping(),
     *losses(),
 ]

@@ -146,7 +146,7 @@ def resize_bilinear(x: Array, size: tuple[int, int]) -> Array:
     return out
 
 
-def standardised(values: Array, eps: float) -> Array:
+def standardized(values: Array, eps: float) -> Array:
     """One set of numbers, shifted and scaled to mean 0 and variance 1."""
     average = values.sum() / values.size
     variance = ((values - average) ** 2).sum() / values.size
@@ -154,7 +154,7 @@ def standardised(values: Array, eps: float) -> Array:
 
 
 def batch_norm(x: Array, weight: Array | float, bias: Array | float, eps: float = 1e-5) -> Array:
-    channels = [standardised(x[..., c], eps) for c in range(x.shape[-1])]
+    channels = [standardized(x[..., c], eps) for c in range(x.shape[-1])]
     return np.stack(channels, -1) * weight + bias
 
 
@@ -162,7 +162,7 @@ def layer_norm(x: Array, axes: int, weight: Array, bias: Array, eps: float = 1e-
     lead = x.shape[: x.ndim - axes]
     out = np.empty_like(x)
     for position in np.ndindex(*lead):
-        out[position] = standardised(x[position], eps) * weight + bias
+        out[position] = standardized(x[position], eps) * weight + bias
     return out
 
 
@@ -170,7 +170,7 @@ def group_norm(x: Array, groups: int, weight: Array, bias: Array, eps: float = 1
     out, size = np.empty_like(x), x.shape[-1] // groups
     for n, g in np.ndindex(x.shape[0], groups):
         channels = slice(g * size, (g + 1) * size)
-        out[n, ..., channels] = standardised(x[n, ..., channels], eps)
+        out[n, ..., channels] = standardized(x[n, ..., channels], eps)
     return out * weight + bias
 
 

@@ -77,7 +77,7 @@ def test_a_hook_sees_what_its_layer_returns():
     assert len(seen) == 1
 
 
-def test_an_error_names_the_layer_and_not_its_neighbours():
+def test_an_error_names_the_layer_and_not_its_neighbors():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(4))
     with pytest.raises(tinynn.TinynnError, match=r"in Sequential\.2 \(MaxPool2d\)"):
         model(tinynn.zeros((1, 5, 5, 3)))

@@ -158,7 +158,7 @@ def test_by_hand(device: str) -> None:
         meter.figures()
 
 
-def test_the_guard_costs_no_synchronisation(device: str) -> None:
+def test_the_guard_costs_no_synchronization(device: str) -> None:
     if device == "cpu":
         pytest.skip("needs pytest --device cuda")
     cpucuda = pytest.importorskip("cpucuda")

@@ -149,7 +149,7 @@ class TestDropNested:
         assert drop_nested([outer, inner], [0.9, 0.8], 0.6).tolist() == [0]
         assert drop_nested([outer, inner], [0.8, 0.9], 0.6).tolist() == [1]
 
-    def test_keeps_neighbours_that_share_less(self) -> None:
+    def test_keeps_neighbors_that_share_less(self) -> None:
         assert drop_nested([[0, 0, 10, 10], [6, 0, 10, 10]], [0.8, 0.9], 0.6).tolist() == [1, 0]
 
     @given(scored_boxes(), st.floats(0, 1))

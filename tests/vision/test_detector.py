@@ -86,7 +86,7 @@ class TestDetect:
         assert (x + width <= photo.shape[1] + 1e-4).all()
         assert (y + height <= photo.shape[0] + 1e-4).all()
 
-    def test_takes_gray_and_colour(self, finder: Detector) -> None:
+    def test_takes_gray_and_color(self, finder: Detector) -> None:
         photo = scene((20, 20, 8))
         expected = finder.detect(photo)
         for same in (photo[:, :, 0], np.repeat(photo, 3, axis=2)):

@@ -13,7 +13,7 @@ def changed(drawn: np.ndarray) -> np.ndarray:
     return (drawn != GRAY).any(axis=2)
 
 
-def test_outlines_the_box_in_the_colour() -> None:
+def test_outlines_the_box_in_the_color() -> None:
     drawn = draw_boxes(GRAY, [[10, 20, 30, 25]], color=(255, 0, 0))
     for row, column in [(20, 10), (20, 40), (45, 10), (45, 40), (30, 10)]:
         assert drawn[row, column].tolist() == [255, 0, 0]
@@ -28,8 +28,8 @@ def test_leaves_the_photo_alone() -> None:
 
 def test_writes_scores_above_the_box() -> None:
     box = [[20, 30, 20, 20]]
-    without, labelled = draw_boxes(GRAY, box), draw_boxes(GRAY, box, [0.97])
-    assert changed(labelled)[:29].any()
+    without, labeled = draw_boxes(GRAY, box), draw_boxes(GRAY, box, [0.97])
+    assert changed(labeled)[:29].any()
     assert not changed(without)[:29].any()
 
 

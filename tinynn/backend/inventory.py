@@ -13,7 +13,7 @@ from tinynn.backend.cpu.threads import usable_cores
 from tinynn.errors import DeviceError
 
 if TYPE_CHECKING:
-    from tinynn.backend.cuda_setup import Cuda
+    from tinynn.backend.cuda.setup import Cuda
 
 
 class Device(NamedTuple):
@@ -65,7 +65,7 @@ def devices() -> Devices:
 
     >>> print(tinynn.devices())
     """
-    from tinynn.backend.cuda_setup import find_cuda
+    from tinynn.backend.cuda.setup import find_cuda
 
     try:
         cuda = find_cuda()
@@ -100,7 +100,7 @@ def _main_memory() -> int | None:
 
 
 def _gpu(cuda: Cuda, index: int) -> Device:
-    from tinynn.backend.cuda_setup import device_title, dotted, driver_title, why_unfit
+    from tinynn.backend.cuda.setup import device_title, dotted, driver_title, why_unfit
 
     properties: dict[str, Any] = cuda.cupy.cuda.runtime.getDeviceProperties(index)
     title = device_title(properties)

@@ -91,7 +91,7 @@ class Tracer:
             yield
             self.count("bytes_up" if function == "upload" else "bytes_down", size)
             if function == "download":
-                self.count("synchronisations")
+                self.count("synchronizations")
                 self.waited += time.perf_counter() - began
 
     def call(

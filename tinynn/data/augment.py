@@ -44,7 +44,7 @@ class RandomFlip:
 
 
 class RandomAffine:
-    """Each image rotated and scaled about its centre, then shifted; sampled bilinearly.
+    """Each image rotated and scaled about its center, then shifted; sampled bilinearly.
 
     shift     up to this fraction of height and width, either way
     scale     factors (low, high), drawn evenly on a logarithmic scale; above 1 the image grows
@@ -195,7 +195,7 @@ def _sources(
 ) -> tuple[Images, Images]:
     """Where in its image each output pixel is read: float32 rows and columns, (N, rows, columns).
 
-    The inverse of "rotate, scale, shift" about the centres of both images.
+    The inverse of "rotate, scale, shift" about the centers of both images.
     """
     y = np.arange(rows) - (rows - 1) / 2 - move[0][:, None]
     x = np.arange(columns) - (columns - 1) / 2 - move[1][:, None]

@@ -65,7 +65,7 @@ class ImageFolder:
     """Photos in one folder per class: ``directory/CLASS/any name.jpg``.
 
     Each photo is turned upright (EXIF), scaled until it covers ``size`` (one number, or height
-    and width, in pixels), cut to it at the centre, and kept as uint8 (H, W, 3), with ``gray``
+    and width, in pixels), cut to it at the center, and kept as uint8 (H, W, 3), with ``gray``
     (H, W, 1). Names that begin with a dot are ignored. ``classes`` are the names of the folders,
     sorted; ``labels`` their numbers, int64; ``paths`` the files; ``shape`` that of one image.
 

@@ -38,7 +38,7 @@ def split_stratified(
                 f"parts {tuple(parts)} need {int(ends[-1])} examples of each class, class "
                 f"{label.item()!r} has {len(members)}"
             )
-        # One random offset for all ends: each share is rounded, and none is favoured.
+        # One random offset for all ends: each share is rounded, and none is favored.
         cuts = ends if counting else np.floor(ends * len(members) + generator.random())
         for part, piece in zip(chosen, np.split(members, cuts.astype(np.int64)), strict=False):
             part.append(piece)

@@ -55,7 +55,7 @@ from tinynn.functional.loss import (
     nll_loss,
     sigmoid_focal_loss,
 )
-from tinynn.functional.normalisation import batch_norm, group_norm, layer_norm
+from tinynn.functional.normalization import batch_norm, group_norm, layer_norm
 from tinynn.functional.pooling import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
 from tinynn.functional.reduction import (
     argmax,

@@ -23,9 +23,9 @@ def resize_nearest(x: Tensor, size: int | Pair) -> Tensor:
 
 
 def resize_bilinear(x: Tensor, size: int | Pair) -> Tensor:
-    """Images (N, H, W, C) in ``size`` = (H', W'), interpolated linearly between pixel centres.
+    """Images (N, H, W, C) in ``size`` = (H', W'), interpolated linearly between pixel centers.
 
-    Output pixel i lies at (i + 1/2)·H/H' - 1/2; beyond the outermost centres the edge goes on.
+    Output pixel i lies at (i + 1/2)·H/H' - 1/2; beyond the outermost centers the edge goes on.
     There is no smoothing when an image shrinks: this is the interpolation of network layers.
     """
     height, width = _size("resize_bilinear", x, size)

@@ -102,10 +102,10 @@ def kernels() -> list[Kernel]:
             "scatter_add",
             lambda b, put: b.scatter_add((4, 5), tuple(map(put, _ROWS)), put(normal(3))),
         ),
-        Kernel("normalise", lambda b, put: b.normalise(put(normal(6, 3, 50)), (1, 2), 1e-5)),
-        Kernel("normalise", lambda b, put: b.normalise(put(normal(6, 3, 5)), (0, 2), 1e-5)),
-        Kernel("normalise_gradient", lambda b, put: _normalise_gradient(b, put, (1, 2))),
-        Kernel("normalise_gradient", lambda b, put: _normalise_gradient(b, put, (0, 2))),
+        Kernel("normalize", lambda b, put: b.normalize(put(normal(6, 3, 50)), (1, 2), 1e-5)),
+        Kernel("normalize", lambda b, put: b.normalize(put(normal(6, 3, 5)), (0, 2), 1e-5)),
+        Kernel("normalize_gradient", lambda b, put: _normalize_gradient(b, put, (1, 2))),
+        Kernel("normalize_gradient", lambda b, put: _normalize_gradient(b, put, (0, 2))),
         Kernel("batch_norm", _batch_norm),
         Kernel("batch_norm_gradient", _batch_norm_gradient),
         Kernel("pad_image", lambda b, put: b.pad_image(put(normal(*_IMAGES)), _POOL, 2.0)),
@@ -182,9 +182,9 @@ def _cross_entropy_gradient(b: Backend, put: Put) -> Any:
     return b.cross_entropy_gradient(put(np.array(1.5)), logits, kept, labels)
 
 
-def _normalise_gradient(b: Backend, put: Put, axes: tuple[int, ...]) -> Any:
-    out, _, variance = b.normalise(put(normal(6, 3, 5)), axes, 1e-5)
-    return b.normalise_gradient(put(normal(3, 5, 6).transpose(2, 0, 1)), out, variance, axes, 1e-5)
+def _normalize_gradient(b: Backend, put: Put, axes: tuple[int, ...]) -> Any:
+    out, _, variance = b.normalize(put(normal(6, 3, 5)), axes, 1e-5)
+    return b.normalize_gradient(put(normal(3, 5, 6).transpose(2, 0, 1)), out, variance, axes, 1e-5)
 
 
 def _batch_norm(b: Backend, put: Put) -> Any:

@@ -20,7 +20,7 @@ from tinynn.nn.containers import ModuleDict, ModuleList, Sequential
 from tinynn.nn.convolution import Conv2d, ConvTranspose2d
 from tinynn.nn.linear import Linear
 from tinynn.nn.module import Module, Parameter
-from tinynn.nn.normalisation import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
+from tinynn.nn.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 from tinynn.nn.pooling import AvgPool2d, GlobalAvgPool2d, GlobalMaxPool2d, MaxPool2d, Resize
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The one place that recognises layers which are faster together.
+"""The one place that recognizes layers which are faster together.
 
 ``Sequential`` runs its layers through ``run``. Users write ordinary layers, and the results are
 those of the layers one by one, up to rounding: layers are joined only if nobody looks in between.
@@ -16,7 +16,7 @@ from tinynn.errors import TinynnError
 from tinynn.nn.activation import ReLU
 from tinynn.nn.convolution import Conv2d
 from tinynn.nn.module import Module, note_call
-from tinynn.nn.normalisation import BatchNorm2d
+from tinynn.nn.normalization import BatchNorm2d
 from tinynn.nn.pooling import MaxPool2d
 
 
@@ -33,7 +33,7 @@ def run(modules: Sequence[Module], x: Any) -> Any:
     """The modules one after the other, joined where they can be."""
     position = 0
     while position < len(modules):
-        joined = _recognise(modules, position) if isinstance(x, Tensor) else None
+        joined = _recognize(modules, position) if isinstance(x, Tensor) else None
         if joined is None:
             x = modules[position](x)
         elif tracing.active is None:
@@ -61,7 +61,7 @@ class _NormAndReLU(NamedTuple):
     modules: tuple[Module, ...]
 
 
-def _recognise(modules: Sequence[Module], start: int) -> _Joined | _NormAndReLU | None:
+def _recognize(modules: Sequence[Module], start: int) -> _Joined | _NormAndReLU | None:
     """A convolution and what follows it, or batch norm and ReLU."""
     if type(modules[start]) is Conv2d:
         return _from_convolution(modules, start)
@@ -115,7 +115,7 @@ def _norm_relu(joined: _NormAndReLU, x: Tensor) -> Tensor:
 
 
 def _folded(joined: _Joined) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution with which the normalisation is already done."""
+    """Weight and bias of the convolution with which the normalization is already done."""
     conv, norm = joined.conv, joined.norm
     assert norm is not None
     scale = (norm.running_var + norm.eps) ** -0.5

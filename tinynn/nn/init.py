@@ -30,7 +30,7 @@ _skipped: ContextVar[_Allowance | None] = ContextVar("skipped", default=None)
 
 
 @contextmanager
-def skip_initialisation(limit: int) -> Iterator[None]:
+def skip_initialization(limit: int) -> Iterator[None]:
     """Draw no initial values: for a model whose values are about to be loaded.
 
     Layers that hold more than ``limit`` numbers together raise FileFormatError before they take

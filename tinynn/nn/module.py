@@ -17,7 +17,7 @@ import numpy as np
 
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, backend_of, get_backend, single_threaded_blas, tracing
-from tinynn.backend.memory import explained
+from tinynn.backend.cuda.errors import explained
 from tinynn.errors import ArgumentError, DtypeError, FileFormatError, TinynnError
 
 T = TypeVar("T")

@@ -2,11 +2,12 @@
 
 from tinynn.training.checkpoints import EXIT_CODE, Checkpoints
 from tinynn.training.curves import plot_history
+from tinynn.training.epoch_metrics import Meter
 from tinynn.training.history import Figures, History
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
+from tinynn.training.learning_rate_finder import RateTest, find_learning_rate
 from tinynn.training.logs import log_csv, log_json_lines, log_tensorboard
 from tinynn.training.loop import Run, evaluate, fit, predict
-from tinynn.training.meter import Meter
 from tinynn.training.metrics import (
     accuracy,
     confusion_matrix,
@@ -16,7 +17,6 @@ from tinynn.training.metrics import (
     roc_auc,
 )
 from tinynn.training.micro_batches import largest_micro_batch
-from tinynn.training.rate_finder import RateTest, find_learning_rate
 
 __all__ = [
     "EXIT_CODE",

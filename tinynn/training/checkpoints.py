@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from tinynn.errors import ArgumentError, FileFormatError, Interrupted, StorageError, TinynnError
-from tinynn.nn.tensor_file import Arrays
+from tinynn.files import Arrays
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
 from tinynn.training.packing import capture, pack, unpack
 from tinynn.training.store import Store, open_store

@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tinynn.errors import ArgumentError
-from tinynn.nn.tensor_file import write_atomically
+from tinynn.files import write_atomically
 
 if TYPE_CHECKING:
     from tinynn.training.loop import Callback, Run

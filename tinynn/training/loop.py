@@ -24,8 +24,8 @@ from tinynn.nn import Module
 from tinynn.random import default_generator
 from tinynn.training.checkpoints import Checkpoints
 from tinynn.training.diagnosis import ADVICE, Place, batch_again, first_fault
+from tinynn.training.epoch_metrics import Meter
 from tinynn.training.history import Figures, History
-from tinynn.training.meter import Meter
 from tinynn.training.micro_batches import largest_micro_batch, pieces, with_advice
 from tinynn.training.progress import progress
 
@@ -386,8 +386,8 @@ def predict(
     uint8 is divided by 255, as in training.
     """
     device = next((weights.device for weights in model.parameters()), "cpu")
-    unlabelled = ArrayDataset(images, np.zeros(len(images), dtype=np.int64))
-    loader = DataLoader(unlabelled, batch_size, device=device)
+    unlabeled = ArrayDataset(images, np.zeros(len(images), dtype=np.int64))
+    loader = DataLoader(unlabeled, batch_size, device=device)
     with model.in_mode(training=False), no_grad():
         return _gathered(len(images), (model(batch) for batch, _ in loader)).numpy()
 

@@ -15,7 +15,7 @@ import numpy as np
 from tinynn.autograd import Tensor
 from tinynn.backend import backend_of
 from tinynn.errors import ArgumentError, FileFormatError
-from tinynn.nn.tensor_file import Arrays, from_bytes, to_bytes
+from tinynn.files import Arrays, from_bytes, to_bytes
 
 FORMAT = "checkpoint-1"
 _TENSOR = "$tensor"  # what stands in the JSON for an array: {"$tensor": name}

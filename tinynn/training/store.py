@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tinynn.errors import StorageError
-from tinynn.nn.tensor_file import write_atomically
+from tinynn.files import write_atomically
 
 _PROBE = ".tinynn-can-write-here"
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "memory"}

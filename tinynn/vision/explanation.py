@@ -124,9 +124,9 @@ def first_filters(model: Module) -> Maps:
 
 
 def overlay(image: npt.NDArray[np.uint8], heat: Maps, strength: float = 0.6) -> Images:
-    """A map (H, W) in 0..1 as colours on an image, uint8 (H, W, 1) or (H, W, 3): uint8 (H, W, 3).
+    """A map (H, W) in 0..1 as colors on an image, uint8 (H, W, 1) or (H, W, 3): uint8 (H, W, 3).
 
-    The hotter, the less is left of the image: ``strength`` of the hottest is colour.
+    The hotter, the less is left of the image: ``strength`` of the hottest is color.
     """
     if heat.shape != image.shape[:2] or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ShapeError(
@@ -135,9 +135,9 @@ def overlay(image: npt.NDArray[np.uint8], heat: Maps, strength: float = 0.6) -> 
         )
     level = heat.clip(0, 1)[..., None]
     stops = np.linspace(0, 1, len(_HEAT))
-    colour = np.stack([np.interp(heat.clip(0, 1), stops, _HEAT[:, k]) for k in range(3)], axis=-1)
+    color = np.stack([np.interp(heat.clip(0, 1), stops, _HEAT[:, k]) for k in range(3)], axis=-1)
     share = strength * np.sqrt(level)
-    mixed = (1 - share) * image.astype(np.float32) + share * colour
+    mixed = (1 - share) * image.astype(np.float32) + share * color
     shown: Images = np.rint(mixed).astype(np.uint8)
     return shown
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tinynn.data.decoding import decode
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
-from tinynn.nn.tensor_file import write_atomically
+from tinynn.files import write_atomically
 
 Photo = npt.NDArray[np.uint8]
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tinynn.backend.base import Array
+from tinynn.backend.reference import Array
 
 T = TypeVar("T")
 
@@ -48,14 +48,14 @@ _VIEWS = 64  # of a thread
 
 
 def aligned(size: int) -> Array:
-    """So many uninitialised bytes, from a cache line on."""
+    """So many uninitialized bytes, from a cache line on."""
     memory = np.empty(size + _LINE, dtype=np.uint8)
     start = -memory.ctypes.data % _LINE
     return memory[start : start + size]
 
 
 def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An uninitialised array of this thread, its own until the next call with this name."""
+    """An uninitialized array of this thread, its own until the next call with this name."""
     size = dtype.itemsize
     for length in shape:
         size *= length

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinynn.backend.base import Array, Backend
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.threads import parallel
-from tinynn.backend.windows import Window
+from tinynn.backend.reference import Array, Backend
+from tinynn.backend.window import Window
 
 _CHUNK = 1 << 18  # elements; below it, handing work to a thread costs more than it saves
 

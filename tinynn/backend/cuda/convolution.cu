@@ -114,7 +114,7 @@ correlate(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geome
 
     ACCUMULATE sum[4][4] = {};
     for (int first = 0; first < terms; first += TILE_K) {
-        // a thread stays in one column of A: neighbours read neighbouring channels of one pixel
+        // a thread stays in one column of A: neighbors read neighboring channels of one pixel
         const int k = first + thread % TILE_K;
         const Tap tap = tap_of(k, g);
         for (int m = thread / TILE_K; m < TILE_M; m += THREADS / TILE_K) {
@@ -265,7 +265,7 @@ weight_gradient(const SCALAR* x, const SCALAR* grad, const Geometry g, long long
 // -- few channels in each group -----------------------------------------------------------------------
 //
 // Where every channel has its own kernel ("depthwise") there are no products of matrices: one element a
-// thread, neighbouring threads take neighbouring channels.
+// thread, neighboring threads take neighboring channels.
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 correlate_thin(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geometry g,
@@ -326,7 +326,7 @@ weight_gradient_thin(const SCALAR* x, const SCALAR* grad, const Geometry g, long
 
 // -- with columns in memory ---------------------------------------------------------------------------
 
-// Rows `first_row` ... of A, one element a thread: neighbouring threads take neighbouring channels.
+// Rows `first_row` ... of A, one element a thread: neighboring threads take neighboring channels.
 extern "C" __global__ void im2col(const SCALAR* x, const Geometry g, long long first_row,
                                   long long rows, SCALAR* columns) {
     const int terms = g.kh * g.kw * g.channels;

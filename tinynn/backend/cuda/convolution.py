@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from tinynn.backend.base import Array
-from tinynn.backend.cuda.kernels import (
+from tinynn.backend.cuda.launch import (
     THREADS,
     CudaKernels,
     accumulate,
@@ -21,7 +20,8 @@ from tinynn.backend.cuda.kernels import (
     kernel,
     struct,
 )
-from tinynn.backend.windows import Window
+from tinynn.backend.reference import Array
+from tinynn.backend.window import Window
 
 _WORKSPACE = 64 * 2**20  # bytes of columns at a time
 _TILE = 64  # of weight_gradient: a block computes 64 x 64 results

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinynn.backend.base import Array
-from tinynn.backend.cuda.kernels import DTYPES, THREADS, CudaKernels, blocks_for, kernel
+from tinynn.backend.cuda.launch import DTYPES, THREADS, CudaKernels, blocks_for, kernel
+from tinynn.backend.reference import Array
 
 
 class Elementwise(CudaKernels):

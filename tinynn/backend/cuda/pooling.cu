@@ -1,6 +1,6 @@
 // Pooling. Every kernel gathers: a thread makes one element of its result and looks at all that goes
-// into it, so no two threads write to one place. Channels are the last axis: neighbouring threads take
-// neighbouring channels of one pixel, and read and write neighbouring addresses.
+// into it, so no two threads write to one place. Channels are the last axis: neighboring threads take
+// neighboring channels of one pixel, and read and write neighboring addresses.
 
 struct Pool {
     int images, height, width, channels;  // of the image

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from tinynn.backend.base import Array
-from tinynn.backend.cuda.kernels import THREADS, CudaKernels, blocks_for, kernel, struct
-from tinynn.backend.windows import Window
+from tinynn.backend.cuda.launch import THREADS, CudaKernels, blocks_for, kernel, struct
+from tinynn.backend.reference import Array
+from tinynn.backend.window import Window
 
 Shape = tuple[int, ...]
 

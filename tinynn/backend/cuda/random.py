@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinynn.backend.base import Array
-from tinynn.backend.cuda.kernels import THREADS, CudaKernels, blocks_for, kernel, scalar
-from tinynn.backend.random import WORDS_PER_BLOCK
+from tinynn.backend.cuda.launch import THREADS, CudaKernels, blocks_for, kernel, scalar
+from tinynn.backend.philox import WORDS_PER_BLOCK
+from tinynn.backend.reference import Array
 
 _MASK64 = 2**64 - 1
 

@@ -1,7 +1,7 @@
 // Sums over axes. An array is seen as [outer][reduced][inner]; the result is [outer][inner].
 
-// A block has `across` threads side by side for neighbouring inner elements (a power of two up to 32),
-// and the others below them for different reduced ones: threads of a warp read neighbouring addresses,
+// A block has `across` threads side by side for neighboring inner elements (a power of two up to 32),
+// and the others below them for different reduced ones: threads of a warp read neighboring addresses,
 // also where the inner axis is short. blockIdx.x = (outer * parts + part) * tiles + tile of the inner axis.
 // With more than one part the last block of a result adds the parts in order.
 extern "C" __global__ void __launch_bounds__(256)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinynn.backend.base import Array
-from tinynn.backend.cuda.kernels import DTYPES, THREADS, CudaKernels, blocks_for, kernel, scalar
+from tinynn.backend.cuda.launch import DTYPES, THREADS, CudaKernels, blocks_for, kernel, scalar
+from tinynn.backend.reference import Array
 
 _SHORT = 32  # terms that one thread adds up
 _BLOCKS_EACH = 4  # blocks for each multiprocessor

@@ -1,5 +1,5 @@
 // Softmax cross-entropy of integer labels. Logits are (rows, classes); a row has `across` threads side
-// by side (a power of two up to 32), which are neighbours in a warp and exchange sums by shuffling.
+// by side (a power of two up to 32), which are neighbors in a warp and exchange sums by shuffling.
 
 // The largest value over the threads of a row, and the sum: each of them gets it.
 __device__ inline ACCUMULATE row_max(ACCUMULATE value, int across) {

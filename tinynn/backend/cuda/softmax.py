@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.backend.base import Array, label_error
-from tinynn.backend.cuda.kernels import THREADS, CudaKernels, accumulate, blocks_for, kernel
+from tinynn.backend.cuda.launch import THREADS, CudaKernels, accumulate, blocks_for, kernel
+from tinynn.backend.reference import Array, label_error
 
 _CHECKS = 4096  # that may be pending; the next one waits for the GPU
 _FINE = 2**64 - 1  # in the word of a check: no label was out of range

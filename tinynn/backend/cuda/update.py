@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.backend.base import Array
-from tinynn.backend.cuda.kernels import THREADS, CudaKernels, kernel, scalar
+from tinynn.backend.cuda.launch import THREADS, CudaKernels, kernel, scalar
+from tinynn.backend.reference import Array
 
 _MOST = 64  # parameters of a launch: MOST in update.cu
 _EACH = 4096  # elements of a block: EACH there

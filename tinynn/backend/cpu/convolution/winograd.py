@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinynn.backend.algorithm import runs_of_taps
-from tinynn.backend.base import Array
+from tinynn.backend.cpu.convolution.choice import runs_of_taps
+from tinynn.backend.reference import Array
 
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, -0.5, 2.0)  # and infinity, always
 

@@ -1,4 +1,4 @@
-// Batch normalisation over the rows of [rows][channels], and normalisation of whole rows.
+// Batch normalization over the rows of [rows][channels], and normalization of whole rows.
 
 // Count, mean, and sum of squared distances from the mean: what is added to and joined without the
 // loss of digits that sums of squares suffer (Welford, 1962; Chan, Golub and LeVeque, 1979).
@@ -23,7 +23,7 @@ __device__ inline Moments joined(const Moments& a, const Moments& b) {
 
 // -- over the batch -----------------------------------------------------------------------------------
 //
-// A block has `across` threads side by side for neighbouring channels (a power of two up to 32), and the
+// A block has `across` threads side by side for neighboring channels (a power of two up to 32), and the
 // others below them for different rows. blockIdx.x = part of the rows, .y = tile of channels. The last
 // block of a tile joins the parts in order.
 
@@ -66,7 +66,7 @@ batch_statistics(const SCALAR* x, long long rows, int channels, int across, long
     }
 }
 
-extern "C" __global__ void batch_normalise(const SCALAR* x, long long count, int channels,
+extern "C" __global__ void batch_normalize(const SCALAR* x, long long count, int channels,
                                            const ACCUMULATE* average, const ACCUMULATE* variance,
                                            ACCUMULATE eps, const SCALAR* weight, const SCALAR* bias,
                                            SCALAR* out) {
@@ -79,7 +79,7 @@ extern "C" __global__ void batch_normalise(const SCALAR* x, long long count, int
     }
 }
 
-// The sums over the rows of g and of g * y, y being x normalised: the gradients of bias and weight, and
+// The sums over the rows of g and of g * y, y being x normalized: the gradients of bias and weight, and
 // in `sums` [2][channels] what the gradient of x needs.
 extern "C" __global__ void __launch_bounds__(256)
 batch_sums(const SCALAR* grad, const SCALAR* x, long long rows, int channels, int across,
@@ -147,7 +147,7 @@ extern "C" __global__ void batch_gradient(const SCALAR* grad, const SCALAR* x, l
 // A block a row, rows in a loop; its threads share the row's elements.
 
 extern "C" __global__ void __launch_bounds__(256)
-normalise_rows(const SCALAR* x, long long rows, long long length, ACCUMULATE eps, SCALAR* out,
+normalize_rows(const SCALAR* x, long long rows, long long length, ACCUMULATE eps, SCALAR* out,
                ACCUMULATE* average, ACCUMULATE* variance) {
     __shared__ Moments lines[256];
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
@@ -175,9 +175,9 @@ normalise_rows(const SCALAR* x, long long rows, long long length, ACCUMULATE eps
     }
 }
 
-// (g - mean(g) - y * mean(g y)) / sqrt(variance + eps), with the normalised row y.
+// (g - mean(g) - y * mean(g y)) / sqrt(variance + eps), with the normalized row y.
 extern "C" __global__ void __launch_bounds__(256)
-normalise_rows_gradient(const SCALAR* grad, const SCALAR* y, const ACCUMULATE* variance,
+normalize_rows_gradient(const SCALAR* grad, const SCALAR* y, const ACCUMULATE* variance,
                         long long rows, long long length, ACCUMULATE eps, SCALAR* out) {
     __shared__ ACCUMULATE lines[2][256];
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {

@@ -78,7 +78,7 @@ class TestTrace:
         assert total.launches == counts["kernel_launches"]
         assert total.library_calls == counts["library_launches"]
         assert total.bytes_down == counts["d2h_bytes"] > 0
-        assert total.synchronisations > 0
+        assert total.synchronizations > 0
         assert total.seconds is None
         assert trace.rows["", "SGD step"].launches == 1
         assert trace.verdict().startswith("EMULATED")
@@ -117,7 +117,7 @@ class TestTrace:
         with tinynn.trace(device) as trace:
             tinynn.tensor(np.ones(1000, np.float32), device=device).numpy()
         assert trace.total.bytes_up == trace.total.bytes_down == 4000
-        assert trace.total.synchronisations >= 1
+        assert trace.total.synchronizations >= 1
 
     def test_another_thread_is_not_traced(self, device: str) -> None:
         training = Training(device)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinynn.backend import tracing
-from tinynn.backend.base import Array, Uploads
-from tinynn.backend.cuda.kernels import CudaKernels
+from tinynn.backend.cuda.launch import CudaKernels
+from tinynn.backend.reference import Array, Uploads
 from tinynn.errors import DeviceMemoryError
 
 _NO_MEMORY = 2  # cudaErrorMemoryAllocation

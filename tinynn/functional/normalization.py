@@ -1,4 +1,4 @@
-"""Normalisation to mean 0 and variance 1, over the batch, the features or groups of channels."""
+"""Normalization to mean 0 and variance 1, over the batch, the features or groups of channels."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tinynn.functional.reduction import mean, var
 from tinynn.precision import widened
 
 
-def normalise(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+def normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     """(x - mean) / √(var + eps) over the axes.
 
     The gradient is r·(g - mean(g) - y·mean(g·y)) with r = 1 / √(var + eps) and the result y.
     """
-    out, _, variance = x.backend.normalise(x.data, axes, eps)
+    out, _, variance = x.backend.normalize(x.data, axes, eps)
 
     def vjp(grad: Tensor, out: Tensor) -> Tensor:
         if is_grad_enabled():
             scale = (var(x, axes, keepdims=True) + eps) ** -0.5
-            centred = grad - mean(grad, axes, keepdims=True)
-            return scale * (centred - out * mean(grad * out, axes, keepdims=True))
-        return Tensor(x.backend.normalise_gradient(grad.data, out.data, variance, axes, eps))
+            centered = grad - mean(grad, axes, keepdims=True)
+            return scale * (centered - out * mean(grad * out, axes, keepdims=True))
+        return Tensor(x.backend.normalize_gradient(grad.data, out.data, variance, axes, eps))
 
-    return record_with_output("normalise", out, (x, vjp))
+    return record_with_output("normalize", out, (x, vjp))
 
 
 def batch_norm(
@@ -42,10 +42,10 @@ def batch_norm(
     eps: float = 1e-5,
     relu: bool = False,
 ) -> Tensor:
-    """Normalise each channel (the last axis) over all other axes, then scale and shift it.
+    """Normalize each channel (the last axis) over all other axes, then scale and shift it.
 
     In training the batch's own mean and variance are used, and ``running_mean`` and
-    ``running_var`` (C,) move towards them in place: running += momentum · (batch - running), the
+    ``running_var`` (C,) move toward them in place: running += momentum · (batch - running), the
     variance without bias. Otherwise the running ones are used. With ``relu`` negative results are
     0, in the same pass over the memory. Ioffe and Szegedy (2015).
     """
@@ -105,9 +105,9 @@ def _batch_norm_gradients(
     root = (var(x, axes, keepdims=True) + eps) ** -0.5
     y = (x - mean(x, axes, keepdims=True)) * root
     scaled = grad if weight is None else grad * weight
-    centred = scaled - mean(scaled, axes, keepdims=True)
+    centered = scaled - mean(scaled, axes, keepdims=True)
     slope = y * mean(scaled * y, axes, keepdims=True)
-    return root * (centred - slope), (grad * y).sum(axis=axes), grad.sum(axis=axes)
+    return root * (centered - slope), (grad * y).sum(axis=axes), grad.sum(axis=axes)
 
 
 def layer_norm(
@@ -117,7 +117,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalise each example over its last ``axes`` axes, then scale and shift elementwise.
+    """Normalize each example over its last ``axes`` axes, then scale and shift elementwise.
 
     ``weight`` and ``bias`` have the shape of those axes. Ba, Kiros and Hinton (2016).
     """
@@ -132,7 +132,7 @@ def layer_norm(
                 f"layer_norm expects weight and bias of shape {x.shape[x.ndim - axes :]} for an "
                 f"input {x.shape}, got {parameter.shape}"
             )
-    return _affine(normalise(x, tuple(range(x.ndim - axes, x.ndim)), eps), weight, bias)
+    return _affine(normalize(x, tuple(range(x.ndim - axes, x.ndim)), eps), weight, bias)
 
 
 def group_norm(
@@ -142,9 +142,9 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalise each example over its pixels and a group of channels, then scale and shift (C,).
+    """Normalize each example over its pixels and a group of channels, then scale and shift (C,).
 
-    Images are (N, ..., C). Wu and He (2018); one channel a group is instance normalisation.
+    Images are (N, ..., C). Wu and He (2018); one channel a group is instance normalization.
     """
     require_floating("group_norm", x)
     x = widened(x)
@@ -153,7 +153,7 @@ def group_norm(
         raise ShapeError(f"group_norm: {groups} groups do not divide the channels of {x.shape}")
     _check_channels("group_norm", x, weight, bias)
     split = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
-    return _affine(normalise(split, (1, 3), eps).reshape(x.shape), weight, bias)
+    return _affine(normalize(split, (1, 3), eps).reshape(x.shape), weight, bias)
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

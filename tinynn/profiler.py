@@ -24,12 +24,12 @@ class Figures:
     library_calls: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
-    synchronisations: int = 0
+    synchronizations: int = 0
     memory: int = 0  # bytes by which the device's memory grew; on a CPU bytes of results
     seconds: float | None = 0.0
 
 
-_COUNTS = ("launches", "library_calls", "bytes_up", "bytes_down", "synchronisations", "memory")
+_COUNTS = ("launches", "library_calls", "bytes_up", "bytes_down", "synchronizations", "memory")
 
 
 class _CpuMeter:
@@ -72,7 +72,7 @@ class _EmulatedMeter(_CudaMeter):
             "library_calls": seen["library_launches"],
             "bytes_up": seen["h2d_bytes"],
             "bytes_down": seen["d2h_bytes"],
-            "synchronisations": seen["stream_syncs"] + seen["device_syncs"] + seen["event_syncs"],
+            "synchronizations": seen["stream_syncs"] + seen["device_syncs"] + seen["event_syncs"],
             "memory": self.pool.used_bytes(),
         }
 
@@ -93,7 +93,7 @@ class Trace:
 
     @property
     def at_least(self) -> bool:
-        """Whether launches, synchronisations and library calls are lower bounds."""
+        """Whether launches, synchronizations and library calls are lower bounds."""
         return self.device != "cpu" and not self.emulated
 
     @property
@@ -126,7 +126,7 @@ class Trace:
             for cells in (list(enumerate(zip(line, widths, strict=True))) for line in lines)
         ]
         if self.at_least:
-            text.append("launches, library_calls and synchronisations: at least")
+            text.append("launches, library_calls and synchronizations: at least")
         return "\n".join([*text, self.verdict()])
 
     __str__ = table
@@ -140,7 +140,7 @@ class Trace:
         return {
             "device": self.device,
             "emulated": self.emulated,
-            "at_least": ["launches", "library_calls", "synchronisations"] * self.at_least,
+            "at_least": ["launches", "library_calls", "synchronizations"] * self.at_least,
             "total": asdict(self.total),
             "rows": rows,
             "verdict": self.verdict(),
@@ -169,7 +169,7 @@ class Trace:
         if self.emulated:
             return (
                 f"EMULATED, no times: {total.launches} launches, {total.library_calls} library "
-                f"calls, {total.synchronisations} synchronisations, {total.bytes_up} bytes up, "
+                f"calls, {total.synchronizations} synchronizations, {total.bytes_up} bytes up, "
                 f"{total.bytes_down} down."
             )
         if not rows or not self.wall:
@@ -183,8 +183,8 @@ class Trace:
             return f"Transfer-bound: {uploads / self.wall:.0%} of the time went to uploads."
         if waited < 0.2:
             return f"Launch-bound: the host waited for the GPU {waited:.0%} of the time only."
-        if waited < 0.6 and total.synchronisations > 1:
-            return f"Waiting: {total.synchronisations} synchronisations took {waited:.0%}."
+        if waited < 0.6 and total.synchronizations > 1:
+            return f"Waiting: {total.synchronizations} synchronizations took {waited:.0%}."
         return f"Busy: the host waited for the GPU's work {waited:.0%} of the time."
 
 

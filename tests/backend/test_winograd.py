@@ -5,8 +5,8 @@ import pytest
 
 import tinynn
 from tinynn.backend import Window
-from tinynn.backend.algorithm import row_products, rows_together
-from tinynn.backend.cpu.toom_cook import combinations
+from tinynn.backend.cpu.convolution.choice import row_products, rows_together
+from tinynn.backend.cpu.convolution.winograd import combinations
 
 CASES = [
     (outputs, taps, stride)

@@ -1,4 +1,4 @@
-"""Normalisation on a GPU: two launches over the batch, one over whole rows."""
+"""Normalization on a GPU: two launches over the batch, one over whole rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.backend.base import Array
-from tinynn.backend.cuda.kernels import (
+from tinynn.backend.cuda.launch import (
     THREADS,
     CudaKernels,
     accumulate,
@@ -16,12 +15,13 @@ from tinynn.backend.cuda.kernels import (
     kernel,
     scalar,
 )
+from tinynn.backend.reference import Array
 
 _BLOCKS_EACH = 4  # blocks for each multiprocessor
 _LEAST = 1024  # elements of a part that is worth a block
 
 
-class Normalisation(CudaKernels):
+class Normalization(CudaKernels):
     """Means and variances are made in float32 for float16, by Welford's and Chan's formulas."""
 
     def batch_norm(
@@ -41,10 +41,10 @@ class Normalisation(CudaKernels):
         grid, split = self._split(x)
         partial = self.xp.empty((grid[0], channels, 3), average.dtype)
         places = (partial, self.tickets(grid[1]), average, variance, *(running or (0, 0)))
-        launch = kernel("normalisation", "batch_statistics", x.dtype.name)
+        launch = kernel("normalization", "batch_statistics", x.dtype.name)
         launch(grid, (THREADS,), (x, *split, scalar(momentum, x), *places))
         out = self.xp.empty_like(x)
-        launch = kernel("normalisation", "batch_normalise", x.dtype.name)
+        launch = kernel("normalization", "batch_normalize", x.dtype.name)
         numbers = (x.size, np.int32(channels), average, variance, scalar(eps, x))
         arguments = (x, *numbers, _given(weight), _given(bias), out)
         launch(blocks_for(x.size), (THREADS,), arguments)
@@ -70,41 +70,41 @@ class Normalisation(CudaKernels):
         sums = self.xp.empty((2, channels), average.dtype)
         weight_grad, bias_grad = (self.xp.empty(channels, x.dtype) for _ in range(2))
         moments = (average, variance, scalar(eps, x))
-        launch = kernel("normalisation", "batch_sums", x.dtype.name)
+        launch = kernel("normalization", "batch_sums", x.dtype.name)
         places = (partial, self.tickets(grid[1]), sums, weight_grad, bias_grad)
         launch(grid, (THREADS,), (grad, x, *split, *moments, *places))
         result = self.xp.empty_like(x)
-        launch = kernel("normalisation", "batch_gradient", x.dtype.name)
+        launch = kernel("normalization", "batch_gradient", x.dtype.name)
         arguments = (grad, x, split[0], split[1], *moments, _given(weight), sums, result)
         launch(blocks_for(x.size), (THREADS,), arguments)
         return result, weight_grad, bias_grad
 
-    def normalise(self, x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
+    def normalize(self, x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
         """One launch where the axes are the last ones."""
         if not _are_last(x, axes):
-            return super().normalise(x, axes, eps)
+            return super().normalize(x, axes, eps)
         x = self.contiguous(x)
         kept = x.shape[: axes[0]]
         average, variance = (self.xp.empty(kept + (1,) * len(axes), accumulate(x)) for _ in "mv")
         out = self.xp.empty_like(x)
         if x.size:
             rows = math.prod(kept)
-            launch = kernel("normalisation", "normalise_rows", x.dtype.name)
+            launch = kernel("normalization", "normalize_rows", x.dtype.name)
             numbers = (rows, x.size // rows, scalar(eps, x))
             launch(blocks_for(rows, 1), (THREADS,), (x, *numbers, out, average, variance))
         return out, average, variance
 
-    def normalise_gradient(
+    def normalize_gradient(
         self, grad: Array, out: Array, variance: Array, axes: tuple[int, ...], eps: float
     ) -> Array:
         """One launch where the axes are the last ones."""
         if not _are_last(grad, axes):
-            return super().normalise_gradient(grad, out, variance, axes, eps)
+            return super().normalize_gradient(grad, out, variance, axes, eps)
         grad, out = self.contiguous(grad), self.contiguous(out)
         result = self.xp.empty_like(grad)
         if grad.size:
             rows = math.prod(grad.shape[: axes[0]])
-            launch = kernel("normalisation", "normalise_rows_gradient", grad.dtype.name)
+            launch = kernel("normalization", "normalize_rows_gradient", grad.dtype.name)
             numbers = (rows, grad.size // rows, scalar(eps, grad))
             launch(blocks_for(rows, 1), (THREADS,), (grad, out, variance, *numbers, result))
         return result

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from tinynn.backend import tracing
-from tinynn.backend.base import Array, Backend
-from tinynn.backend.cuda_precision import apply_matmul_precision
+from tinynn.backend.cuda.precision import apply_matmul_precision
+from tinynn.backend.reference import Array, Backend
 
 VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
     # file: the sets of macros it is compiled with, for each of DTYPES
@@ -26,8 +26,8 @@ VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
         *({"TILE_O": tile, "POOL": pool} for tile in (16, 32, 64) for pool in (0, 1)),
     ),
     "elementwise": ({},),
-    "figures": ({},),
-    "normalisation": ({},),
+    "metrics": ({},),
+    "normalization": ({},),
     "pooling": ({"WIDE": 0}, {"WIDE": 1}),
     "random": ({},),
     "reduction": ({},),

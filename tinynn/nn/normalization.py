@@ -1,4 +1,4 @@
-"""Normalisation layers; channels are the last axis."""
+"""Normalization layers; channels are the last axis."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class BatchNorm(Module):
 
 
 class BatchNorm1d(BatchNorm):
-    """Batch normalisation of features (N, C) or sequences (N, L, C)."""
+    """Batch normalization of features (N, C) or sequences (N, L, C)."""
 
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:
         """The shape of x; with ``relu`` negative results are 0."""
@@ -55,7 +55,7 @@ class BatchNorm1d(BatchNorm):
 
 
 class BatchNorm2d(BatchNorm):
-    """Batch normalisation of images (N, H, W, C)."""
+    """Batch normalization of images (N, H, W, C)."""
 
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:
         """The shape of x; with ``relu`` negative results are 0."""

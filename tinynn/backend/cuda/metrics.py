@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinynn.backend.base import Array
-from tinynn.backend.cuda.kernels import THREADS, CudaKernels, accumulate, kernel
+from tinynn.backend.cuda.launch import THREADS, CudaKernels, accumulate, kernel
+from tinynn.backend.reference import Array
 
 
 class Figures(CudaKernels):
@@ -17,6 +17,6 @@ class Figures(CudaKernels):
         rows, classes = logits.shape
         loss = loss.astype(accumulate(logits), copy=False)
         labels = self.contiguous(labels.astype(np.int64, copy=False))
-        launch = kernel("figures", "add_figures", logits.dtype.name)
+        launch = kernel("metrics", "add_figures", logits.dtype.name)
         sizes = (rows, np.int32(classes))
         launch((1,), (THREADS,), (loss, self.contiguous(logits), labels, *sizes, totals, failed))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinynn.backend import Backend, get_backend
-from tinynn.backend.random import WORDS_PER_BLOCK, philox
+from tinynn.backend.philox import WORDS_PER_BLOCK, philox
 
 SEEDS = [0, 1, 12345, 2**64 - 1]
 

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.backend import spectral
-from tinynn.backend.algorithm import get_conv2d_algorithm
-from tinynn.backend.base import Array, Backend, Wanted
-from tinynn.backend.cpu import depthwise, runs
+from tinynn.backend.cpu import elementwise
 from tinynn.backend.cpu.buffers import buffer
-from tinynn.backend.cpu.pooling import is_tiling, pool_planes
-from tinynn.backend.cpu.rows import (
+from tinynn.backend.cpu.convolution import depthwise, fft
+from tinynn.backend.cpu.convolution.choice import get_conv2d_algorithm
+from tinynn.backend.cpu.convolution.rows import (
     Shape,
     fetch,
     kernel_rows,
@@ -23,9 +21,11 @@ from tinynn.backend.cpu.rows import (
     shape_of,
     weight_of,
 )
+from tinynn.backend.cpu.pooling import is_tiling, pool_planes
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Tile, cut_tiles
-from tinynn.backend.windows import Pair, Window
+from tinynn.backend.reference import Array, Backend, Wanted
+from tinynn.backend.window import Pair, Window
 
 _LANES = 8  # partial sums of a weight gradient: fixed, so that no result depends on the threads
 
@@ -39,10 +39,10 @@ class Convolution(Backend):
         if not _is_wide(x):
             return super().conv2d(x, weight, bias, window, groups)
         size = window.output_size(*x.shape[1:3])
-        out = runs.empty((x.shape[0], *size, weight.shape[3]), x.dtype)
+        out = elementwise.empty((x.shape[0], *size, weight.shape[3]), x.dtype)
         cut = _spectral(x.shape, x.dtype, window, size, weight.shape[3], groups)
         if cut is not None:
-            spectral.conv2d(x, weight, window, cut, out, parallel)
+            fft.conv2d(x, weight, window, cut, out, parallel)
             if bias is not None:
                 self.add_bias(out, bias)
             return out
@@ -61,7 +61,7 @@ class Convolution(Backend):
     ) -> Array:
         if not _is_plain(window) or not _is_wide(grad):
             return super().conv2d_input_gradient(grad, weight, window, groups, shape)
-        out = runs.empty(shape, grad.dtype)
+        out = elementwise.empty(shape, grad.dtype)
         if depthwise.is_thin(weight, groups):
             depthwise.input_gradient(grad, weight, window, groups, out)
             return out
@@ -86,7 +86,7 @@ class Convolution(Backend):
     ) -> tuple[Array | None, ...]:
         cut = _spectral(x.shape, x.dtype, window, grad.shape[1:3], weight.shape[3], groups)
         if cut is not None:
-            image, kernel = spectral.gradients(x, weight, grad, window, cut, wanted[:2], parallel)
+            image, kernel = fft.gradients(x, weight, grad, window, cut, wanted[:2], parallel)
             return image, kernel, self.sum(grad, (0, 1, 2)) if wanted.bias else None
         joint = groups == 1 and window.kernel != (1, 1) and wanted.x and wanted.weight
         if not joint or not _is_wide(x) or not _is_plain(window):
@@ -96,7 +96,7 @@ class Convolution(Backend):
         if not _are_whole(parts, shape):
             return super().conv2d_gradients(x, weight, grad, window, groups, wanted)
         back = _Back(weight, window, x.shape, grad.shape)
-        image_grad = runs.empty(x.shape, x.dtype)
+        image_grad = elementwise.empty(x.shape, x.dtype)
 
         def work(tile: Tile, sums: tuple[Array, Array]) -> None:
             arriving = grad[tile.images]
@@ -122,9 +122,9 @@ class Convolution(Backend):
             return super().conv2d_relu_pool(x, weight, bias, window, pool, keep)
         size, width = window.output_size(*x.shape[1:3]), shape.width // 2
         kernel = kernel_rows(weight, shape)
-        best = runs.empty((x.shape[0], shape.rows // 2, width, shape.outputs), x.dtype)
+        best = elementwise.empty((x.shape[0], shape.rows // 2, width, shape.outputs), x.dtype)
         winner = np.empty(best.shape, dtype=np.int8) if keep else None
-        shift = None if bias is None else runs.long_row(bias, bias.dtype, best.size)
+        shift = None if bias is None else elementwise.long_row(bias, bias.dtype, best.size)
 
         def work(tile: Tile) -> None:
             shape.fetch(x, tile)
@@ -144,8 +144,8 @@ class Convolution(Backend):
             result = best[tile.images, half]
             _from_pairs(rows.pooled, result)
             if shift is not None:
-                runs.spread(np.add, result, shift, result)
-            runs.relu(result, result)
+                elementwise.spread(np.add, result, shift, result)
+            elementwise.relu(result, result)
             if winner is not None and won is not None:
                 _from_pairs(won, winner[tile.images, half])
 
@@ -169,7 +169,7 @@ class Convolution(Backend):
             return super().conv2d_relu_pool_gradients(
                 x, weight, grad, out, winner, window, pool, wanted
             )
-        image_grad = runs.empty(x.shape, x.dtype) if wanted.x else None
+        image_grad = elementwise.empty(x.shape, x.dtype) if wanted.x else None
         full, outputs = (len(x), shape.rows, shape.width, shape.outputs), shape.outputs
         back = _Back(weight, window, x.shape, full) if wanted.x else None
 
@@ -247,11 +247,11 @@ def _spectral(
     size: Pair,
     outputs: int,
     groups: int,
-) -> spectral.Plan | None:
+) -> fft.Plan | None:
     """How to convolve in the frequency domain, where that pays."""
     if groups != 1 or dtype.itemsize < 4 or 0 in images:
         return None
-    return spectral.plan(window, (size[0], size[1]), images[3], outputs, images[0])
+    return fft.plan(window, (size[0], size[1]), images[3], outputs, images[0])
 
 
 def _by_group(groups: int, channels: int, outputs: int) -> Iterator[tuple[slice, slice]]:
@@ -289,14 +289,14 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, out:
             out += bias
         return
     correlation = _Correlation(weight, window, x.shape, out.shape[1:3])
-    shift = None if bias is None else runs.long_row(bias, bias.dtype, out.size)
+    shift = None if bias is None else elementwise.long_row(bias, bias.dtype, out.size)
 
     def work(tile: Tile) -> None:
         part = out[tile.images, tile.rows]
         correlation.shape.fetch(x, tile)
         correlation.run(x, tile, part)
         if shift is not None and part.flags.c_contiguous:
-            runs.spread(np.add, part, shift, part)
+            elementwise.spread(np.add, part, shift, part)
         elif bias is not None:
             part += bias
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from tinynn.backend import default_device
 from tinynn.errors import ArgumentError, FileFormatError
+from tinynn.files import read_safetensors, to_bytes, write_atomically
 from tinynn.nn import init
 from tinynn.nn.module import Module
-from tinynn.nn.tensor_file import read_safetensors, to_bytes, write_atomically
 
 FORMAT = "tinynn-1"
 _SPARE = 1_000_000  # numbers that constructors may make and drop again
@@ -65,7 +65,7 @@ def load(
     place = default_device() if device is None else device
     try:
         held = sum(array.size for array in arrays.values())
-        with default_device(place), init.skip_initialisation(limit=2 * held + _SPARE):
+        with default_device(place), init.skip_initialization(limit=2 * held + _SPARE):
             model = _build(json.loads(header["model"]), known)
         if not isinstance(model, Module):
             raise FileFormatError("its header describes no module")
@@ -128,7 +128,7 @@ def _check_comes_back(model: Module, description: Any) -> None:
     """Build the model anew from its description and compare the two."""
     known = {cls.__name__: cls for cls in (*_library_classes(), *map(type, model.modules()))}
     held = sum(tensor.size for tensor in model.state_dict().values())
-    with init.skip_initialisation(limit=2 * held + _SPARE):
+    with init.skip_initialization(limit=2 * held + _SPARE):
         own, twin = _structure(model), _structure(_build(description, known))
     for path in (*own, *twin):
         if own.get(path) != twin.get(path):

@@ -8,7 +8,8 @@ import pytest
 import tinynn
 from tests.backend.reference import PLAIN
 from tinynn import functional as F
-from tinynn.backend import Wanted, Window, get_backend, spectral
+from tinynn.backend import Wanted, Window, get_backend
+from tinynn.backend.cpu.convolution import fft
 from tinynn.errors import ArgumentError
 
 SAME = ((4, 5), (4, 5))
@@ -41,12 +42,12 @@ def test_equals_the_reference(case, size, dtype) -> None:
     x, weight = rng.standard_normal(x_shape), rng.standard_normal(w_shape)
     expected = PLAIN.conv2d(x, weight, None, window, 1)
     grad = rng.standard_normal(expected.shape)
-    cut = spectral.cut_tiles(size, window.kernel, expected.shape[1:3])
+    cut = fft.cut_tiles(size, window.kernel, expected.shape[1:3])
     assert cut is not None
     x_, weight_, grad_ = (array.astype(dtype) for array in (x, weight, grad))
     out = np.empty(expected.shape, dtype)
-    spectral.conv2d(x_, weight_, window, cut, out, run)
-    image, kernel = spectral.gradients(x_, weight_, grad_, window, cut, (True, True), run)
+    fft.conv2d(x_, weight_, window, cut, out, run)
+    image, kernel = fft.gradients(x_, weight_, grad_, window, cut, (True, True), run)
     for ours, theirs in (
         (out, expected),
         (image, PLAIN.conv2d_input_gradient(grad, weight, window, 1, x_shape)),
@@ -63,38 +64,38 @@ def test_equals_the_reference(case, size, dtype) -> None:
 def test_a_batch_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     x_shape, w_shape, window = CASES["even kernel"]
     x, weight = np.ones(x_shape) + np.arange(3)[:, None, None, None], np.ones(w_shape)
-    cut = spectral.cut_tiles((16, 16), window.kernel, (21, 18))
+    cut = fft.cut_tiles((16, 16), window.kernel, (21, 18))
     assert cut is not None
     whole, parts = (np.empty((3, 21, 18, 3)) for _ in range(2))
-    spectral.conv2d(x, weight, window, cut, whole, run)
-    one = spectral.gradients(x, weight, whole, window, cut, (True, True), run)
-    monkeypatch.setattr(spectral, "_PLANE_BYTES", 1)
-    spectral.conv2d(x, weight, window, cut, parts, run)
-    several = spectral.gradients(x, weight, whole, window, cut, (True, True), run)
+    fft.conv2d(x, weight, window, cut, whole, run)
+    one = fft.gradients(x, weight, whole, window, cut, (True, True), run)
+    monkeypatch.setattr(fft, "_PLANE_BYTES", 1)
+    fft.conv2d(x, weight, window, cut, parts, run)
+    several = fft.gradients(x, weight, whole, window, cut, (True, True), run)
     for ours, theirs in zip((parts, *several), (whole, *one), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
 def test_only_what_is_wanted() -> None:
     x_shape, w_shape, window = CASES["even kernel"]
-    cut = spectral.cut_tiles((16, 16), window.kernel, (21, 18))
+    cut = fft.cut_tiles((16, 16), window.kernel, (21, 18))
     arrays = np.ones(x_shape), np.ones(w_shape), np.ones((3, 21, 18, 3))
     assert cut is not None
-    image, kernel = spectral.gradients(*arrays, window, cut, (True, False), run)
+    image, kernel = fft.gradients(*arrays, window, cut, (True, False), run)
     assert image is not None
     assert kernel is None
-    image, kernel = spectral.gradients(*arrays, window, cut, (False, True), run)
+    image, kernel = fft.gradients(*arrays, window, cut, (False, True), run)
     assert image is None
     assert kernel is not None
 
 
 def test_large_kernels_are_chosen_and_small_ones_are_not() -> None:
     same = Window((10, 10), padding=SAME)
-    assert spectral.plan(same, (46, 46), 32, 64, 16)
-    assert spectral.plan(Window((3, 3)), (46, 46), 32, 64, 16) is None
-    assert spectral.plan(same._replace(stride=(2, 2)), (23, 23), 32, 64, 16) is None
-    assert spectral.plan(same, (91, 91), 1, 32, 16) is None, "one channel has little to multiply"
-    assert spectral.plan(Window((5, 5)), (14, 14), 128, 128, 1) is None, "the weight costs too much"
+    assert fft.plan(same, (46, 46), 32, 64, 16)
+    assert fft.plan(Window((3, 3)), (46, 46), 32, 64, 16) is None
+    assert fft.plan(same._replace(stride=(2, 2)), (23, 23), 32, 64, 16) is None
+    assert fft.plan(same, (91, 91), 1, 32, 16) is None, "one channel has little to multiply"
+    assert fft.plan(Window((5, 5)), (14, 14), 128, 128, 1) is None, "the weight costs too much"
 
 
 @pytest.mark.usefixtures("algorithm")
@@ -102,11 +103,11 @@ def test_the_choice_can_be_made_by_hand() -> None:
     window = Window((3, 3))
     tinynn.set_conv2d_algorithm("spectral")
     assert tinynn.get_conv2d_algorithm() == "spectral"
-    assert spectral.plan(window, (6, 6), 2, 2, 1)
+    assert fft.plan(window, (6, 6), 2, 2, 1)
     x, weight = tinynn.randn((2, 8, 9, 3)), tinynn.randn((3, 3, 3, 4))
     by_frequency = F.conv2d(x, weight).numpy()
     tinynn.set_conv2d_algorithm("matrix")
-    assert spectral.plan(Window((10, 10)), (46, 46), 32, 64, 16) is None
+    assert fft.plan(Window((10, 10)), (46, 46), 32, 64, 16) is None
     by_matrix = F.conv2d(x, weight).numpy()
     np.testing.assert_allclose(by_frequency, by_matrix, atol=2e-5)
     with pytest.raises(

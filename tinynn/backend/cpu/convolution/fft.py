@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinynn.backend.algorithm import get_conv2d_algorithm, row_products, rows_together
-from tinynn.backend.base import Array
-from tinynn.backend.windows import Pair, Window
+from tinynn.backend.cpu.convolution.choice import get_conv2d_algorithm, row_products, rows_together
+from tinynn.backend.reference import Array
+from tinynn.backend.window import Pair, Window
 
 _SIZES = (8, 12, 16, 24, 32, 48, 64)  # of tiles, in pixels
 _LEAST = 5  # pixels of a kernel's longer side

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinynn.backend import random
-from tinynn.backend.windows import Window
+from tinynn.backend import philox
+from tinynn.backend.window import Window
 from tinynn.errors import LabelError
 
 Array = Any  # numpy.ndarray or cupy.ndarray
@@ -57,7 +57,7 @@ class Backend:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles of a tensor go back to the one backend of its device."""
-        from tinynn.backend.devices import get_backend
+        from tinynn.backend.registry import get_backend
 
         return get_backend, (self.device,)
 
@@ -204,9 +204,9 @@ class Backend:
         self.xp.add.at(out, index, values)
         return out
 
-    # -- normalisation ----------------------------------------------------------------------
+    # -- normalization ----------------------------------------------------------------------
 
-    def normalise(self, x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
+    def normalize(self, x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
         """(x - mean) / √(var + eps) over the axes; the mean; the variance. Axes are kept.
 
         float16 is computed in float32, and so is what follows; the statistics stay so.
@@ -214,12 +214,12 @@ class Backend:
         scale = 1 / math.prod(x.shape[axis] for axis in axes)
         wide = self._wide(x)
         average = self.sum(wide, axes, keepdims=True) * scale
-        centred = wide - average
-        variance = self.sum(centred * centred, axes, keepdims=True) * scale
-        centred *= (variance + eps) ** -0.5
-        return centred.astype(x.dtype, copy=False), average, variance
+        centered = wide - average
+        variance = self.sum(centered * centered, axes, keepdims=True) * scale
+        centered *= (variance + eps) ** -0.5
+        return centered.astype(x.dtype, copy=False), average, variance
 
-    def normalise_gradient(
+    def normalize_gradient(
         self, grad: Array, out: Array, variance: Array, axes: tuple[int, ...], eps: float
     ) -> Array:
         """r·(g - mean(g) - y·mean(g·y)), with r = 1 / √(var + eps) and the result y."""
@@ -244,10 +244,10 @@ class Backend:
         """weight · (x - mean) / √(var + eps) + bias over all axes but the last; mean; variance.
 
         With ``relu`` negative results are 0. The running mean and the running variance (without
-        bias) move towards them in place.
+        bias) move toward them in place.
         """
         axes = tuple(range(x.ndim - 1))
-        out, average, variance = self.normalise(x, axes, eps)
+        out, average, variance = self.normalize(x, axes, eps)
         average, variance = average.reshape(-1), variance.reshape(-1)
         self._follow(running, average, variance, momentum, x.size // x.shape[-1])
         if weight is not None:
@@ -508,8 +508,8 @@ class Backend:
 
     def random_bits(self, seed: int, position: int, count: int) -> Array:
         """``count`` 32-bit words of the Philox sequence from block ``position`` on, as uint32."""
-        blocks = -(-count // random.WORDS_PER_BLOCK)
-        return random.philox(self.xp, seed, position, blocks).view(self.xp.uint32).ravel()[:count]
+        blocks = -(-count // philox.WORDS_PER_BLOCK)
+        return philox.philox(self.xp, seed, position, blocks).view(self.xp.uint32).ravel()[:count]
 
     def dropout(self, x: Array, seed: int, position: int, p: float) -> tuple[Array, Array]:
         """Elements whose 32-bit words reach p·2³², divided by 1 - p, the others 0; the mask."""

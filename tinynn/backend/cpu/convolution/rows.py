@@ -9,7 +9,7 @@ belong to columns that are computed and not used.
 
 The products for the rows of the kernel are then added up. Or some rows of output are computed
 together, with fewer products: m of them, from m + kh - 1 rows of the image, take m + kh - 1 instead
-of m·kh (see ``toom_cook``, also for strides). The rows of the image are combined before, and those
+of m·kh (see ``winograd``, also for strides). The rows of the image are combined before, and those
 of the output afterwards; both are small matrices times long rows.
 """
 
@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from tinynn.backend.algorithm import row_products, rows_together
-from tinynn.backend.base import Array
 from tinynn.backend.cpu.buffers import Mark, buffer, views
+from tinynn.backend.cpu.convolution.choice import row_products, rows_together
+from tinynn.backend.cpu.convolution.winograd import Combinations, combinations
 from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
-from tinynn.backend.cpu.toom_cook import Combinations, combinations
-from tinynn.backend.windows import Pair, Window
+from tinynn.backend.reference import Array
+from tinynn.backend.window import Pair, Window
 
 # OpenBLAS multiplies matrices of up to so many multiply-adds without packing them first
 _SMALL_PRODUCT = 10**6

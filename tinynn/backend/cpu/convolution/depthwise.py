@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tinynn.backend.base import Array
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
-from tinynn.backend.windows import Window
+from tinynn.backend.reference import Array
+from tinynn.backend.window import Window
 
 _THIN = 4  # products of the channels and outputs of a group
 

@@ -1,4 +1,4 @@
-"""Normalisation layers and dropout: what training changes and evaluation keeps."""
+"""Normalization layers and dropout: what training changes and evaluation keeps."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ class TestBatchNorm:
         np.testing.assert_allclose(layer(x).numpy(), [[1, -1]], rtol=1e-6)
         assert layer.running_mean.tolist() == [3, 3]
 
-    def test_training_standardises_each_channel(self, device: str) -> None:
+    def test_training_standardizes_each_channel(self, device: str) -> None:
         x = tinynn.tensor(rng.normal(7, 2, (64, 3)), "float32", device)
         out = nn.BatchNorm1d(3).to(device)(x).numpy()
         np.testing.assert_allclose(out.mean(0), 0, atol=1e-5)

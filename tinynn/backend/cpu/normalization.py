@@ -1,4 +1,4 @@
-"""Batch normalisation on the CPU: chunks that stay in the cache, on several threads."""
+"""Batch normalization on the CPU: chunks that stay in the cache, on several threads."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.backend.base import Array, Backend
-from tinynn.backend.cpu import runs
+from tinynn.backend.cpu import elementwise
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.threads import parallel, single_threaded_blas
+from tinynn.backend.reference import Array, Backend
 
 _CHUNK = 1 << 18  # numbers
 _FOR_THREADS = 1 << 19  # numbers that are worth several threads
@@ -18,7 +18,7 @@ _WIDTH = 512  # elements of the rows that are added up at once
 _FAR = 4.0  # a squared mean of so many variances costs no more than a digit
 
 
-class Normalisation(Backend):
+class Normalization(Backend):
     """Each image is read twice, once for the statistics and once for the result."""
 
     def batch_norm(
@@ -38,10 +38,12 @@ class Normalisation(Backend):
         scale = (variance + eps) ** -0.5
         if weight is not None:
             scale = scale * weight
-        out = runs.empty(x.shape, x.dtype)
+        out = elementwise.empty(x.shape, x.dtype)
         shift = -average * scale if bias is None else bias - average * scale
-        factors, shifts = (runs.long_row(values, x.dtype, x.size) for values in (scale, shift))
-        zeros = runs.zeros(factors.size, x.dtype)
+        factors, shifts = (
+            elementwise.long_row(values, x.dtype, x.size) for values in (scale, shift)
+        )
+        zeros = elementwise.zeros(factors.size, x.dtype)
 
         def work(part: tuple[Array, ...]) -> None:
             seen, result = part
@@ -51,7 +53,7 @@ class Normalisation(Backend):
             if relu:
                 np.maximum(result, zeros[:width], out=result)
 
-        _over(x, work, runs.chunks(_CHUNK, factors.size, x, out))
+        _over(x, work, elementwise.chunks(_CHUNK, factors.size, x, out))
         return out, average, variance
 
     def batch_norm_gradient(
@@ -68,11 +70,11 @@ class Normalisation(Backend):
             return super().batch_norm_gradient(grad, x, weight, average, variance, eps, out)
         count = x.size // x.shape[-1]
         root = (variance + eps) ** -0.5
-        centre = average if _is_far(average, variance) else None
-        result = runs.empty(x.shape, x.dtype)
+        center = average if _is_far(average, variance) else None
+        result = elementwise.empty(x.shape, x.dtype)
         kept = None if out is None else np.ascontiguousarray(out)
         arriving = grad if kept is None else result
-        sums = _Sums(x, centre, arriving, *(() if kept is None else (grad, kept)))
+        sums = _Sums(x, center, arriving, *(() if kept is None else (grad, kept)))
 
         def add(number: int) -> None:
             if kept is not None:
@@ -82,26 +84,27 @@ class Normalisation(Backend):
 
         _over(x, add, range(len(sums.parts)))
         total, slope = sums.totals.sum(axis=0).astype(x.dtype)
-        rest = average if centre is None else average - centre
+        rest = average if center is None else average - center
         slope = (slope - rest * total) * root
         # factor · (grad - mean(grad) - (x - average) · tilt), with what x is multiplied by as one
         factor = root if weight is None else root * weight
         tilt = slope * root / count
         shift = (rest * tilt - total / count) * factor
         rows = [
-            runs.long_row(values, x.dtype, x.size) for values in (factor, -tilt * factor, shift)
+            elementwise.long_row(values, x.dtype, x.size)
+            for values in (factor, -tilt * factor, shift)
         ]
 
         def work(part: tuple[Array, ...]) -> None:
             seen, given, arrived = part
             factors, tilts, shifts = (row[: seen.shape[1]] for row in rows)
             tilted = buffer("tilted", seen.shape, x.dtype)
-            np.multiply(sums.centred(seen), tilts, out=tilted)
+            np.multiply(sums.centered(seen), tilts, out=tilted)
             np.multiply(given, factors, out=arrived)
             np.add(arrived, tilted, out=arrived)
             np.add(arrived, shifts, out=arrived)
 
-        _over(x, work, runs.chunks(_CHUNK, rows[0].size, x, arriving, result))
+        _over(x, work, elementwise.chunks(_CHUNK, rows[0].size, x, arriving, result))
         return result, slope, total
 
 
@@ -111,24 +114,24 @@ class _Sums:
     The numbers of each chunk are added up in rows of some hundred, the chunks in float64.
     """
 
-    def __init__(self, x: Array, centre: Array | None, *others: Array) -> None:
+    def __init__(self, x: Array, center: Array | None, *others: Array) -> None:
         self.channels = x.shape[-1]
         width = self.channels * max(1, _WIDTH // self.channels)
-        self.parts = runs.chunks(_CHUNK, width, x, *others)
+        self.parts = elementwise.chunks(_CHUNK, width, x, *others)
         self.totals = np.empty((len(self.parts), 2, self.channels), dtype=np.float64)
-        self.centres = None if centre is None else runs.long_row(centre, x.dtype)
+        self.centers = None if center is None else elementwise.long_row(center, x.dtype)
         self.ones = np.ones(max(len(part[0]) for part in self.parts), x.dtype)
 
-    def centred(self, part: Array) -> Array:
-        """A part of x less the centre."""
-        if self.centres is None:
+    def centered(self, part: Array) -> Array:
+        """A part of x less the center."""
+        if self.centers is None:
             return part
         width = part.shape[1]
-        return np.subtract(part, self.centres[:width], out=buffer("full", part.shape, part.dtype))
+        return np.subtract(part, self.centers[:width], out=buffer("full", part.shape, part.dtype))
 
     def add(self, number: int, place: int) -> None:
-        """Σ a and Σ a · x over a chunk, of the array a in this place; x is without its centre."""
-        x = self.centred(self.parts[number][0])
+        """Σ a and Σ a · x over a chunk, of the array a in this place; x is without its center."""
+        x = self.centered(self.parts[number][0])
         a = x if place == 0 else self.parts[number][place]
         both = np.empty((2, a.shape[1]), a.dtype)
         np.matmul(self.ones[: len(a)], a, out=both[0])
@@ -163,15 +166,15 @@ def _moments(x: Array) -> tuple[Any, Any]:
     """
     average, variance = _moments_about(x, None)
     if _is_far(average, variance):
-        centre = average.astype(x.dtype)
-        rest, variance = _moments_about(x, centre)
-        average = centre + rest
+        center = average.astype(x.dtype)
+        rest, variance = _moments_about(x, center)
+        average = center + rest
     return average.astype(x.dtype), variance.astype(x.dtype)
 
 
-def _moments_about(x: Array, centre: Array | None) -> tuple[Any, Any]:
-    """Mean and variance of x less ``centre``."""
-    sums = _Sums(x, centre)
+def _moments_about(x: Array, center: Array | None) -> tuple[Any, Any]:
+    """Mean and variance of x less ``center``."""
+    sums = _Sums(x, center)
     _over(x, lambda number: sums.add(number, 0), range(len(sums.parts)))
     average, square = sums.totals.sum(axis=0) * (sums.channels / x.size)
     return average, np.maximum(square - average * average, 0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
-from tinynn.backend.windows import Window
+from tinynn.backend.window import Window
 from tinynn.errors import ArgumentError
 
 _GROUPS = (1, 2, 4, 6)  # rows of output that may be computed together

@@ -13,7 +13,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from tinynn.backend.cuda import CupyBackend
+from tinynn.backend.cuda.backend import CupyBackend
 
 
 class OneOfSeveral(CupyBackend):

@@ -12,8 +12,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from tinynn.backend.base import Backend
-from tinynn.backend.cpu import NumpyBackend
+from tinynn.backend.cpu.backend import NumpyBackend
+from tinynn.backend.reference import Backend
 from tinynn.errors import DeviceError
 
 _CPU = -1  # among the numbers of CUDA devices
@@ -50,7 +50,7 @@ def _backend(index: int) -> Backend:
 
 def _open(index: int) -> Backend:
     """A CUDA device that has been seen to compute."""
-    from tinynn.backend.cuda_setup import find_cuda, smoke_test, why_unfit
+    from tinynn.backend.cuda.setup import find_cuda, smoke_test, why_unfit
 
     cuda = find_cuda()
     if index >= cuda.device_count:
@@ -61,10 +61,10 @@ def _open(index: int) -> Backend:
         raise DeviceError(problem)
     smoke_test(cuda, index)
     if cuda.device_count == 1:
-        from tinynn.backend.cuda import CupyBackend
+        from tinynn.backend.cuda.backend import CupyBackend
 
         return CupyBackend(index)
-    from tinynn.backend.several_gpus import OneOfSeveral
+    from tinynn.backend.cuda.several_gpus import OneOfSeveral
 
     return OneOfSeveral(index)
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.backend.base import Array
 from tinynn.backend.cpu.buffers import aligned
+from tinynn.backend.reference import Array
 
 _LONG = 8192  # elements
 _SMALL = 1 << 15  # bytes; below, to find the cache line takes longer than it saves
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An uninitialised array, which begins at a cache line if it is large."""
+    """An uninitialized array, which begins at a cache line if it is large."""
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
     if size < _SMALL:
