@@ -20,8 +20,9 @@ from vs_pytorch import positive, training_step
 import tinynn
 from tinynn import functional as F
 from tinynn import nn, optim
-from tinynn.backend import Window, get_backend, single_threaded_blas
+from tinynn.backend import Window, get_backend
 from tinynn.backend.cpu import elementwise
+from tinynn.backend.cpu.threads import single_threaded_blas
 
 
 class Idea(NamedTuple):

@@ -5,8 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from tinynn import functional, memory
 from tinynn.autograd import Tensor, enable_grad, grad, is_grad_enabled, no_grad
-from tinynn.backend import default_device, get_num_threads, set_default_device, set_num_threads
-from tinynn.backend.cpu.convolution.choice import get_conv2d_algorithm, set_conv2d_algorithm
+from tinynn.backend import (
+    default_device,
+    get_conv2d_algorithm,
+    get_num_threads,
+    set_conv2d_algorithm,
+    set_default_device,
+    set_num_threads,
+)
 from tinynn.backend.inventory import devices
 from tinynn.creation import (
     arange,

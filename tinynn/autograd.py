@@ -21,10 +21,8 @@ from tinynn.backend import (
     Backend,
     backend_of,
     get_backend,
-    single_threaded_blas,
     tracing,
 )
-from tinynn.backend.cuda.errors import explaining
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
 
 if TYPE_CHECKING:
@@ -215,7 +213,7 @@ class Tensor:
         """
         seed = _seed_gradient(self, gradient)
         keep = create_graph if retain_graph is None else retain_graph
-        with explaining(), single_threaded_blas(), _set_grad_mode(create_graph):
+        with self.backend.session(), _set_grad_mode(create_graph):
             given = {id(_memory(seed))}
             for leaf, grad in _propagate([self], [seed], keep, None).values():
                 leaf.grad = _own(grad, given) if leaf.grad is None else leaf.grad + grad
@@ -447,7 +445,7 @@ def grad(
             raise GradientError(f"grad: an input of shape {tensor.shape} does not require grad")
     seeds = [_seed_gradient(o, g) for o, g in zip(outputs, grad_outputs, strict=True)]
     keep = create_graph if retain_graph is None else retain_graph
-    with explaining(), single_threaded_blas(), _set_grad_mode(create_graph):
+    with outputs[0].backend.session(), _set_grad_mode(create_graph):
         found = _propagate(outputs, seeds, keep, wanted)
     results = tuple(found[_key(t)][1] if _key(t) in found else None for t in wanted)
     if not allow_unused and any(result is None for result in results):

@@ -12,7 +12,6 @@ import numpy as np
 
 from tinynn.autograd import Tensor
 from tinynn.backend import Backend, default_backend, get_backend
-from tinynn.backend.cuda.errors import explaining
 from tinynn.errors import ArgumentError
 from tinynn.random import default_generator
 
@@ -65,7 +64,6 @@ def from_dlpack(source: Any) -> Tensor:
     return Tensor(backend.xp.from_dlpack(source))
 
 
-@explaining()
 def zeros(
     shape: Shape,
     dtype: DTypeLike = "float32",
@@ -73,10 +71,11 @@ def zeros(
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor of zeros."""
-    return Tensor(_backend(device).xp.zeros(shape, dtype=_numeric(dtype)), requires_grad)
+    backend = _backend(device)
+    with backend.session():
+        return Tensor(backend.xp.zeros(shape, dtype=_numeric(dtype)), requires_grad)
 
 
-@explaining()
 def ones(
     shape: Shape,
     dtype: DTypeLike = "float32",
@@ -84,10 +83,11 @@ def ones(
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor of ones."""
-    return Tensor(_backend(device).xp.ones(shape, dtype=_numeric(dtype)), requires_grad)
+    backend = _backend(device)
+    with backend.session():
+        return Tensor(backend.xp.ones(shape, dtype=_numeric(dtype)), requires_grad)
 
 
-@explaining()
 def full(
     shape: Shape,
     value: float,
@@ -96,7 +96,9 @@ def full(
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor with the same value everywhere."""
-    return Tensor(_backend(device).xp.full(shape, value, dtype=_numeric(dtype)), requires_grad)
+    backend = _backend(device)
+    with backend.session():
+        return Tensor(backend.xp.full(shape, value, dtype=_numeric(dtype)), requires_grad)
 
 
 def zeros_like(other: Tensor) -> Tensor:

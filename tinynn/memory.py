@@ -7,8 +7,7 @@
 
 from __future__ import annotations
 
-from tinynn.backend import default_device, get_backend
-from tinynn.backend.cpu.buffers import set_buffer_limit
+from tinynn.backend import default_device, get_backend, set_buffer_limit
 from tinynn.errors import ArgumentError
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tinynn.autograd import Tensor
-from tinynn.backend.cuda.precision import get_matmul_precision, set_matmul_precision
+from tinynn.backend import get_matmul_precision, set_matmul_precision
 from tinynn.errors import ArgumentError
 
 OptionalTensor = TypeVar("OptionalTensor", Tensor, Tensor | None)

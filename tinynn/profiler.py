@@ -33,8 +33,6 @@ _COUNTS = ("launches", "library_calls", "bytes_up", "bytes_down", "synchronizati
 
 
 class _CpuMeter:
-    emulated = exact = True
-
     def read(self, reported: dict[str, int]) -> dict[str, int]:
         return {"memory": reported.get("result_bytes", 0)}
 

@@ -8,7 +8,7 @@ import pytest
 import tinynn
 from tests.backend.reference import PLAIN
 from tinynn import functional as F
-from tinynn.backend import Wanted, Window, get_backend
+from tinynn.backend import NeedsGrad, Window, get_backend
 from tinynn.backend.cpu.convolution import fft
 from tinynn.errors import ArgumentError
 
@@ -128,7 +128,9 @@ def test_no_result_depends_on_the_threads(count: int) -> None:
 
     def results():
         out = backend.conv2d(x, weight, None, window, 1)
-        return out, *backend.conv2d_gradients(x, weight, out, window, 1, Wanted(True, True, True))
+        return out, *backend.conv2d_gradients(
+            x, weight, out, window, 1, NeedsGrad(True, True, True)
+        )
 
     try:
         tinynn.set_num_threads(2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import tinynn
 from tests.backend.reference import PLAIN
-from tinynn.backend import Wanted, Window, get_backend
+from tinynn.backend import NeedsGrad, Window, get_backend
 from tinynn.backend.cpu import buffers, elementwise, tiles
 
 FAST = get_backend("cpu")
@@ -95,7 +95,7 @@ class TestConvolution:
             ("conv2d_weight_gradient", (x, grad, window, groups)),
         ):
             same([getattr(FAST, kernel)(*arguments)], [getattr(PLAIN, kernel)(*arguments)])
-        arguments = (x, w, grad, window, groups, Wanted(True, True, True))
+        arguments = (x, w, grad, window, groups, NeedsGrad(True, True, True))
         same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
 
     @pytest.mark.parametrize("stride", [1, 2])
@@ -123,7 +123,7 @@ class TestConvolution:
         window = Window(kernel, (stride, stride), ((1, 2), (2, 1)))
         x, w = normal(3, 14, 13, 3), normal(*kernel, 3, 4)
         grad = normal(3, *window.output_size(14, 13), 4)
-        arguments = (x, w, grad, window, 1, Wanted(True, True, True))
+        arguments = (x, w, grad, window, 1, NeedsGrad(True, True, True))
         tinynn.set_conv2d_algorithm(algorithm)
         try:
             same([FAST.conv2d(x, w, None, window, 1)], [PLAIN.conv2d(x, w, None, window, 1)])
@@ -141,7 +141,7 @@ class TestConvolution:
                 window = Window((3, 3), (stride, stride), ((1, 1), (1, 1)))
                 x, w = normal(2, 29, 23, 4), normal(3, 3, 4, 5)
                 grad = normal(2, *window.output_size(29, 23), 5)
-                arguments = (x, w, grad, window, 1, Wanted(True, True, True))
+                arguments = (x, w, grad, window, 1, NeedsGrad(True, True, True))
                 same([FAST.conv2d(x, w, None, window, 1)], [PLAIN.conv2d(x, w, None, window, 1)])
                 same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
                 pool = Window((2, 2), (2, 2)).rounding_up(*grad.shape[1:3])
@@ -154,7 +154,7 @@ class TestConvolution:
         window = Window((3, 3), padding=((1, 1), (1, 1)))
         x, w = normal(4, 12, 10, 3), normal(3, 3, 3, 8)
         grad = normal(4, 12, 10, 8)
-        arguments = (x, w, grad, window, 1, Wanted(True, True, True))
+        arguments = (x, w, grad, window, 1, NeedsGrad(True, True, True))
         pool = Window((2, 2), (2, 2))
         expected = PLAIN.conv2d_relu_pool(x, w, None, window, pool)
         beyond = Window((3, 3), padding=((13, 9), (4, 5)))  # windows that see no image at all
@@ -287,7 +287,7 @@ class TestPooling:
             return
         out, winner = FAST.conv2d_relu_pool(x, weight, None, window, pool)
         assert winner is not None
-        arguments = (normal(*out.shape), out, winner, window, pool, Wanted(image, True, True))
+        arguments = (normal(*out.shape), out, winner, window, pool, NeedsGrad(image, True, True))
         same(
             [
                 array

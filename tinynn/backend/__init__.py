@@ -1,16 +1,16 @@
 """Floor 0: devices, their arrays, and every numeric kernel.
 
 ``Backend`` is the readable reference of all kernels; ``NumpyBackend`` and ``CupyBackend`` override
-what their machine does faster. Upper floors ask a tensor for its backend, never which one it is.
+the ones that their hardware runs faster. Upper floors ask a tensor for its backend, never which
+one it is, and import from here only: settings of a device are re-exported below.
 """
 
-from tinynn.backend.cpu.threads import (
-    get_num_threads,
-    set_num_threads,
-    single_threaded_blas,
-)
+from tinynn.backend.cpu.buffers import set_buffer_limit
+from tinynn.backend.cpu.convolution.choice import get_conv2d_algorithm, set_conv2d_algorithm
+from tinynn.backend.cpu.threads import get_num_threads, set_num_threads, usable_cores
+from tinynn.backend.cuda.precision import get_matmul_precision, set_matmul_precision
 from tinynn.backend.inventory import Device, Devices
-from tinynn.backend.reference import Array, Backend, Wanted
+from tinynn.backend.reference import Array, Backend, NeedsGrad
 from tinynn.backend.registry import (
     backend_of,
     default_backend,
@@ -25,15 +25,20 @@ __all__ = [
     "Backend",
     "Device",
     "Devices",
-    "Wanted",
+    "NeedsGrad",
     "Window",
     "backend_of",
     "default_backend",
     "default_device",
     "get_backend",
+    "get_conv2d_algorithm",
+    "get_matmul_precision",
     "get_num_threads",
     "same_padding",
+    "set_buffer_limit",
+    "set_conv2d_algorithm",
     "set_default_device",
+    "set_matmul_precision",
     "set_num_threads",
-    "single_threaded_blas",
+    "usable_cores",
 ]

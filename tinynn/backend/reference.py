@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ Array = Any  # numpy.ndarray or cupy.ndarray
 Arrays = Sequence[Array]
 
 
-class Wanted(NamedTuple):
+class NeedsGrad(NamedTuple):
     """Which gradients of a convolution are asked for."""
 
     x: bool
@@ -52,14 +53,14 @@ class Backend:
     """Numeric kernels on one device, written with the array module ``xp``."""
 
     xp: Any
-    array_type: type
     device: str
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles of a tensor go back to the one backend of its device."""
-        from tinynn.backend.registry import get_backend
+    def session(self) -> AbstractContextManager[None]:
+        """A context in which a forward or backward pass runs on this device.
 
-        return get_backend, (self.device,)
+        A backend overrides it to prepare its libraries or to explain their errors.
+        """
+        return nullcontext()
 
     # -- moving data ------------------------------------------------------------------------
 
@@ -212,7 +213,7 @@ class Backend:
         float16 is computed in float32, and so is what follows; the statistics stay so.
         """
         scale = 1 / math.prod(x.shape[axis] for axis in axes)
-        wide = self._wide(x)
+        wide = self._widen(x)
         average = self.sum(wide, axes, keepdims=True) * scale
         centered = wide - average
         variance = self.sum(centered * centered, axes, keepdims=True) * scale
@@ -224,7 +225,7 @@ class Backend:
     ) -> Array:
         """r·(g - mean(g) - y·mean(g·y)), with r = 1 / √(var + eps) and the result y."""
         scale = 1 / math.prod(grad.shape[axis] for axis in axes)
-        wide, y = self._wide(grad), self._wide(out)
+        wide, y = self._widen(grad), self._widen(out)
         slope = self.sum(wide * y, axes, keepdims=True) * scale
         result = wide - self.sum(wide, axes, keepdims=True) * scale
         result -= y * slope
@@ -292,8 +293,8 @@ class Backend:
         axes = tuple(range(x.ndim - 1))
         scale = x.shape[-1] / x.size
         root = (variance + eps) ** -0.5
-        wide = self._wide(grad)
-        y = self._wide(x) - average
+        wide = self._widen(grad)
+        y = self._widen(x) - average
         y *= root
         total, slope = self.sum(wide, axes), self.sum(wide * y, axes)
         y *= slope * scale
@@ -303,7 +304,7 @@ class Backend:
         gradients = (result, slope, total)
         return tuple(g.astype(x.dtype, copy=False) for g in gradients)
 
-    def _wide(self, x: Array) -> Array:
+    def _widen(self, x: Array) -> Array:
         """float16 as float32; other arrays as they are."""
         return x.astype("float32") if x.dtype.itemsize == 2 else x
 
@@ -363,13 +364,21 @@ class Backend:
         return weight
 
     def conv2d_gradients(
-        self, x: Array, weight: Array, grad: Array, window: Window, groups: int, wanted: Wanted
+        self,
+        x: Array,
+        weight: Array,
+        grad: Array,
+        window: Window,
+        groups: int,
+        needs_grad: NeedsGrad,
     ) -> tuple[Array | None, ...]:
-        """The gradients of image, weight and bias, for those that are wanted."""
+        """The gradients of image, weight and bias, where asked for."""
         return (
-            self.conv2d_input_gradient(grad, weight, window, groups, x.shape) if wanted.x else None,
-            self.conv2d_weight_gradient(x, grad, window, groups) if wanted.weight else None,
-            self.sum(grad, (0, 1, 2)) if wanted.bias else None,
+            self.conv2d_input_gradient(grad, weight, window, groups, x.shape)
+            if needs_grad.x
+            else None,
+            self.conv2d_weight_gradient(x, grad, window, groups) if needs_grad.weight else None,
+            self.sum(grad, (0, 1, 2)) if needs_grad.bias else None,
         )
 
     def _grouped_product(self, x: Array, matrix: Array, groups: int) -> Array:
@@ -449,12 +458,12 @@ class Backend:
         winner: Array,
         window: Window,
         pool: Window,
-        wanted: Wanted,
+        needs_grad: NeedsGrad,
     ) -> tuple[Array | None, ...]:
         """The gradients of image, weight and bias through ``conv2d_relu_pool``."""
         full = (x.shape[0], *window.output_size(*x.shape[1:3]), weight.shape[3])
         grad = self.relu_max_pool2d_gradient(grad, out, winner, pool, full)
-        return self.conv2d_gradients(x, weight, grad, window, 1, wanted)
+        return self.conv2d_gradients(x, weight, grad, window, 1, needs_grad)
 
     def max_pool2d_gather(self, x: Array, winner: Array, window: Window) -> Array:
         """From each window of x the value at the tap that is named in ``winner``."""
@@ -483,12 +492,12 @@ class Backend:
             padded[:, rows, columns] += grad
         return padded[:, top : top + shape[1], left : left + shape[2]]
 
-    # -- figures of a training --------------------------------------------------------------
+    # -- metrics ----------------------------------------------------------------------------
 
-    def add_figures(
+    def accumulate_metrics(
         self, totals: Array, failed: Array, loss: Array, logits: Array, labels: Array
     ) -> None:
-        """totals += (loss · n, the number of rows of the logits that speak for their label, 1).
+        """totals += (loss · n, number of correct predictions, 1).
 
         ``totals`` is (3,) float64, ``logits`` (n, classes), or (n, 1): class 1 where above 0.
         ``failed``, one bool, becomes true with the first loss that is not finite; from there on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 import re
 import threading
@@ -44,8 +45,15 @@ def _backend(index: int) -> Backend:
         with _making:  # two threads must not get two backends: tensors compare them
             found = _backends.get(index)
             if found is None:
-                found = _backends[index] = NumpyBackend() if index == _CPU else _open(index)
+                found = NumpyBackend() if index == _CPU else _open(index)
+                copyreg.pickle(type(found), _reduce)
+                _backends[index] = found
     return found
+
+
+def _reduce(backend: Backend) -> tuple[Any, ...]:
+    """Copies and pickles of a tensor share the one backend of its device."""
+    return get_backend, (backend.device,)
 
 
 def _open(index: int) -> Backend:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinynn.autograd import Tensor, is_grad_enabled, record, record_jointly
-from tinynn.backend import Array, Wanted, Window, same_padding
+from tinynn.backend import Array, NeedsGrad, Window, same_padding
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.operands import same_device, same_dtype
 from tinynn.precision import narrowed
@@ -166,11 +166,11 @@ def record_conv2d(
     """The result of a convolution, with its gradients."""
     products = conv2d_products(x, weight, bias, window, groups)
 
-    def gradients(grad: Tensor, wanted: tuple[bool, ...]) -> Sequence[Tensor | None]:
+    def gradients(grad: Tensor, needs_grad: tuple[bool, ...]) -> Sequence[Tensor | None]:
         if is_grad_enabled():
-            return [p(grad) if want else None for p, want in zip(products, wanted, strict=True)]
+            return [p(grad) if need else None for p, need in zip(products, needs_grad, strict=True)]
         found = grad.backend.conv2d_gradients(
-            x.data, weight.data, grad.data, window, groups, Wanted(*wanted)
+            x.data, weight.data, grad.data, window, groups, NeedsGrad(*needs_grad)
         )
         return [None if array is None else Tensor(array) for array in found]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tinynn.autograd import Tensor, is_grad_enabled, record, record_jointly
-from tinynn.backend import Wanted
+from tinynn.backend import NeedsGrad
 from tinynn.functional.convolution import (
     Padding,
     Pair,
@@ -44,12 +44,14 @@ def conv2d_relu_max_pool2d(
         return record("conv2d_relu_max_pool2d", out, (x, lambda grad: grad))  # needed by nobody
     products = conv2d_products(x, weight, bias, window, 1)
 
-    def gradients(grad: Tensor, wanted: tuple[bool, ...]) -> Sequence[Tensor | None]:
+    def gradients(grad: Tensor, needs_grad: tuple[bool, ...]) -> Sequence[Tensor | None]:
         if is_grad_enabled():
             spread = scatter(relu_gradient(grad, out), winner, pool, full)
-            return [p(spread) if want else None for p, want in zip(products, wanted, strict=True)]
+            return [
+                p(spread) if need else None for p, need in zip(products, needs_grad, strict=True)
+            ]
         found = grad.backend.conv2d_relu_pool_gradients(
-            x.data, weight.data, grad.data, out, winner, window, pool, Wanted(*wanted)
+            x.data, weight.data, grad.data, out, winner, window, pool, NeedsGrad(*needs_grad)
         )
         return [None if array is None else Tensor(array) for array in found]
 

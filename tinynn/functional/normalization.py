@@ -87,7 +87,7 @@ def _batch_norm(
     )
     kept = out if relu else None
 
-    def gradients(grad: Tensor, wanted: tuple[bool, ...]) -> Sequence[Tensor]:
+    def gradients(grad: Tensor, needs_grad: tuple[bool, ...]) -> Sequence[Tensor]:
         if is_grad_enabled():
             passed = grad if kept is None else elementwise.relu_gradient(grad, kept)
             return _batch_norm_gradients(passed, x, weight, eps)

@@ -18,7 +18,7 @@ from tinynn.autograd import Tensor
 from tinynn.backend import (
     Array,
     Backend,
-    Wanted,
+    NeedsGrad,
     Window,
     default_device,
     get_backend,
@@ -39,7 +39,6 @@ class Reference(Backend):
     """The reference kernels on NumPy arrays, without anything faster."""
 
     xp = np
-    array_type = np.ndarray
     device = "cpu"
 
     def to_host(self, array: Array) -> np.ndarray:
@@ -134,7 +133,7 @@ def kernels() -> list[Kernel]:
             lambda b, put: _update(b, put, 2, b.rmsprop_update, 0.1, 0.9, 1e-8, 0.9, 0.01),
         ),
         Kernel("unscale", _unscale),
-        Kernel("add_figures", _add_figures),
+        Kernel("accumulate_metrics", _accumulate_metrics),
     ]
 
 
@@ -207,7 +206,7 @@ def _conv2d_relu_pool(b: Backend, put: Put) -> Any:
 
 def _conv2d_gradients(b: Backend, put: Put) -> Any:
     x, weight, grad = put(normal(*_IMAGES)), put(normal(3, 3, 3, 5)), put(normal(2, 9, 8, 5))
-    return b.conv2d_gradients(x, weight, grad, _WINDOW, 1, Wanted(True, True, True))
+    return b.conv2d_gradients(x, weight, grad, _WINDOW, 1, NeedsGrad(True, True, True))
 
 
 def _conv2d_relu_pool_gradients(b: Backend, put: Put) -> Any:
@@ -215,7 +214,7 @@ def _conv2d_relu_pool_gradients(b: Backend, put: Put) -> Any:
     out, winner = b.conv2d_relu_pool(x, weight, bias, _WINDOW, _HALVING)
     grad = put(normal(*out.shape))
     return b.conv2d_relu_pool_gradients(
-        x, weight, grad, out, winner, _WINDOW, _HALVING, Wanted(True, True, True)
+        x, weight, grad, out, winner, _WINDOW, _HALVING, NeedsGrad(True, True, True)
     )
 
 
@@ -260,10 +259,10 @@ def _unscale(b: Backend, put: Put) -> Any:
     return grads, found
 
 
-def _add_figures(b: Backend, put: Put) -> Any:
+def _accumulate_metrics(b: Backend, put: Put) -> Any:
     totals, failed = b.xp.zeros(3, dtype="float64"), b.xp.zeros((), dtype="bool")
     for loss in (0.75, np.inf, 0.5):
-        b.add_figures(totals, failed, put(np.array(loss)), put(normal(5, 3)), put(_LABELS))
+        b.accumulate_metrics(totals, failed, put(np.array(loss)), put(normal(5, 3)), put(_LABELS))
     return totals[1:], failed
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 
 from tinynn.autograd import Tensor
-from tinynn.backend import Array, backend_of, get_backend, single_threaded_blas, tracing
-from tinynn.backend.cuda.errors import explained
+from tinynn.backend import Array, backend_of, get_backend, tracing
 from tinynn.errors import ArgumentError, DtypeError, FileFormatError, TinynnError
 
 T = TypeVar("T")
@@ -64,14 +64,25 @@ class Module:
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         trail = _calls.trail
         if trail is not None:
-            return self._run(trail, False, inputs, options)
-        with single_threaded_blas():
-            return self._run([], True, inputs, options)
+            return self._run(trail, inputs, options)
+        _calls.trail = trail = []
+        try:
+            with self._session(inputs):
+                return self._run(trail, inputs, options)
+        except Exception as error:
+            _explain(error, self, trail, inputs)
+            raise
+        finally:
+            _calls.trail = None
 
-    def _run(
-        self, trail: list[_Step], outermost: bool, inputs: tuple[Any, ...], options: dict[str, Any]
-    ) -> Any:
-        _calls.trail = trail
+    def _session(self, inputs: tuple[Any, ...]) -> AbstractContextManager[None]:
+        """The session of the device of the inputs, or else of the parameters."""
+        for value in chain(inputs, (tensor for _, tensor in self._named_tensors())):
+            if isinstance(value, Tensor):
+                return value.backend.session()
+        return nullcontext()
+
+    def _run(self, trail: list[_Step], inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
         try:
             tracer = tracing.active
             if tracer is None:
@@ -81,15 +92,11 @@ class Module:
             for hook in tuple(self._forward_hooks.values()):
                 changed = hook(self, inputs, output)
                 output = output if changed is None else changed
-        except Exception as caught:
-            error = explained(caught)
-            _locate(error, self, outermost, trail, inputs)
-            if error is caught:
-                raise
-            raise error from caught
-        finally:
-            if outermost:
-                _calls.trail = None
+        except Exception as error:
+            if not hasattr(error, "module"):
+                error.module = self  # type: ignore[attr-defined]
+                error.input_shapes = _shapes(inputs)  # type: ignore[attr-defined]
+            raise
         trail.append(((self,), _shape(output)))
         return output
 
@@ -306,16 +313,9 @@ def _shapes(values: tuple[Any, ...]) -> str:
     return ", ".join(str(_shape(value)) for value in values)
 
 
-def _locate(
-    error: Exception, module: Module, outermost: bool, trail: list[_Step], inputs: tuple[Any, ...]
-) -> None:
-    """Say in the error which module raised it, and how the shapes came about up to there."""
+def _explain(error: Exception, module: Module, trail: list[_Step], inputs: tuple[Any, ...]) -> None:
+    """Add to the error which module raised it and the shapes up to there."""
     culprit: Module = getattr(error, "module", module)
-    if culprit is module and not hasattr(error, "module"):
-        error.module = module  # type: ignore[attr-defined]
-        error.input_shapes = _shapes(inputs)  # type: ignore[attr-defined]
-    if not outermost:
-        return
     paths = {id(m): path for path, m in module.named_modules()}
     path = paths.get(id(culprit), "")
     root = type(module).__name__

@@ -37,7 +37,9 @@ class Meter:
             sums = zeros(3, dtype="float64") if self._totals is None else self._totals
             self._totals = sums.to(logits.device)
             self.failed = logits.backend.xp.asarray(self._totals.data[2] < self.batches)
-        logits.backend.add_figures(self._totals.data, self.failed, loss.data, scores, labels.data)
+        logits.backend.accumulate_metrics(
+            self._totals.data, self.failed, loss.data, scores, labels.data
+        )
         self.examples += len(labels)
         self.batches += 1
 

@@ -7,6 +7,7 @@ several threads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,13 @@ class NumpyBackend(Convolution, Pooling, Normalization):
     """Kernels on the CPU."""
 
     xp = np
-    array_type = np.ndarray
     device = "cpu"
 
     def __init__(self) -> None:
         keep_freed_memory()
+
+    def session(self) -> AbstractContextManager[None]:
+        return single_threaded_blas()
 
     def to_host(self, array: Array) -> np.ndarray:
         return np.asarray(array)

@@ -7,6 +7,8 @@ the work of several, a class here overrides them: ``convolution.py`` has the cal
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import numpy as np
 
 from tinynn.backend import tracing
@@ -37,6 +39,9 @@ class CupyBackend(
     Transfer,
 ):
     """Kernels on one CUDA device."""
+
+    def session(self) -> AbstractContextManager[None]:
+        return explaining()
 
     def from_host(self, array: np.ndarray) -> Array:
         with explaining(), tracing.transfer("upload", array.nbytes):

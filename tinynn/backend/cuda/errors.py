@@ -16,10 +16,12 @@ def explained(error: Exception) -> Exception:
     if isinstance(error, MemoryError):
         return _out_of_memory(error)
     if "CUDA" in type(error).__name__:
-        error.add_note(
+        note = (
             "a GPU reports errors of kernels later than they happen: rerun with "
             "CUDA_LAUNCH_BLOCKING=1 to see which call failed"
         )
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
     return error
 
 
@@ -36,6 +38,7 @@ def _out_of_memory(error: MemoryError) -> DeviceMemoryError:
         "tensors that are not needed (a kept loss keeps its record), or end other programs on it"
     )
     explanation.__cause__ = error
+    vars(explanation).update(vars(error))  # the module that failed, if it is known already
     return explanation
 
 

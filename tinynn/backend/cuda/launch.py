@@ -118,7 +118,6 @@ class CudaKernels(Backend):
 
         apply_matmul_precision()
         self.xp = cupy
-        self.array_type = cupy.ndarray
         self.index = index
         self.device = "cuda" if index == 0 else f"cuda:{index}"
         properties = cupy.cuda.runtime.getDeviceProperties(index)

@@ -4,7 +4,7 @@
 // failed. totals[0] += loss * rows; totals[1] += the number of rows whose largest logit, the first of
 // equals and NaN before all others as in NumPy, stands at their label. With one logit a row the
 // class is 1 where it is above 0. One block: each thread takes every blockDim.x-th row.
-extern "C" __global__ void add_figures(
+extern "C" __global__ void accumulate_metrics(
     const ACCUMULATE* loss, const SCALAR* logits, const long long* labels,
     long long rows, int classes, double* totals, bool* failed
 ) {

@@ -24,7 +24,7 @@ from tinynn.backend.cpu.convolution.rows import (
 from tinynn.backend.cpu.pooling import is_tiling, pool_planes
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Tile, cut_tiles
-from tinynn.backend.reference import Array, Backend, Wanted
+from tinynn.backend.reference import Array, Backend, NeedsGrad
 from tinynn.backend.window import Pair, Window
 
 _LANES = 8  # partial sums of a weight gradient: fixed, so that no result depends on the threads
@@ -82,31 +82,37 @@ class Convolution(Backend):
         return out
 
     def conv2d_gradients(
-        self, x: Array, weight: Array, grad: Array, window: Window, groups: int, wanted: Wanted
+        self,
+        x: Array,
+        weight: Array,
+        grad: Array,
+        window: Window,
+        groups: int,
+        needs_grad: NeedsGrad,
     ) -> tuple[Array | None, ...]:
         cut = _spectral(x.shape, x.dtype, window, grad.shape[1:3], weight.shape[3], groups)
         if cut is not None:
-            image, kernel = fft.gradients(x, weight, grad, window, cut, wanted[:2], parallel)
-            return image, kernel, self.sum(grad, (0, 1, 2)) if wanted.bias else None
-        joint = groups == 1 and window.kernel != (1, 1) and wanted.x and wanted.weight
+            image, kernel = fft.gradients(x, weight, grad, window, cut, needs_grad[:2], parallel)
+            return image, kernel, self.sum(grad, (0, 1, 2)) if needs_grad.bias else None
+        joint = groups == 1 and window.kernel != (1, 1) and needs_grad.x and needs_grad.weight
         if not joint or not _is_wide(x) or not _is_plain(window):
-            return super().conv2d_gradients(x, weight, grad, window, groups, wanted)
+            return super().conv2d_gradients(x, weight, grad, window, groups, needs_grad)
         shape = shape_of(x.shape, x.dtype, window, grad.shape[1:3], grad.shape[3], backward=True)
         parts = shape.tiles()
         if not _are_whole(parts, shape):
-            return super().conv2d_gradients(x, weight, grad, window, groups, wanted)
+            return super().conv2d_gradients(x, weight, grad, window, groups, needs_grad)
         back = _Back(weight, window, x.shape, grad.shape)
         image_grad = elementwise.empty(x.shape, x.dtype)
 
         def work(tile: Tile, sums: tuple[Array, Array]) -> None:
             arriving = grad[tile.images]
-            if wanted.bias:
+            if needs_grad.bias:
                 sums[1][...] += _column_sums(arriving.reshape(-1, shape.outputs))
             _add_weight_gradient(shape, x, arriving, tile, sums[0])
             back.run(arriving, image_grad[tile.images])
 
         sums = _in_lanes(parts, shape.kernel, (shape.outputs,), dtype=x.dtype, work=work)
-        return image_grad, weight_of(sums[0], shape), sums[1] if wanted.bias else None
+        return image_grad, weight_of(sums[0], shape), sums[1] if needs_grad.bias else None
 
     def conv2d_relu_pool(
         self,
@@ -161,17 +167,17 @@ class Convolution(Backend):
         winner: Array,
         window: Window,
         pool: Window,
-        wanted: Wanted,
+        needs_grad: NeedsGrad,
     ) -> tuple[Array | None, ...]:
         shape = _pooled(x, window, pool, grad.shape[3], True)
         parts = () if shape is None else shape.tiles()
         if shape is None or not _are_whole(parts, shape) or window.stride != (1, 1):
             return super().conv2d_relu_pool_gradients(
-                x, weight, grad, out, winner, window, pool, wanted
+                x, weight, grad, out, winner, window, pool, needs_grad
             )
-        image_grad = elementwise.empty(x.shape, x.dtype) if wanted.x else None
+        image_grad = elementwise.empty(x.shape, x.dtype) if needs_grad.x else None
         full, outputs = (len(x), shape.rows, shape.width, shape.outputs), shape.outputs
-        back = _Back(weight, window, x.shape, full) if wanted.x else None
+        back = _Back(weight, window, x.shape, full) if needs_grad.x else None
 
         def work(tile: Tile, sums: tuple[Array, Array]) -> None:
             rows = shape.at(tile)
@@ -184,9 +190,9 @@ class Convolution(Backend):
             np.multiply(values, passed > 0, out=values)
             for i, j in np.ndindex(2, 2):
                 np.multiply(values, won == 2 * i + j, out=planes[i, j])
-            if wanted.bias:
+            if needs_grad.bias:
                 sums[1][...] += _column_sums(values.reshape(-1, outputs))
-            if wanted.weight:
+            if needs_grad.weight:
                 shape.fetch(x, tile)
                 rows.load(x, tile)
                 rows.from_planes()
@@ -200,8 +206,8 @@ class Convolution(Backend):
         sums = _in_lanes(parts, shape.kernel, (outputs,), dtype=x.dtype, work=work)
         return (
             image_grad,
-            weight_of(sums[0], shape) if wanted.weight else None,
-            sums[1] if wanted.bias else None,
+            weight_of(sums[0], shape) if needs_grad.weight else None,
+            sums[1] if needs_grad.bias else None,
         )
 
 
