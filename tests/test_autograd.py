@@ -102,10 +102,10 @@ class TestBackward:
         with pytest.raises(ShapeError, match=r"\(2,\), got \(3,\)"):
             y.backward(tinynn.ones(3, device=device))
 
-    def test_without_a_record_is_an_error(self, device: str) -> None:
+    def test_without_a_graph_is_an_error(self, device: str) -> None:
         with pytest.raises(GradientError, match=r"requires_grad=True.*no_grad, or detached"):
             tinynn.ones(1, device=device).sum().backward()
-        with pytest.raises(GradientError, match="without a record"):
+        with pytest.raises(GradientError, match="without a graph"):
             leaf([1.0], device).detach().backward()
 
     def test_an_unneeded_product_is_not_computed(self, device: str) -> None:
@@ -130,7 +130,7 @@ class TestBackward:
 
     def test_a_function_that_widens_names_itself(self, device: str) -> None:
         x = leaf([1.0], device)
-        with pytest.raises(DtypeError, match=r"widen would turn float32 into float64"):
+        with pytest.raises(DtypeError, match=r"widen would widen float32 to float64"):
             record("widen", x.data.astype("float64"), (x, lambda grad: grad))
 
 
@@ -147,7 +147,7 @@ class TestDeepGraphs:
         del x, y  # the whole record at once
         assert watched() is None
 
-    def test_are_freed_while_going_back(self, device: str) -> None:
+    def test_are_freed_during_the_backward_pass(self, device: str) -> None:
         x = leaf(1.0, device)
         first = x * 1
         watched = weakref.ref(first)

@@ -1,4 +1,4 @@
-"""tinynn.trace: counts of each layer and function, on any device; and errors of a GPU in words."""
+"""tinynn.trace: counts by layer and function, on any device; and GPU errors."""
 
 import json
 import os
@@ -64,7 +64,7 @@ class TestTrace:
         for name in ("calls", "launches", "library_calls", "bytes_up", "bytes_down"):
             rows = sum(getattr(row, name) for row in traced.rows.values())
             assert rows <= getattr(traced.total, name)
-            if name != "calls":  # a lap in which nothing happened has no row
+            if name != "calls":  # an empty span has no row
                 assert rows == getattr(traced.total, name)
 
     def test_counts_are_those_of_the_emulator(self, device: str) -> None:

@@ -1,9 +1,11 @@
-"""Floor 1: ``Tensor``, the record of what was done to it, and the way back.
+"""Floor 1: ``Tensor``, the computational graph, and the backward pass (reverse-mode autodiff).
 
 A differentiable function computes an array and hands it to ``record`` together with its inputs and,
-for each, a small function that turns the gradient of the result into the gradient of that input
-(the vector-Jacobian product). Those functions are written with tensors again, so the gradient of a
-gradient needs nothing new. ``backward`` visits the records from the newest to the oldest.
+for each input, its vector-Jacobian product (VJP): a function that maps the upstream gradient, i.e.
+the gradient of the function's output, to the gradient of that input. ``record`` returns a tensor
+whose ``Node`` holds the inputs and their VJPs; the nodes form the computational graph. ``backward``
+visits them from the newest to the oldest. VJPs are written with tensors again, so gradients of
+gradients need nothing new.
 """
 
 from __future__ import annotations
@@ -11,35 +13,36 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from functools import wraps
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from tinynn.backend import (
-    Array,
-    Backend,
-    backend_of,
-    get_backend,
-    tracing,
-)
+from tinynn.backend import Array, Backend, backend_of, get_backend, tracing
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 Scalar = float | int | bool
-_Operand = Union["Tensor", Scalar, np.ndarray[Any, Any]]
-_Axis = int | tuple[int, ...] | None
+Operand = Union["Tensor", Scalar, np.ndarray[Any, Any]]
+Axis = int | tuple[int, ...] | None
 VJP = Callable[..., "Tensor"]
 
 
 class Tensor:
-    """An array on a device that remembers how it was computed.
+    """An array on a device, and the node of the computational graph that produced it.
 
-    Make one with ``tinynn.tensor``, ``tinynn.zeros`` and the like. ``data`` is the array itself,
-    NumPy's or CuPy's; ``grad`` is filled by ``backward`` on tensors that were made with
-    ``requires_grad=True``.
+    Create one with ``tinynn.tensor``, ``tinynn.zeros`` and the like. ``data`` is the array itself,
+    NumPy's or CuPy's. ``backward`` fills ``grad`` of the leaves: tensors created with
+    ``requires_grad=True``, not computed by a function.
+
+    Example:
+        >>> x = tinynn.tensor([1.0, 2.0], requires_grad=True)
+        >>> (x * x).sum().backward()
+        >>> x.grad
+        Tensor([2., 4.], shape=(2,), dtype=float32, device='cpu')
     """
 
     __slots__ = ("__weakref__", "_node", "backend", "data", "grad", "origin", "requires_grad")
@@ -60,14 +63,14 @@ class Tensor:
         self.backend: Backend = backend
         self.requires_grad = requires_grad
         self.grad: Tensor | None = None
-        self.origin: str | None = None  # where a loader has it from, for messages
-        self._node: _Node | None = None
+        self.origin: str | None = None  # the batch of a data loader, for error messages
+        self._node: Node | None = None
 
-    # -- what it is -------------------------------------------------------------------------
+    # -- properties -------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The sizes of the axes."""
+        """The length of each axis."""
         shape: tuple[int, ...] = self.data.shape
         return shape
 
@@ -89,12 +92,12 @@ class Tensor:
 
     @property
     def device(self) -> str:
-        """Where the elements are: "cpu", "cuda", "cuda:1"."""
+        """The device that holds the elements: "cpu", "cuda", "cuda:1"."""
         return self.backend.device
 
     @property
     def is_leaf(self) -> bool:
-        """Whether no function made this tensor; ``backward`` fills ``grad`` of leaves only."""
+        """Whether no recorded function produced this tensor; only leaves get a ``grad``."""
         return self._node is None
 
     def __len__(self) -> int:
@@ -111,7 +114,7 @@ class Tensor:
             notes.append("requires_grad=True")
         return f"Tensor({values}, {', '.join(notes)})"
 
-    # -- out of the library: these wait for a GPU ---------------------------------------------
+    # -- conversions to NumPy and Python; they synchronize with a GPU -----------------------------
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The values as a NumPy array; on the CPU it shares the tensor's memory."""
@@ -121,11 +124,11 @@ class Tensor:
         """The value of a tensor with one element, as a Python number."""
         if self.size != 1:
             raise ShapeError(f"item() expects a tensor with one element, got shape {self.shape}")
-        return self.backend.to_host(self.data).item()
+        return self.numpy().item()
 
     def tolist(self) -> Any:
         """The values as nested lists of Python numbers."""
-        return self.backend.to_host(self.data).tolist()
+        return self.numpy().tolist()
 
     def __float__(self) -> float:
         return float(self.item())
@@ -136,7 +139,7 @@ class Tensor:
     def __bool__(self) -> bool:
         if self.size != 1:
             raise ShapeError(
-                f"the truth of a tensor of shape {self.shape} is ambiguous; reduce it first"
+                f"the truth value of a tensor of shape {self.shape} is ambiguous; reduce it first"
             )
         return bool(self.item())
 
@@ -160,14 +163,14 @@ class Tensor:
     def __dlpack_device__(self) -> Any:
         return self.data.__dlpack_device__()
 
-    # -- to other tensors ---------------------------------------------------------------------
+    # -- conversions to other tensors -----------------------------------------------------------
 
     def detach(self) -> Tensor:
-        """The same array without its history."""
+        """The same array, cut off from the computational graph."""
         return Tensor(self.data)
 
     def to(self, device: str) -> Tensor:
-        """This tensor on another device; the gradient finds its way back."""
+        """This tensor on another device; differentiable."""
         backend = get_backend(device)
         if backend is self.backend:
             return self
@@ -176,25 +179,21 @@ class Tensor:
         return record("to", moved, (self, lambda grad: grad.to(origin)))
 
     def astype(self, dtype: DTypeLike) -> Tensor:
-        """The values in another dtype."""
-        dtype = np.dtype(dtype)
-        if dtype == self.dtype:
+        """The values converted to a dtype; differentiable between floating-point dtypes."""
+        dtype, origin = np.dtype(dtype), self.dtype
+        if dtype == origin:
             return self
         data = self.backend.xp.asarray(self.data, dtype=dtype)
         if dtype.kind != "f":
             return Tensor(data)
-        origin = self.dtype
-        return _result("astype", data, ((self, lambda grad: grad.astype(origin)),), None)
+        return record(_CAST, data, (self, lambda grad: grad.astype(origin)))
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Switch gradients of this leaf on or off, in place; returns the tensor."""
         if not self.is_leaf:
             raise GradientError("requires_grad can be switched on leaves only; use .detach() first")
-        checked = Tensor(self.data, requires_grad)
-        self.requires_grad = checked.requires_grad
+        self.requires_grad = Tensor(self.data, requires_grad).requires_grad
         return self
-
-    # -- the way back -------------------------------------------------------------------------
 
     def backward(
         self,
@@ -203,178 +202,199 @@ class Tensor:
         create_graph: bool = False,
         retain_graph: bool | None = None,
     ) -> None:
-        """Add d(self)/d(leaf) to the ``grad`` of every leaf that this tensor came from.
+        """Add d(self)/d(leaf) to the ``grad`` of every leaf that this tensor depends on.
 
-        ``gradient`` (the shape of this tensor) weighs its elements; it may be left out for a
-        single number. The record is freed on the way unless ``retain_graph`` or ``create_graph``
-        is true; with ``create_graph`` the gradients have a record themselves.
+        Args:
+            gradient: The upstream gradient, of this tensor's shape; may be omitted for a tensor
+                with one element (a loss), where it is 1.
+            create_graph: Record the backward pass, so that the gradients can be differentiated.
+            retain_graph: Keep the graph for another backward pass (default: ``create_graph``).
 
-        Raises GradientError without a record, through a freed one, or if a gradient is missing.
+        Raises:
+            GradientError: If this tensor has no graph, the graph was freed, or ``gradient`` is
+                missing.
         """
         seed = _seed_gradient(self, gradient)
         keep = create_graph if retain_graph is None else retain_graph
-        with self.backend.session(), _set_grad_mode(create_graph):
-            given = {id(_memory(seed))}
-            for leaf, grad in _propagate([self], [seed], keep, None).values():
-                leaf.grad = _own(grad, given) if leaf.grad is None else leaf.grad + grad
+        with self.backend.session(), _GradMode(create_graph):
+            shared = {id(_memory(seed))}
+            for leaf, grad in _backpropagate([self], [seed], keep, None).values():
+                leaf.grad = _own(grad, shared) if leaf.grad is None else leaf.grad + grad
 
     __hash__ = object.__hash__
 
-    if TYPE_CHECKING:  # installed by tinynn.functional.operators, one floor up
+    if TYPE_CHECKING:  # operators and methods that tinynn.functional.operators installs
 
-        @property
-        def T(self) -> Tensor: ...  # noqa: N802
-        def __add__(self, other: _Operand) -> Tensor: ...
-        def __radd__(self, other: _Operand) -> Tensor: ...
-        def __sub__(self, other: _Operand) -> Tensor: ...
-        def __rsub__(self, other: _Operand) -> Tensor: ...
-        def __mul__(self, other: _Operand) -> Tensor: ...
-        def __rmul__(self, other: _Operand) -> Tensor: ...
-        def __truediv__(self, other: _Operand) -> Tensor: ...
-        def __rtruediv__(self, other: _Operand) -> Tensor: ...
-        def __pow__(self, other: _Operand) -> Tensor: ...
-        def __rpow__(self, other: _Operand) -> Tensor: ...
-        def __matmul__(self, other: Tensor | np.ndarray[Any, Any]) -> Tensor: ...
-        def __rmatmul__(self, other: Tensor | np.ndarray[Any, Any]) -> Tensor: ...
-        def __and__(self, other: _Operand) -> Tensor: ...
-        def __or__(self, other: _Operand) -> Tensor: ...
-        def __xor__(self, other: _Operand) -> Tensor: ...
-        def __invert__(self) -> Tensor: ...
-        def __neg__(self) -> Tensor: ...
-        def __abs__(self) -> Tensor: ...
+        def __add__(self, other: Operand) -> Tensor: ...
+
+        __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __add__
+        __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __and__ = __or__ = __xor__ = __add__
+
         def __lt__(self, other: Any) -> Tensor: ...
-        def __le__(self, other: Any) -> Tensor: ...
-        def __gt__(self, other: Any) -> Tensor: ...
-        def __ge__(self, other: Any) -> Tensor: ...
+
+        __le__ = __gt__ = __ge__ = __lt__
+
         def __eq__(self, other: object) -> Tensor: ...  # type: ignore[override]
+
         def __ne__(self, other: object) -> Tensor: ...  # type: ignore[override]
+
+        def __neg__(self) -> Tensor: ...
+
+        __invert__ = __abs__ = exp = log = sqrt = abs = __neg__
+
+        T: Tensor
+
         def __getitem__(self, index: Any) -> Tensor: ...
+
         def __iter__(self) -> Iterator[Tensor]: ...
-        def sum(self, axis: _Axis = None, keepdims: bool = False) -> Tensor: ...
-        def mean(self, axis: _Axis = None, keepdims: bool = False) -> Tensor: ...
-        def max(self, axis: _Axis = None, keepdims: bool = False) -> Tensor: ...
-        def min(self, axis: _Axis = None, keepdims: bool = False) -> Tensor: ...
-        def var(
-            self, axis: _Axis = None, keepdims: bool = False, correction: int = 0
-        ) -> Tensor: ...
-        def std(
-            self, axis: _Axis = None, keepdims: bool = False, correction: int = 0
-        ) -> Tensor: ...
+
+        def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor: ...
+
+        mean = max = min = sum
+
+        def var(self, axis: Axis = None, keepdims: bool = False, correction: int = 0) -> Tensor: ...
+
+        std = var
+
         def argmax(self, axis: int | None = None) -> Tensor: ...
-        def argmin(self, axis: int | None = None) -> Tensor: ...
-        def exp(self) -> Tensor: ...
-        def log(self) -> Tensor: ...
-        def sqrt(self) -> Tensor: ...
-        def abs(self) -> Tensor: ...
+
+        argmin = argmax
+
         def clip(self, low: float | None = None, high: float | None = None) -> Tensor: ...
+
         def reshape(self, *shape: Any) -> Tensor: ...
-        def permute(self, *axes: Any) -> Tensor: ...
+
+        permute = reshape
+
         def flatten(self, start_axis: int = 0) -> Tensor: ...
-        def squeeze(self, axis: _Axis = None) -> Tensor: ...
+
+        def squeeze(self, axis: Axis = None) -> Tensor: ...
+
         def unsqueeze(self, axis: int) -> Tensor: ...
 
 
-class _Node:
-    """What made a tensor: a function's name and, for each input that matters, the product."""
+# -- the computational graph ----------------------------------------------------------------------
+
+_CAST = "astype"  # the one function whose result may be wider than its input
+_order = itertools.count()  # a node is always newer than the nodes of its inputs
+
+
+class Node:
+    """One recorded function call: its name and the inputs that require a gradient.
+
+    Each input stands with its VJP or, after ``record_jointly``, with its position. ``inputs`` is
+    None once a backward pass has freed the node.
+    """
 
     __slots__ = ("inputs", "jointly", "name", "order", "output")
 
-    def __init__(
-        self, name: str, inputs: tuple[tuple[Tensor, Any], ...], output: Array | None
-    ) -> None:
+    def __init__(self, name: str, inputs: Sequence[tuple[Tensor, Any]]) -> None:
         self.name = name
-        # each with its product, or with its position where ``jointly`` has them all; None: freed
-        self.inputs: tuple[tuple[Tensor, Any], ...] | None = inputs
-        self.jointly: tuple[Callable[..., Sequence[Any]], int] | None = None
         self.order = next(_order)
-        self.output = output
+        self.inputs: Sequence[tuple[Tensor, Any]] | None = inputs
+        self.output: Array | None = None  # for VJPs that take the output
+        self.jointly: tuple[Callable[..., Sequence[Any]], int] | None = None
 
-    def products(self, grad: Tensor, needed: Sequence[tuple[Tensor, Any]]) -> Iterator[Any]:
-        """The needed inputs with their gradients."""
+    def vjps(self, grad: Tensor, inputs: Sequence[tuple[Tensor, Any]]) -> list[Tensor]:
+        """The gradients of some of the inputs, from the gradient of the output."""
         if self.jointly is not None:
             function, count = self.jointly
-            positions = {position for _, position in needed}
-            grads = function(grad, tuple(position in positions for position in range(count)))
-            yield from ((source, grads[position]) for source, position in needed)
-            return
-        result = () if self.output is None else (_output_tensor(self),)
-        for source, vjp in needed:
-            yield source, vjp(grad, *result)
+            positions = [position for _, position in inputs]
+            grads = function(grad, tuple([i in positions for i in range(count)]))
+            return [grads[position] for position in positions]
+        if self.output is None:
+            return [vjp(grad) for _, vjp in inputs]
+        output = Tensor(self.output)
+        output.requires_grad, output._node = True, self
+        return [vjp(grad, output) for _, vjp in inputs]
 
-
-_order = itertools.count()  # a result is always newer than what it was made from
+    def free(self) -> None:
+        """Drop the inputs and everything that the VJPs captured."""
+        self.inputs = self.output = self.jointly = None
 
 
 def record(name: str, data: Array, *inputs: tuple[Any, VJP]) -> Tensor:
-    """The result of a differentiable function called ``name``.
+    """Wrap the output array of a differentiable function and add a node to the graph.
 
-    Each input is a pair of a tensor and its vector-Jacobian product ``vjp(grad)``. Inputs that need
-    no gradient are dropped here, and with them what their products captured; inputs that are plain
-    numbers may be passed too and are dropped likewise.
+    A new differentiable function is its forward pass and one VJP per input, written with tensors:
+
+        from tinynn.autograd import record
+        from tinynn.functional.operands import as_tensor
+
+        def cube(x):
+            x = as_tensor("cube", x)
+            return record("cube", x.data ** 3, (x, lambda grad: grad * (3 * x * x)))
+
+    Inputs that need no gradient are dropped at once, and with them what their VJPs captured. Python
+    numbers and None are allowed as inputs and dropped likewise.
+
+    Args:
+        name: The function's name, for error messages and traces.
+        data: The output, computed from the inputs' ``data``.
+        *inputs: Pairs ``(tensor, vjp)``; ``vjp(grad)`` maps the gradient of the output to the
+            gradient of that tensor, of the tensor's shape and dtype.
+
+    Raises:
+        DtypeError: If ``data`` is wider than a floating-point input: models keep their dtype.
     """
-    return _result(name, _checked(name, data, inputs), inputs, None)
+    backend = backend_of(data)
+    if backend is None:  # reductions of NumPy return scalars
+        data, backend = np.asarray(data), get_backend("cpu")
+    result = Tensor.__new__(Tensor)  # without __init__ and its checks: every operation ends here
+    result.data, result.backend, result.grad = data, backend, None
+    result.origin, result.requires_grad, result._node = None, False, None
+    dtype, needed = data.dtype, []
+    for pair in inputs:
+        source = pair[0]
+        if isinstance(source, Tensor):
+            if source.data.dtype is not dtype:
+                _check_promotion(name, source.dtype, dtype)
+            if source.requires_grad:
+                needed.append(pair)
+    if needed and _mode.recording:
+        result.requires_grad, result._node = True, Node(name, needed)
+    if tracing.active is not None:
+        node = result._node
+        tracing.active.recorded(name, data.nbytes, None if node is None else node.order)
+    return result
 
 
 def record_with_output(name: str, data: Array, *inputs: tuple[Any, VJP]) -> Tensor:
-    """Like ``record``, for products that are best said with the result: ``vjp(grad, out)``.
+    """Like ``record``, for VJPs that use the output: ``vjp(grad, out)``.
 
-    A product cannot capture the result itself: the two would keep each other alive.
+    A VJP must not capture the output itself: node and tensor would keep each other alive.
+
+    Example:
+        >>> def exp(x):
+        ...     return record_with_output("exp", np.exp(x.data), (x, lambda grad, out: grad * out))
     """
-    return _result(name, _checked(name, data, inputs), inputs, data)
+    result = record(name, data, *inputs)
+    if result._node is not None:
+        result._node.output = result.data
+    return result
 
 
 def record_jointly(
-    name: str, data: Array, tensors: tuple[Any, ...], gradients: Callable[..., Sequence[Any]]
+    name: str, data: Array, tensors: Sequence[Any], vjps: Callable[..., Sequence[Any]]
 ) -> Tensor:
-    """Like ``record``, where the gradients of several inputs are best computed at once.
+    """Like ``record``, for inputs whose gradients share work.
 
-    ``gradients(grad, wanted)`` gives a gradient for each position in ``tensors`` that is wanted (a
-    tuple of bools), and anything for the others.
+    ``vjps(grad, needs_grad)`` returns one gradient for each of ``tensors``; ``needs_grad`` has a
+    bool for each, and where it is False anything may be returned.
     """
-    positions = tuple((tensor, position) for position, tensor in enumerate(tensors))
-    result = _result(name, _checked(name, data, positions), positions, None)
+    positions: list[tuple[Any, Any]] = [(tensor, i) for i, tensor in enumerate(tensors)]
+    result = record(name, data, *positions)
     if result._node is not None:
-        result._node.jointly = (gradients, len(tensors))
+        result._node.jointly = (vjps, len(tensors))
     return result
 
 
-def _result(
-    name: str, data: Array, inputs: tuple[tuple[Any, Any], ...], output: Array | None
-) -> Tensor:
-    result = Tensor.__new__(Tensor)
-    backend = backend_of(data)
-    if backend is None:  # reductions of NumPy give scalars
-        data = np.asarray(data)
-        backend = get_backend("cpu")
-        output = data if output is not None else None
-    result.data, result.backend, result.grad = data, backend, None
-    result.origin, result.requires_grad, result._node = None, False, None
-    if _mode.recording:
-        needed = tuple(
-            pair for pair in inputs if isinstance(pair[0], Tensor) and pair[0].requires_grad
+def _check_promotion(name: str, source: np.dtype[Any], dtype: np.dtype[Any]) -> None:
+    if dtype.kind == source.kind == "f" and source.itemsize < dtype.itemsize and name != _CAST:
+        raise DtypeError(
+            f"{name} would widen {source} to {dtype}: this is a bug of the function; a model keeps "
+            "its dtype"
         )
-        if needed:
-            result.requires_grad = True
-            result._node = _Node(name, needed, output)
-    if tracing.active is not None:
-        node = result._node
-        tracing.active.made(name, data.nbytes, None if node is None else node.order)
-    return result
-
-
-def _checked(name: str, data: Array, inputs: tuple[tuple[Any, Any], ...]) -> Array:
-    """The data, after a look that no function made it wider than its floating-point inputs."""
-    dtype = data.dtype
-    if dtype.kind == "f":
-        for tensor, _ in inputs:
-            if isinstance(tensor, Tensor) and tensor.data.dtype.kind == "f":
-                if tensor.data.dtype.itemsize < dtype.itemsize:
-                    raise DtypeError(
-                        f"{name} would turn {tensor.data.dtype} into {dtype}: this is a fault of "
-                        "the function; a model keeps its dtype"
-                    )
-                break
-    return data
 
 
 # -- grad mode ------------------------------------------------------------------------------------
@@ -388,35 +408,47 @@ _mode = _Mode()
 
 
 def is_grad_enabled() -> bool:
-    """Whether functions on this thread are being recorded."""
+    """Whether functions called on this thread are recorded."""
     return _mode.recording
 
 
-@contextmanager
-def _set_grad_mode(recording: bool) -> Iterator[None]:
-    previous = _mode.recording
-    _mode.recording = recording
-    try:
-        yield
-    finally:
-        _mode.recording = previous
+class _GradMode:
+    """A context manager and decorator that switches recording on or off for this thread."""
+
+    def __init__(self, recording: bool) -> None:
+        self.recording = recording
+
+    def __enter__(self) -> None:
+        self.previous, _mode.recording = _mode.recording, self.recording
+
+    def __exit__(self, *exception: object) -> None:
+        _mode.recording = self.previous
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def decorated(*args: Any, **kwargs: Any) -> Any:
+            with _GradMode(self.recording):
+                return function(*args, **kwargs)
+
+        return decorated
 
 
 def no_grad() -> Any:
-    """A context, or a decorator, in which nothing is recorded on this thread.
+    """A context manager, or decorator, in which this thread records nothing.
 
-    >>> with tinynn.no_grad():
-    ...     scores = model(images)
+    Example:
+        >>> with tinynn.no_grad():
+        ...     scores = model(images)
     """
-    return _set_grad_mode(False)
+    return _GradMode(False)
 
 
 def enable_grad() -> Any:
-    """A context, or a decorator, in which functions are recorded, also inside ``no_grad``."""
-    return _set_grad_mode(True)
+    """A context manager, or decorator, in which functions are recorded, even inside ``no_grad``."""
+    return _GradMode(True)
 
 
-# -- backward -------------------------------------------------------------------------------------
+# -- backward pass --------------------------------------------------------------------------------
 
 
 def grad(
@@ -428,28 +460,41 @@ def grad(
     retain_graph: bool | None = None,
     allow_unused: bool = False,
 ) -> Any:
-    """The gradients of ``outputs`` with respect to ``inputs``, without touching any ``.grad``.
+    """The gradients of ``outputs`` with respect to ``inputs``; no ``.grad`` is changed.
 
-    Returns one tensor for one input and a tuple for a sequence. ``grad_outputs`` weighs the outputs
-    and may be left out where they are single numbers. With ``create_graph`` the gradients can be
-    differentiated again. An input that the outputs do not depend on is an error unless
-    ``allow_unused``, which gives None for it.
+    Args:
+        outputs: One tensor or several, whose gradients add up.
+        inputs: The tensors to differentiate with respect to; need not be leaves.
+        grad_outputs: The upstream gradients; may be omitted for outputs with one element.
+        create_graph: Record the backward pass, for derivatives of higher order.
+        retain_graph: Keep the graph for another backward pass (default: ``create_graph``).
+        allow_unused: Return None for an input that the outputs do not depend on.
+
+    Returns:
+        One tensor for one input, a tuple for a sequence.
+
+    Raises:
+        GradientError: If an input does not require grad, or is unused without ``allow_unused``.
+
+    Example:
+        >>> slope = tinynn.grad(x**3, x, create_graph=True)
+        >>> curvature = tinynn.grad(slope, x)
     """
     single = isinstance(inputs, Tensor)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    targets = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     if grad_outputs is None or isinstance(grad_outputs, Tensor):
         grad_outputs = [grad_outputs] * len(outputs)  # type: ignore[list-item]
-    for tensor in wanted:
+    for tensor in targets:
         if not tensor.requires_grad:
             raise GradientError(f"grad: an input of shape {tensor.shape} does not require grad")
     seeds = [_seed_gradient(o, g) for o, g in zip(outputs, grad_outputs, strict=True)]
     keep = create_graph if retain_graph is None else retain_graph
-    with outputs[0].backend.session(), _set_grad_mode(create_graph):
-        found = _propagate(outputs, seeds, keep, wanted)
-    results = tuple(found[_key(t)][1] if _key(t) in found else None for t in wanted)
-    if not allow_unused and any(result is None for result in results):
-        unused = [t.shape for t, r in zip(wanted, results, strict=True) if r is None]
+    with outputs[0].backend.session(), _GradMode(create_graph):
+        found = _backpropagate(outputs, seeds, keep, targets)
+    results = tuple([found.get(_key(tensor), (None, None))[1] for tensor in targets])
+    unused = [t.shape for t, result in zip(targets, results, strict=True) if result is None]
+    if unused and not allow_unused:
         raise GradientError(
             f"grad: the outputs do not depend on the inputs of shapes {unused}; "
             "allow_unused=True gives None for them"
@@ -458,32 +503,34 @@ def grad(
 
 
 def _seed_gradient(output: Tensor, gradient: Tensor | None) -> Tensor:
+    """The gradient that the backward pass starts from."""
     if not output.requires_grad:
         raise GradientError(
             "backward expects a tensor that was computed from one with requires_grad=True, got "
-            f"one of shape {output.shape} without a record (made under no_grad, or detached?)"
+            f"one of shape {output.shape} without a graph (computed under no_grad, or detached?)"
         )
     if gradient is None:
-        if output.size != 1:
+        if output.data.size != 1:
             raise GradientError(
                 f"backward from a tensor of shape {output.shape} needs a gradient of that shape; "
-                "for a loss, reduce it to one number with .mean() or .sum()"
+                "reduce a loss to one element with .mean() or .sum()"
             )
-        return Tensor(output.backend.xp.ones_like(output.data))
+        return Tensor(output.backend.xp.ones(output.data.shape, output.data.dtype))
     if not isinstance(gradient, Tensor) or gradient.shape != output.shape:
-        came = gradient.shape if isinstance(gradient, Tensor) else type(gradient).__name__
-        raise ShapeError(f"backward expects a gradient of shape {output.shape}, got {came}")
+        got = gradient.shape if isinstance(gradient, Tensor) else type(gradient).__name__
+        raise ShapeError(f"backward expects a gradient of shape {output.shape}, got {got}")
     if gradient.backend is not output.backend:
         raise DeviceError(f"backward: tensor on {output.device}, gradient on {gradient.device}")
     return gradient.astype(output.dtype)
 
 
-def _own(grad: Tensor, given: set[int]) -> Tensor:
-    """A gradient that may be written to: a copy where its memory is somebody else's too."""
-    if id(_memory(grad)) in given or not grad.data.flags.c_contiguous:
-        copy = grad.backend.xp.array(grad.data, copy=True, order="C")
-        grad = record("copy", copy, (grad, lambda grad: grad))
-    given.add(id(_memory(grad)))
+def _own(grad: Tensor, shared: set[int]) -> Tensor:
+    """A gradient that may be modified in place: a copy where other tensors share its memory."""
+    memory = _memory(grad)
+    if id(memory) in shared or not grad.data.flags.c_contiguous:
+        memory = grad.backend.xp.array(grad.data, copy=True, order="C")
+        grad = record("copy", memory, (grad, lambda grad: grad))
+    shared.add(id(memory))
     return grad
 
 
@@ -493,65 +540,74 @@ def _memory(tensor: Tensor) -> Array:
 
 
 def _key(tensor: Tensor) -> int:
-    """What identifies a tensor in the graph: its record, or for a leaf the tensor itself."""
+    """What identifies a tensor in the graph: its node, or for a leaf the tensor itself."""
     return id(tensor if tensor._node is None else tensor._node)
 
 
-def _propagate(
+def _backpropagate(
     outputs: Sequence[Tensor],
     seeds: Sequence[Tensor],
     keep: bool,
-    wanted: Sequence[Tensor] | None,
+    targets: Sequence[Tensor] | None,
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """Carry gradients from the outputs to the leaves (or to ``wanted``), newest record first.
+    """Propagate gradients from the outputs to the leaves, or to the targets, newest node first.
 
-    Returns tensor and gradient by key, for the leaves and the wanted tensors that were reached.
+    Returns tensor and gradient by key, for the leaves and the targets that were reached.
     """
     nodes = _reachable(outputs)
-    targets = set() if wanted is None else {_key(tensor) for tensor in wanted}
-    useful = None if wanted is None else _leading_to(targets, nodes)
-    arrived: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def arrive(tensor: Tensor, grad: Tensor) -> None:
-        key = _key(tensor)
-        arrived[key] = (tensor, arrived[key][1] + grad if key in arrived else grad)
-
+    final = set() if targets is None else {_key(tensor) for tensor in targets}
+    useful = None if targets is None else _leading_to(final, nodes)
+    found: dict[int, tuple[Tensor, Tensor]] = {}
     for output, seed in zip(outputs, seeds, strict=True):
-        arrive(output, seed)
+        _accumulate(found, output, seed)
     for node in reversed(nodes):
-        if id(node) not in arrived:
+        key = id(node)
+        if key not in found:
             continue
-        grad = arrived[id(node)][1]
-        if id(node) not in targets:
-            del arrived[id(node)]  # all that came to it has come; let the memory go
-        needed = [pair for pair in node.inputs or () if useful is None or _key(pair[0]) in useful]
-        with tracing.lap(f"{node.name} backward", node.order):
-            for source, product in node.products(grad, needed) if needed else ():
-                arrive(source, _matching(node.name, product, source))
-        if needed and not keep:  # the record of a wanted tensor itself was not used
-            node.inputs = node.output = node.jointly = None
-    return arrived
+        # a node's gradient is complete: every node that uses its output is newer
+        grad = found[key][1] if key in final else found.pop(key)[1]
+        inputs = node.inputs or ()
+        if useful is not None:
+            inputs = [pair for pair in inputs if _key(pair[0]) in useful]
+        if not inputs:
+            continue
+        if tracing.active is None:
+            _visit(node, grad, inputs, found)
+        else:
+            with tracing.active.span(f"{node.name} backward", node.order):
+                _visit(node, grad, inputs, found)
+        if not keep:
+            node.free()
+    return found
 
 
-def _matching(name: str, grad: Tensor, source: Tensor) -> Tensor:
-    if grad.data.shape != source.data.shape or grad.data.dtype != source.data.dtype:
-        raise GradientError(
-            f"the gradient of {name} should be {source.dtype} {source.shape}, got {grad.dtype} "
-            f"{grad.shape}: this is a fault of the function"
-        )
-    return grad
+def _visit(
+    node: Node,
+    grad: Tensor,
+    inputs: Sequence[tuple[Tensor, Any]],
+    found: dict[int, tuple[Tensor, Tensor]],
+) -> None:
+    """Compute the gradients of a node's inputs and add them to those found so far."""
+    for (source, _), product in zip(inputs, node.vjps(grad, inputs), strict=True):
+        if product.data.shape != source.data.shape or product.data.dtype != source.data.dtype:
+            raise GradientError(
+                f"the gradient of {node.name} should be {source.dtype} {source.shape}, got "
+                f"{product.dtype} {product.shape}: this is a bug of its VJP"
+            )
+        _accumulate(found, source, product)
 
 
-def _output_tensor(node: _Node) -> Tensor:
-    """The result of a record, as a tensor that leads back to it."""
-    tensor = Tensor(node.output)
-    tensor.requires_grad, tensor._node = True, node
-    return tensor
+def _accumulate(found: dict[int, tuple[Tensor, Tensor]], tensor: Tensor, grad: Tensor) -> None:
+    """Add a gradient to what other uses of the tensor have contributed."""
+    key = id(tensor if tensor._node is None else tensor._node)
+    if key in found:
+        grad = found[key][1] + grad
+    found[key] = (tensor, grad)
 
 
-def _reachable(outputs: Sequence[Tensor]) -> list[_Node]:
-    """All records behind the outputs, oldest first; a loop, because graphs can be very deep."""
-    seen: dict[int, _Node] = {}
+def _reachable(outputs: Sequence[Tensor]) -> list[Node]:
+    """All nodes that the outputs depend on, oldest first; without recursion, for deep graphs."""
+    seen: dict[int, Node] = {}
     stack = [output._node for output in outputs if output._node is not None]
     while stack:
         node = stack.pop()
@@ -559,16 +615,18 @@ def _reachable(outputs: Sequence[Tensor]) -> list[_Node]:
             continue
         if node.inputs is None:
             raise GradientError(
-                f"backward a second time through {node.name}, whose record was freed by the first: "
+                f"backward a second time through {node.name}, whose graph was freed by the first: "
                 "call the first with retain_graph=True, or compute the tensor again"
             )
         seen[id(node)] = node
-        stack.extend(t._node for t, _ in node.inputs if t._node is not None)
-    return sorted(seen.values(), key=lambda node: node.order)
+        for tensor, _ in node.inputs:
+            if tensor._node is not None:
+                stack.append(tensor._node)
+    return sorted(seen.values(), key=attrgetter("order"))
 
 
-def _leading_to(targets: set[int], nodes: Sequence[_Node]) -> set[int]:
-    """The keys on the way from the outputs to the targets: other products are not computed."""
+def _leading_to(targets: set[int], nodes: Sequence[Node]) -> set[int]:
+    """The keys between the outputs and the targets: no other VJP is computed."""
     useful = set(targets)
     for node in nodes:
         if any(_key(tensor) in useful for tensor, _ in node.inputs or ()):

@@ -1,4 +1,4 @@
-"""``tinynn.trace``: what each layer and function launched, moved, waited for and took."""
+"""``tinynn.trace``: kernel launches, copies, synchronizations and time by layer and function."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tinynn.errors import ArgumentError
 
 
 @dataclass
-class Figures:
-    """Counts of one function, or of all; ``seconds`` is None on an emulated device."""
+class TraceTotals:
+    """Sums over the spans of one function, or over all; ``seconds`` is None under emulation."""
 
     calls: int = 0
     launches: int = 0
@@ -41,7 +41,7 @@ class _CpuMeter:
 
 
 class _CudaMeter:
-    """A GPU: events on the stream; the launches of the library's own kernels."""
+    """A GPU: events on the stream; launches of the library's own kernels only."""
 
     def __init__(self, xp: Any, index: int) -> None:
         self.cuda, self.index = xp.cuda, index
@@ -59,7 +59,7 @@ class _CudaMeter:
 
 
 class _EmulatedMeter(_CudaMeter):
-    """The emulator counts everything."""
+    """An emulated GPU, which counts every call."""
 
     def read(self, reported: dict[str, int]) -> dict[str, int]:
         import cpucuda
@@ -79,14 +79,14 @@ class _EmulatedMeter(_CudaMeter):
 
 
 class Trace:
-    """The figures of a ``with tinynn.trace()`` block, complete when it has ended."""
+    """The measurements of a ``with tinynn.trace()`` block, complete after the block."""
 
     def __init__(self, device: str) -> None:
         self.device = device
         found = {entry.name: entry for entry in devices()} if device != "cpu" else {}
         entry = found.get("cuda:0" if device == "cuda" else device)
         self.emulated = entry is not None and entry.emulated
-        self.laps: list[tracing.Lap] = []
+        self.spans: list[tracing.Span] = []
         self.wall = self.waited = 0.0
 
     @property
@@ -95,26 +95,26 @@ class Trace:
         return self.device != "cpu" and not self.emulated
 
     @property
-    def rows(self) -> dict[tuple[str, str], Figures]:
-        """The figures by layer and function, in the order of their first work."""
-        rows: dict[tuple[str, str], Figures] = {}
-        for lap in self.laps:
-            if lap.function == "other" and not any(lap.counts.values()):
+    def rows(self) -> dict[tuple[str, str], TraceTotals]:
+        """Totals by layer and function, in the order of their first span."""
+        rows: dict[tuple[str, str], TraceTotals] = {}
+        for span in self.spans:
+            if span.function == "other" and not any(span.counts.values()):
                 continue
-            _add(rows.setdefault((lap.layer, lap.function), Figures()), lap, self.emulated)
+            _add(rows.setdefault((span.layer, span.function), TraceTotals()), span, self.emulated)
         return rows
 
     @property
-    def total(self) -> Figures:
+    def total(self) -> TraceTotals:
         """The sum over all rows."""
-        total = Figures()
-        for lap in self.laps:
-            _add(total, lap, self.emulated)
+        total = TraceTotals()
+        for span in self.spans:
+            _add(total, span, self.emulated)
         return total
 
     def table(self) -> str:
-        """A text with one line for each layer and function."""
-        names = [field.name for field in fields(Figures)]
+        """A table with one row for each layer and function."""
+        names = [field.name for field in fields(TraceTotals)]
         lines = [["layer", "function", *names]]
         for (layer, function), row in [*self.rows.items(), (("total", ""), self.total)]:
             lines.append([layer, function, *(_shown(n, getattr(row, n)) for n in names)])
@@ -130,7 +130,7 @@ class Trace:
     __str__ = table
 
     def json(self) -> dict[str, Any]:
-        """Everything as plain numbers, texts, lists and dicts."""
+        """The totals as JSON-serializable values."""
         rows = [
             {"layer": layer, "function": function, **asdict(row)}
             for (layer, function), row in self.rows.items()
@@ -149,20 +149,20 @@ class Trace:
         Path(path).write_text(json.dumps(self.json(), indent=1), encoding="utf-8")
 
     def save_chrome(self, path: str | Path) -> None:
-        """Write Chrome's trace event format, which Perfetto and chrome://tracing show.
+        """Write Chrome's trace event format, for Perfetto or chrome://tracing.
 
-        Under the emulator the lengths are those of the emulation.
+        Under emulation the durations are those of the emulator.
         """
         events = [
-            {"name": lap.function, "cat": lap.layer, "ph": "X", "pid": 1, "tid": 1}
-            | {"ts": lap.start * 1e6, "dur": lap.seconds * 1e6}
-            | {"args": {"layer": lap.layer, **lap.counts}}
-            for lap in self.laps
+            {"name": span.function, "cat": span.layer, "ph": "X", "pid": 1, "tid": 1}
+            | {"ts": span.start * 1e6, "dur": span.seconds * 1e6}
+            | {"args": {"layer": span.layer, **span.counts}}
+            for span in self.spans
         ]
         Path(path).write_text(json.dumps({"traceEvents": events}), encoding="utf-8")
 
     def verdict(self) -> str:
-        """One sentence on what the time went to, from measured numbers."""
+        """One sentence on the bottleneck."""
         total, rows = self.total, self.rows
         if self.emulated:
             return (
@@ -186,11 +186,11 @@ class Trace:
         return f"Busy: the host waited for the GPU's work {waited:.0%} of the time."
 
 
-def _add(row: Figures, lap: tracing.Lap, emulated: bool) -> None:
+def _add(row: TraceTotals, span: tracing.Span, emulated: bool) -> None:
     row.calls += 1
     for name in _COUNTS:
-        setattr(row, name, getattr(row, name) + lap.counts.get(name, 0))
-    row.seconds = None if emulated else (row.seconds or 0.0) + lap.seconds
+        setattr(row, name, getattr(row, name) + span.counts.get(name, 0))
+    row.seconds = None if emulated else (row.seconds or 0.0) + span.seconds
 
 
 def _shown(name: str, value: float | None) -> str:
@@ -203,14 +203,16 @@ def _shown(name: str, value: float | None) -> str:
 def trace(device: str | None = None) -> Iterator[Trace]:
     """Trace what this thread computes on a device (default: the default device).
 
-    >>> with tinynn.trace("cuda") as trace:
-    ...     loss = step()
-    >>> print(trace)
+    Raises:
+        ArgumentError: Inside another trace.
 
-    Raises ArgumentError inside another trace.
+    Example:
+        >>> with tinynn.trace("cuda") as trace:
+        ...     loss = step()
+        >>> print(trace)
     """
     if tracing.active is not None:
-        raise ArgumentError("a trace is running already: end it before the next begins")
+        raise ArgumentError("a trace is already active: end it before the next begins")
     result = Trace(default_device() if device is None else get_backend(device).device)
     tracer = tracing.Tracer(_meter(result))
     first = tracer.meter.event()
@@ -219,7 +221,7 @@ def trace(device: str | None = None) -> Iterator[Trace]:
         yield result
     finally:
         tracing.active = None
-        tracer.cut("other")
+        tracer.end_span("other")
         _finish(result, tracer, first)
 
 
@@ -231,17 +233,17 @@ def _meter(result: Trace) -> Any:
 
 
 def _finish(result: Trace, tracer: tracing.Tracer, first: Any) -> None:
-    """Wait for the last event once, then read all intervals."""
-    result.laps = tracer.laps
+    """Synchronize once with the last event, then read all intervals."""
+    result.spans = tracer.spans
     if first is not None:
         began = time.perf_counter()
-        tracer.laps[-1].event.synchronize()
+        tracer.spans[-1].event.synchronize()
         tracer.waited += time.perf_counter() - began
         start = 0.0
-        for lap in tracer.laps:
-            lap.start = start
-            lap.seconds = tracer.meter.cuda.get_elapsed_time(first, lap.event) / 1e3
-            start += lap.seconds
-            first, lap.event = lap.event, None
+        for span in tracer.spans:
+            span.start = start
+            span.seconds = tracer.meter.cuda.get_elapsed_time(first, span.event) / 1e3
+            start += span.seconds
+            first, span.event = span.event, None
     result.wall = time.perf_counter() - tracer.began
     result.waited = tracer.waited

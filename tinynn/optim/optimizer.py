@@ -83,7 +83,7 @@ class Optimizer:
             state = {
                 name: [self.state[path][name] for path in paths] for name in self.state[paths[0]]
             }
-            with tracing.lap(f"{type(self).__name__} step"):
+            with tracing.span(f"{type(self).__name__} step"):
                 self.update(backend, [t.data for t in tensors], grads, state, rate, count, skip)
         self.steps += 1
 
