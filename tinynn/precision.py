@@ -1,7 +1,7 @@
-"""How exactly products are computed: float16 for whole layers, TF32 within matrix products.
+"""The precision of computations: float16 for whole layers, TF32 within matrix products.
 
-Both are off unless asked for. ``autocast`` is about what arrays hold, and works everywhere;
-``set_matmul_precision`` is about what a GPU's tensor cores make of float32 factors.
+Both are off by default. ``autocast`` changes the dtype of arrays and works on every device;
+``set_matmul_precision`` changes how the tensor cores of a GPU multiply float32 arrays.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from tinynn.autograd import Tensor
 from tinynn.backend import get_matmul_precision, set_matmul_precision
 from tinynn.errors import ArgumentError
-
-OptionalTensor = TypeVar("OptionalTensor", Tensor, Tensor | None)
 
 __all__ = ["autocast", "get_matmul_precision", "set_matmul_precision"]
 
@@ -33,19 +31,24 @@ _mode = _Mode()
 def autocast(dtype: str = "float16", enabled: bool = True) -> Iterator[None]:
     """A context in which convolutions, linear layers and matrix products compute in float16.
 
-    float32 operands of those functions are converted, their results are float16, and sums are made
-    in float32 on a GPU. Normalization, softmax and losses convert back to float32. Parameters stay
-    float32, and so do their gradients; use ``optim.LossScaler`` so that small ones do not become 0.
-    Micikevicius and others, "Mixed precision training" (2018).
+    Their float32 operands are converted and their results are float16; a GPU accumulates in
+    float32. Normalization, softmax and losses convert back to float32. Parameters and their
+    gradients stay float32; use ``optim.LossScaler`` so that small gradients do not underflow.
+    Micikevicius et al., "Mixed precision training" (2018).
 
-    Worth its while on GPUs with tensor cores (compute capability 7.0 and up); on a CPU it is slow
-    and good for tests only. ``enabled=False`` switches it off within.
+    It pays on GPUs with tensor cores (compute capability 7.0 and up); on a CPU it is slow and
+    useful for tests only.
 
-    >>> scaler = optim.LossScaler()
-    >>> with tinynn.autocast():
-    ...     loss = F.cross_entropy(model(images), labels)
-    >>> scaler.scale(loss).backward()
-    >>> scaler.step(optimizer)
+    Args:
+        dtype: The only choice is "float16".
+        enabled: False switches autocasting off within the context.
+
+    Example:
+        >>> scaler = optim.LossScaler()
+        >>> with tinynn.autocast():
+        ...     loss = F.cross_entropy(model(images), labels)
+        >>> scaler.scale(loss).backward()
+        >>> scaler.step(optimizer)
     """
     if dtype != "float16":
         raise ArgumentError(f'autocast expects dtype="float16", got {dtype!r}')
@@ -62,13 +65,16 @@ def is_autocast() -> bool:
     return _mode.dtype is not None
 
 
-def narrowed(x: OptionalTensor) -> OptionalTensor:
-    """An operand of a product: float32 as float16 inside ``autocast``."""
-    if _mode.dtype is None or not isinstance(x, Tensor) or x.dtype != np.float32:
-        return x
-    return x.astype(_mode.dtype)
+def narrow(*operands: Tensor | None) -> Any:
+    """The operands of a matrix product: float32 as float16 inside ``autocast``."""
+    if _mode.dtype is None:
+        return operands
+    return [
+        x.astype(_mode.dtype) if isinstance(x, Tensor) and x.dtype == np.float32 else x
+        for x in operands
+    ]
 
 
-def widened(x: Tensor) -> Tensor:
-    """An operand of a sum: float16 as float32 inside ``autocast``."""
+def widen(x: Tensor) -> Tensor:
+    """The operand of a reduction: float16 as float32 inside ``autocast``."""
     return x if _mode.dtype is None or x.dtype != _mode.dtype else x.astype(np.float32)

@@ -75,7 +75,7 @@ TABLE: list[tuple[str, Callable[[], Any], type[TinynnError], str]] = [
         "conv dtype",
         lambda: F.conv2d(zeros(1, 4, 4, 1, dtype="uint8"), zeros(1, 1, 1, 2)),
         DtypeError,
-        r"floating-point tensors, got uint8 .*astype",
+        r"floating-point tensor, got uint8 .*astype",
     ),
     (
         "pool padding",
@@ -111,7 +111,7 @@ TABLE: list[tuple[str, Callable[[], Any], type[TinynnError], str]] = [
     ("einsum diagonal", lambda: F.einsum("ii->i", zeros(2, 2)), ArgumentError, "none twice"),
     ("reshape", lambda: F.reshape(zeros(2, 3), (4, 2)), ShapeError, r"6 elements.*\(4, 2\)"),
     ("axis", lambda: F.sum(zeros(2, 3), 2), ShapeError, "sum: axis 2 of a tensor with 2 axes"),
-    ("axis twice", lambda: F.sum(zeros(2, 3), (0, -2)), ShapeError, "named twice"),
+    ("axis twice", lambda: F.sum(zeros(2, 3), (0, -2)), ShapeError, "occurs twice"),
     ("permute", lambda: F.permute(zeros(2, 3), (0, 0)), ShapeError, r"each of 2 axes once"),
     ("squeeze", lambda: F.squeeze(zeros(2, 3), 0), ShapeError, "length 1"),
     ("concat", lambda: F.concat([zeros(2, 3), zeros(2, 4)]), ShapeError, r"\(2, 3\), \(2, 4\)"),

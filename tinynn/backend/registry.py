@@ -1,4 +1,4 @@
-"""Devices by name: "cpu", "cuda", "cuda:1"; the backend of each, and where new tensors are born."""
+"""Devices by name ("cpu", "cuda", "cuda:1"), their backends, and the default device."""
 
 from __future__ import annotations
 
@@ -17,38 +17,37 @@ from tinynn.backend.cpu.backend import NumpyBackend
 from tinynn.backend.reference import Backend
 from tinynn.errors import DeviceError
 
-_CPU = -1  # among the numbers of CUDA devices
+_CPU = -1  # CUDA devices count from 0
 _backends: dict[int, Backend] = {}
-_making = threading.Lock()
+_opening = threading.Lock()
 
 
 def get_backend(device: str) -> Backend:
-    """The one backend of a device; DeviceError if there is no such device here."""
+    """The backend of a device; DeviceError if this machine has no such device."""
     match = re.fullmatch(r"(cpu)|cuda(?::(\d+))?", device) if isinstance(device, str) else None
     if match is None:
         raise DeviceError(f'expected a device "cpu", "cuda" or "cuda:<number>", got {device!r}')
-    return _backend(_CPU if match[1] else int(match[2] or 0))
+    index = _CPU if match[1] else int(match[2] or 0)
+    return _backends.get(index) or _open(index)
 
 
 def backend_of(array: Any) -> Backend | None:
-    """The backend that an array belongs to, or None if it is no array of ours."""
+    """The backend of an array, or None if it is neither NumPy's nor CuPy's."""
     if isinstance(array, np.ndarray):
-        return _backend(_CPU)
+        return _backends.get(_CPU) or _open(_CPU)
     if type(array).__module__.partition(".")[0] == "cupy":
-        return _backend(array.device.id)
+        return _backends.get(array.device.id) or _open(array.device.id)
     return None
 
 
-def _backend(index: int) -> Backend:
-    found = _backends.get(index)
-    if found is None:
-        with _making:  # two threads must not get two backends: tensors compare them
-            found = _backends.get(index)
-            if found is None:
-                found = NumpyBackend() if index == _CPU else _open(index)
-                copyreg.pickle(type(found), _reduce)
-                _backends[index] = found
-    return found
+def _open(index: int) -> Backend:
+    """Create the backend of a device, unless another thread has just done so."""
+    with _opening:  # two threads must not create two: tensors compare backends by identity
+        if index not in _backends:
+            backend = NumpyBackend() if index == _CPU else _open_cuda(index)
+            copyreg.pickle(type(backend), _reduce)
+            _backends[index] = backend
+        return _backends[index]
 
 
 def _reduce(backend: Backend) -> tuple[Any, ...]:
@@ -56,8 +55,8 @@ def _reduce(backend: Backend) -> tuple[Any, ...]:
     return get_backend, (backend.device,)
 
 
-def _open(index: int) -> Backend:
-    """A CUDA device that has been seen to compute."""
+def _open_cuda(index: int) -> Backend:
+    """The backend of a CUDA device that has passed a smoke test."""
     from tinynn.backend.cuda.setup import find_cuda, smoke_test, why_unfit
 
     cuda = find_cuda()
@@ -77,11 +76,11 @@ def _open(index: int) -> Backend:
     return OneOfSeveral(index)
 
 
-# -- where new tensors are born --------------------------------------------------------------------
+# -- default device --------------------------------------------------------------------------------
 
 
 class _Process:
-    default: Backend | None = None  # None: not asked for yet, TINYNN_DEVICE decides
+    default: Backend | None = None  # None: TINYNN_DEVICE has not been read yet
 
 
 _block: ContextVar[Backend | None] = ContextVar("default_device", default=None)
@@ -92,23 +91,24 @@ def default_device() -> str: ...
 @overload
 def default_device(device: str) -> AbstractContextManager[None]: ...
 def default_device(device: str | None = None) -> str | AbstractContextManager[None]:
-    """Where tensors and parameters are born whose maker names no device.
+    """The device of new tensors and parameters for which none is given.
 
-    Without an argument: its name, which is that of the innermost ``with`` block, else that of
-    ``set_default_device``, else the environment variable TINYNN_DEVICE (read once), else "cpu".
-    With one: a ``with`` block in which it is another, on the thread that runs the block only.
-    It moves nothing: what computes is always the device of the operands.
+    Without an argument, returns its name: that of the innermost ``with`` block, else of
+    ``set_default_device``, else of the environment variable TINYNN_DEVICE (read once), else "cpu".
+    With one, returns a context in which the default is another device, on this thread only.
+    Existing tensors stay where they are, and functions compute on the device of their operands.
 
-    >>> with tinynn.default_device("cuda:1"):
-    ...     model = nn.Linear(8, 2)
+    Example:
+        >>> with tinynn.default_device("cuda:1"):
+        ...     model = nn.Linear(8, 2)
     """
-    if device is not None:  # one that is not there is said here, not in the block
+    if device is not None:  # a missing device is an error here, not in the block
         return _default_block(get_backend(device))
     return default_backend().device
 
 
 def set_default_device(device: str) -> None:
-    """Have new tensors and parameters born on a device, on every thread of this process."""
+    """Create new tensors and parameters on a device, on every thread of this process."""
     _Process.default = get_backend(device)
 
 

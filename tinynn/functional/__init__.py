@@ -22,7 +22,7 @@ from tinynn.functional.arithmetic import (
     subtract,
     where,
 )
-from tinynn.functional.convolution import conv2d, conv_transpose2d
+from tinynn.functional.convolution import conv2d, conv2d_relu_max_pool2d, conv_transpose2d
 from tinynn.functional.dropout import dropout
 from tinynn.functional.elementwise import (
     absolute,
@@ -44,7 +44,6 @@ from tinynn.functional.elementwise import (
     square,
     tanh,
 )
-from tinynn.functional.fused import conv2d_relu_max_pool2d
 from tinynn.functional.linear import einsum, linear, matmul
 from tinynn.functional.loss import (
     binary_cross_entropy_with_logits,

@@ -1,4 +1,4 @@
-"""Functions of two operands that broadcast: arithmetic, comparison, choice."""
+"""Binary functions with broadcasting: arithmetic, comparison, logic, ``where``."""
 
 from __future__ import annotations
 
@@ -8,33 +8,46 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.autograd import Tensor, record
-from tinynn.backend import Backend
+from tinynn.autograd import Operand, Tensor, record
 from tinynn.errors import DtypeError, ShapeError
-from tinynn.functional.operands import Operand, as_tensor, operands, raw, same_device, sum_to
+from tinynn.functional.operands import (
+    array_of,
+    as_tensor,
+    broadcast,
+    check_same,
+    promote,
+    sum_to,
+)
 
-
-def _backend(a: Any, b: Any) -> Backend:
-    backend: Backend = (a if isinstance(a, Tensor) else b).backend
-    return backend
-
-
-def _broadcast(name: str, a: Any, b: Any) -> Any:
-    """The function of that name of two operands, with an error where they do not broadcast."""
-    try:
-        return _backend(a, b).elementwise(name, raw(a), raw(b))
-    except ValueError as error:
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            raise ShapeError(f"{name}: shapes {a.shape} and {b.shape} do not broadcast") from error
-        raise
+__all__ = [
+    "add",
+    "divide",
+    "equal",
+    "greater",
+    "greater_equal",
+    "less",
+    "less_equal",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "logical_xor",
+    "maximum",
+    "minimum",
+    "multiply",
+    "negative",
+    "not_equal",
+    "power",
+    "subtract",
+    "where",
+]
 
 
 def add(a: Operand, b: Operand) -> Tensor:
     """a + b, elementwise with broadcasting."""
-    x, y = operands("add", a, b)
+    x, y, out = broadcast("add", a, b)
     return record(
         "add",
-        _broadcast("add", x, y),
+        out,
         (x, lambda grad: sum_to(grad, x.shape)),
         (y, lambda grad: sum_to(grad, y.shape)),
     )
@@ -42,10 +55,10 @@ def add(a: Operand, b: Operand) -> Tensor:
 
 def subtract(a: Operand, b: Operand) -> Tensor:
     """a - b, elementwise with broadcasting."""
-    x, y = operands("subtract", a, b)
+    x, y, out = broadcast("subtract", a, b)
     return record(
         "subtract",
-        _broadcast("subtract", x, y),
+        out,
         (x, lambda grad: sum_to(grad, x.shape)),
         (y, lambda grad: sum_to(-grad, y.shape)),
     )
@@ -53,10 +66,10 @@ def subtract(a: Operand, b: Operand) -> Tensor:
 
 def multiply(a: Operand, b: Operand) -> Tensor:
     """a · b, elementwise with broadcasting."""
-    x, y = operands("multiply", a, b)
+    x, y, out = broadcast("multiply", a, b)
     return record(
         "multiply",
-        _broadcast("multiply", x, y),
+        out,
         (x, lambda grad: sum_to(grad * y, x.shape)),
         (y, lambda grad: sum_to(grad * x, y.shape)),
     )
@@ -64,36 +77,35 @@ def multiply(a: Operand, b: Operand) -> Tensor:
 
 def divide(a: Operand, b: Operand) -> Tensor:
     """a / b, elementwise with broadcasting; integers are divided as float32."""
-    x, y = operands("divide", a, b)
-    if all(not isinstance(part, Tensor) or part.dtype.kind in "iub" for part in (x, y)):
-        x, y = (p.astype("float32") if isinstance(p, Tensor) else p for p in (x, y))
+    a, b = promote("divide", a, b)
+    if all(not isinstance(part, Tensor) or part.dtype.kind != "f" for part in (a, b)):
+        a, b = (part.astype("float32") if isinstance(part, Tensor) else part for part in (a, b))
+    x, y, out = broadcast("divide", a, b)
     return record(
         "divide",
-        _broadcast("divide", x, y),
+        out,
         (x, lambda grad: sum_to(grad / y, x.shape)),
         (y, lambda grad: sum_to(-grad * x / (y * y), y.shape)),
     )
 
 
 def power(a: Operand, b: Operand) -> Tensor:
-    """a ** b, elementwise with broadcasting; the gradient in b is that of a > 0."""
-    x, y = operands("power", a, b)
+    """a ** b, elementwise with broadcasting.
 
-    def in_base(grad: Tensor) -> Tensor:
+    The gradient with respect to b is computed where a > 0, and 0 elsewhere.
+    """
+    x, y, out = broadcast("power", a, b)
+
+    def base_vjp(grad: Tensor) -> Tensor:
         if isinstance(y, (int, float)) and y == 0:
             return grad * 0.0
         return sum_to(grad * (y * power(x, y - 1)), x.shape)
 
-    def in_exponent(grad: Tensor) -> Tensor:
+    def exponent_vjp(grad: Tensor) -> Tensor:
         logarithm = log_where_positive(x) if isinstance(x, Tensor) else float(np.log(x))
         return sum_to(grad * power(x, y) * logarithm, y.shape)
 
-    return record(
-        "power",
-        _broadcast("power", x, y),
-        (x, in_base),
-        (y, in_exponent),
-    )
+    return record("power", out, (x, base_vjp), (y, exponent_vjp))
 
 
 def log_where_positive(x: Tensor) -> Tensor:
@@ -109,48 +121,47 @@ def negative(x: Operand) -> Tensor:
 
 
 def maximum(a: Operand, b: Operand) -> Tensor:
-    """The larger of a and b, elementwise; equal ones share the gradient."""
+    """The larger of a and b, elementwise; where they are equal, each gets half the gradient."""
     return _extreme("maximum", a, b, operator.gt)
 
 
 def minimum(a: Operand, b: Operand) -> Tensor:
-    """The smaller of a and b, elementwise; equal ones share the gradient."""
+    """The smaller of a and b, elementwise; where they are equal, each gets half the gradient."""
     return _extreme("minimum", a, b, operator.lt)
 
 
 def _extreme(name: str, a: Operand, b: Operand, wins: Callable[[Any, Any], Any]) -> Tensor:
-    x, y = operands(name, a, b)
+    x, y, out = broadcast(name, a, b)
 
-    def share(own: Any, other: Any) -> Callable[[Tensor], Tensor]:
+    def vjp_of(own: Any, other: Any) -> Callable[[Tensor], Tensor]:
         def vjp(grad: Tensor) -> Tensor:
-            won, tied = wins(raw(own), raw(other)), raw(own) == raw(other)
+            won = wins(array_of(own), array_of(other))
+            tied = array_of(own) == array_of(other)
             return sum_to(grad * (won + 0.5 * tied).astype(grad.dtype), own.shape)
 
         return vjp
 
-    out = _broadcast(name, x, y)
-    return record(name, out, (x, share(x, y)), (y, share(y, x)))
+    return record(name, out, (x, vjp_of(x, y)), (y, vjp_of(y, x)))
 
 
 def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
-    """a where the condition holds, else b; all three broadcast."""
+    """a where the condition is true, else b; all three broadcast."""
     condition = as_tensor("where", condition)
     if condition.dtype.kind != "b":
         raise DtypeError(f"where expects a boolean condition, got {condition.dtype}")
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
         a = Tensor(condition.backend.from_host(as_tensor("where", a).data))
-    x, y = operands("where", a, b)
+    x, y = promote("where", a, b)
     tensors = [part for part in (x, y) if isinstance(part, Tensor)]
-    same_device("where", condition, *tensors)
-    mask = condition.data
+    check_same("where", condition, *tensors, floating=False)
     try:
-        out = condition.backend.xp.where(mask, raw(x), raw(y)).astype(tensors[0].dtype, copy=False)
+        out = condition.backend.xp.where(condition.data, array_of(x), array_of(y))
     except ValueError as error:
         shapes = [part.shape for part in (condition, *tensors)]
         raise ShapeError(f"where: shapes {shapes} do not broadcast") from error
     return record(
         "where",
-        out,
+        out.astype(tensors[0].dtype, copy=False),
         (x, lambda grad: sum_to(where(condition, grad, 0.0), x.shape)),
         (y, lambda grad: sum_to(where(condition, 0.0, grad), y.shape)),
     )
@@ -160,38 +171,38 @@ def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
 
 
 def _compare(name: str, a: Operand, b: Operand) -> Tensor:
-    x, y = operands(name, a, b)
-    out = _broadcast(name, x, y)
-    return Tensor(_backend(x, y).xp.asarray(out))
+    x, y, out = broadcast(name, a, b)
+    backend = x.backend if isinstance(x, Tensor) else y.backend
+    return Tensor(backend.xp.asarray(out))
 
 
 def less(a: Operand, b: Operand) -> Tensor:
-    """Where a < b, with broadcasting."""
+    """a < b, elementwise with broadcasting."""
     return _compare("less", a, b)
 
 
 def less_equal(a: Operand, b: Operand) -> Tensor:
-    """Where a <= b, with broadcasting."""
+    """a <= b, elementwise with broadcasting."""
     return _compare("less_equal", a, b)
 
 
 def greater(a: Operand, b: Operand) -> Tensor:
-    """Where a > b, with broadcasting."""
+    """a > b, elementwise with broadcasting."""
     return _compare("greater", a, b)
 
 
 def greater_equal(a: Operand, b: Operand) -> Tensor:
-    """Where a >= b, with broadcasting."""
+    """a >= b, elementwise with broadcasting."""
     return _compare("greater_equal", a, b)
 
 
 def equal(a: Operand, b: Operand) -> Tensor:
-    """Where a == b, with broadcasting."""
+    """a == b, elementwise with broadcasting."""
     return _compare("equal", a, b)
 
 
 def not_equal(a: Operand, b: Operand) -> Tensor:
-    """Where a != b, with broadcasting."""
+    """a != b, elementwise with broadcasting."""
     return _compare("not_equal", a, b)
 
 
@@ -208,22 +219,22 @@ def _check_mask(name: str, x: Any) -> None:
 
 
 def logical_and(a: Operand, b: Operand) -> Tensor:
-    """Where both a and b hold, with broadcasting."""
+    """a and b, elementwise with broadcasting."""
     return _combine("logical_and", a, b)
 
 
 def logical_or(a: Operand, b: Operand) -> Tensor:
-    """Where a or b holds, or both, with broadcasting."""
+    """a or b, elementwise with broadcasting."""
     return _combine("logical_or", a, b)
 
 
 def logical_xor(a: Operand, b: Operand) -> Tensor:
-    """Where either a or b holds, and not both, with broadcasting."""
+    """Exactly one of a and b, elementwise with broadcasting."""
     return _combine("logical_xor", a, b)
 
 
 def logical_not(x: Operand) -> Tensor:
-    """Where x does not hold."""
+    """not x, elementwise."""
     x = as_tensor("logical_not", x)
     _check_mask("logical_not", x)
     return Tensor(x.backend.xp.asarray(x.backend.xp.logical_not(x.data)))

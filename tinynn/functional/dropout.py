@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from tinynn.autograd import Tensor, record
 from tinynn.errors import ArgumentError
-from tinynn.functional.elementwise import require_floating
+from tinynn.functional.operands import require_floating
 from tinynn.random import Generator, default_generator
+
+__all__ = ["dropout"]
 
 
 def dropout(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from tinynn.autograd import Tensor, record, record_with_output
+from tinynn.autograd import Operand, Tensor, record, record_with_output
 from tinynn.backend import Array
-from tinynn.errors import ArgumentError, DtypeError
+from tinynn.errors import ArgumentError
 from tinynn.functional.arithmetic import where
-from tinynn.functional.operands import Operand, as_tensor
+from tinynn.functional.operands import as_tensor
 
 
 def _floating(name: str, x: Operand) -> Tensor:
@@ -164,13 +164,3 @@ def gelu(x: Operand, approximate: str = "none") -> Tensor:
     if approximate == "tanh":
         return x * (0.5 * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x)))))
     raise ArgumentError(f'gelu expects approximate="none" or "tanh", got {approximate!r}')
-
-
-def require_floating(name: str, x: Tensor) -> Tensor:
-    """The tensor, or DtypeError if it is not floating-point."""
-    if x.dtype.kind != "f":
-        raise DtypeError(
-            f"{name} expects a floating-point tensor, got {x.dtype} of shape {x.shape}; "
-            "convert with .astype('float32')"
-        )
-    return x

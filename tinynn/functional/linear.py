@@ -1,53 +1,60 @@
-"""Matrix products: matmul, einsum, and the affine map of a fully connected layer."""
+"""Matrix products: matmul, einsum, and the affine function of a fully connected layer."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tinynn.autograd import Tensor, record
+from tinynn.autograd import Operand, Tensor, record
 from tinynn.errors import ArgumentError, ShapeError
-from tinynn.functional.operands import Operand, as_tensor, same_device, same_dtype, sum_to
-from tinynn.precision import narrowed
+from tinynn.functional.operands import as_tensor, check_same, sum_to
+from tinynn.precision import narrow
+
+__all__ = ["einsum", "linear", "matmul"]
 
 
 def matmul(a: Operand, b: Operand) -> Tensor:
-    """The matrix product (..., n, k) @ (..., k, m) -> (..., n, m); leading axes broadcast.
+    """The matrix product a @ b; leading axes broadcast.
 
-    A vector stands for a row on the left and for a column on the right, as in NumPy.
+    As in NumPy, a vector is a row on the left and a column on the right.
+
+    Shape:
+        (..., n, k) @ (..., k, m) -> (..., n, m).
     """
-    a, b = narrowed(as_tensor("matmul", a)), narrowed(as_tensor("matmul", b))
-    same_device("matmul", a, b)
-    same_dtype("matmul", a, b)
-    if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
-        raise ShapeError(f"matmul expects (..., n, k) @ (..., k, m), got {a.shape} @ {b.shape}")
-    if a.ndim == 1:
-        return matmul(a.reshape(1, -1), b).squeeze(-2 if b.ndim > 1 else 0)
-    if b.ndim == 1:
-        return matmul(a, b.reshape(-1, 1)).squeeze(-1)
+    x, y = narrow(as_tensor("matmul", a), as_tensor("matmul", b))
+    check_same("matmul", x, y)
+    if not x.ndim or not y.ndim or x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
+        raise ShapeError(f"matmul expects (..., n, k) @ (..., k, m), got {x.shape} @ {y.shape}")
+    if x.ndim == 1:
+        return matmul(x.reshape(1, -1), y).squeeze(-2 if y.ndim > 1 else 0)
+    if y.ndim == 1:
+        return matmul(x, y.reshape(-1, 1)).squeeze(-1)
     try:
-        out = a.backend.matmul(a.data, b.data)
+        out = x.backend.matmul(x.data, y.data)
     except ValueError as error:
         raise ShapeError(
-            f"matmul: leading axes of {a.shape} and {b.shape} do not broadcast"
+            f"matmul: leading axes of {x.shape} and {y.shape} do not broadcast"
         ) from error
     return record(
         "matmul",
         out,
-        (a, lambda grad: sum_to(matmul(grad, _transposed(b)), a.shape)),
-        (b, lambda grad: sum_to(matmul(_transposed(a), grad), b.shape)),
+        (x, lambda grad: sum_to(matmul(grad, _transposed(y)), x.shape)),
+        (y, lambda grad: sum_to(matmul(_transposed(x), grad), y.shape)),
     )
 
 
 def _transposed(x: Tensor) -> Tensor:
-    """The last two axes exchanged."""
+    """x with its last two axes exchanged."""
     return x.permute(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight + bias: (..., in) with (in, out) and (out,) -> (..., out)."""
-    x, weight, bias = narrowed(x), narrowed(weight), narrowed(bias)
-    same_device("linear", x, weight, bias)
-    same_dtype("linear", x, weight, bias)
+    """x @ weight + bias.
+
+    Shape:
+        x (..., in), weight (in, out), bias (out,) -> (..., out).
+    """
+    x, weight, bias = narrow(x, weight, bias)
+    check_same("linear", x, weight, bias)
     if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[0]:
         raise ShapeError(
             f"linear expects an input (..., {weight.shape[0] if weight.ndim else '?'}) for a "
@@ -70,21 +77,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def einsum(subscripts: str, *tensors: Tensor) -> Tensor:
-    """Einstein's summation: ``einsum("nik,kj->nij", a, b)``.
+    """Einstein summation: each letter is an axis; letters missing in the result are summed over.
 
-    Each letter names an axis; letters that are missing from the result are summed over. A letter
-    occurs once in an operand (no diagonals), and there is no ellipsis.
+    A letter occurs at most once per operand (no diagonals); ellipses are not supported.
+
+    Example:
+        >>> F.einsum("nik,kj->nij", a, b)  # a batch of matrix products
     """
     operands = [as_tensor("einsum", tensor) for tensor in tensors]
-    same_device("einsum", *operands)
-    same_dtype("einsum", *operands)
+    check_same("einsum", *operands)
     inputs, output = _parse(subscripts, operands)
     sizes = _axis_sizes(subscripts, inputs, operands)
     xp = operands[0].backend.xp
     out = xp.einsum(subscripts, *(tensor.data for tensor in operands))
     dtype = operands[0].dtype
 
-    def product_for(position: int) -> Any:
+    def vjp_for(position: int) -> Any:
         def vjp(grad: Tensor) -> Tensor:
             letters = inputs[position]
             others = [i for i in range(len(operands)) if i != position]
@@ -98,11 +106,11 @@ def einsum(subscripts: str, *tensors: Tensor) -> Tensor:
 
         return vjp
 
-    return record("einsum", out, *((t, product_for(i)) for i, t in enumerate(operands)))
+    return record("einsum", out, *((t, vjp_for(i)) for i, t in enumerate(operands)))
 
 
 def _parse(subscripts: str, operands: list[Tensor]) -> tuple[list[str], str]:
-    """The letters of each operand and of the result."""
+    """The axes of each operand and of the result."""
     left, arrow, output = subscripts.replace(" ", "").partition("->")
     inputs = left.split(",")
     letters = "".join(inputs)

@@ -9,11 +9,21 @@ import numpy as np
 from tinynn.autograd import Tensor, is_grad_enabled, record
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
 from tinynn.functional.arithmetic import where
-from tinynn.functional.elementwise import absolute, require_floating, sigmoid, softplus, square
-from tinynn.functional.operands import as_tensor, same_device, same_dtype
+from tinynn.functional.elementwise import absolute, sigmoid, softplus, square
+from tinynn.functional.operands import as_tensor, check_same, require_floating
 from tinynn.functional.reduction import log_softmax, softmax
 from tinynn.functional.shape import index
-from tinynn.precision import widened
+from tinynn.precision import widen
+
+__all__ = [
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "huber_loss",
+    "l1_loss",
+    "mse_loss",
+    "nll_loss",
+    "sigmoid_focal_loss",
+]
 
 Target = Tensor | np.ndarray[Any, Any]
 
@@ -37,8 +47,8 @@ def cross_entropy(
     """
     require_floating("cross_entropy", logits)
     target = as_tensor("cross_entropy", target)
-    logits = widened(logits)
-    same_device("cross_entropy", logits, target, weight)
+    logits = widen(logits)
+    check_same("cross_entropy", logits, target, weight, floating=False)
     if not logits.ndim:
         raise ShapeError("cross_entropy expects logits (..., classes), got a single number")
     if not 0 <= label_smoothing <= 1:
@@ -129,7 +139,7 @@ def _soft_cross_entropy(
             f"cross_entropy expects {target.dtype} targets as probabilities of the logits' shape "
             f"{logits.shape}, got {target.shape}{labels if target.ndim < logits.ndim else ''}"
         )
-    same_dtype("cross_entropy", logits, target)
+    check_same("cross_entropy", logits, target)
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
     terms = target * log_softmax(logits)
@@ -138,9 +148,9 @@ def _soft_cross_entropy(
 
 def nll_loss(log_probabilities: Tensor, labels: Target, reduction: str = "mean") -> Tensor:
     """Mean of -log_probabilities[label]: the second half of ``cross_entropy``."""
-    log_probabilities = widened(log_probabilities)
+    log_probabilities = widen(log_probabilities)
     labels = as_tensor("nll_loss", labels)
-    same_device("nll_loss", log_probabilities, labels)
+    check_same("nll_loss", log_probabilities, labels, floating=False)
     flat, picked, _ = _flat_labels(log_probabilities, labels, None)
     _check_labels(flat, picked, labels.origin)
     rows = flat.backend.xp.arange(flat.shape[0])
@@ -210,8 +220,8 @@ def _pair(name: str, prediction: Tensor, target: Target) -> tuple[Tensor, Tensor
     """Prediction and target of one shape, device and dtype."""
     require_floating(name, prediction)
     target = as_tensor(name, target)
-    prediction = widened(prediction)
-    same_device(name, prediction, target)
+    prediction = widen(prediction)
+    check_same(name, prediction, target, floating=False)
     if prediction.shape != target.shape:
         raise ShapeError(
             f"{name} expects a target of the prediction's shape {prediction.shape}, got "

@@ -8,10 +8,11 @@ from tinynn.autograd import Tensor, is_grad_enabled, record_jointly, record_with
 from tinynn.backend import Array
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional import elementwise
-from tinynn.functional.elementwise import require_floating
-from tinynn.functional.operands import raw, same_device, same_dtype
+from tinynn.functional.operands import array_of, check_same, require_floating
 from tinynn.functional.reduction import mean, var
-from tinynn.precision import widened
+from tinynn.precision import widen
+
+__all__ = ["batch_norm", "group_norm", "layer_norm"]
 
 
 def normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
@@ -50,9 +51,8 @@ def batch_norm(
     0, in the same pass over the memory. Ioffe and Szegedy (2015).
     """
     require_floating("batch_norm", x)
-    x = widened(x)
-    same_device("batch_norm", x, running_mean, running_var, weight, bias)
-    same_dtype("batch_norm", x, running_mean, running_var, weight, bias)
+    x = widen(x)
+    check_same("batch_norm", x, running_mean, running_var, weight, bias)
     _check_channels("batch_norm", x, running_mean, running_var, weight, bias)
     if training or running_mean is None or running_var is None:
         if x.size // max(1, x.shape[-1]) < 2:
@@ -61,7 +61,7 @@ def batch_norm(
                 "use a larger batch or model.eval()"
             )
         moved = training and running_mean is not None and running_var is not None
-        running = (raw(running_mean), raw(running_var)) if moved else None
+        running = (array_of(running_mean), array_of(running_var)) if moved else None
         return _batch_norm(x, weight, bias, running, momentum, eps, relu)
     scale = (running_var + eps) ** -0.5
     if weight is not None:
@@ -81,9 +81,9 @@ def _batch_norm(
     relu: bool,
 ) -> Tensor:
     """By the statistics of the batch, whose gradients come together."""
-    backend, scale = x.backend, raw(weight)
+    backend, scale = x.backend, array_of(weight)
     out, average, variance = backend.batch_norm(
-        x.data, scale, raw(bias), running, momentum, eps, relu
+        x.data, scale, array_of(bias), running, momentum, eps, relu
     )
     kept = out if relu else None
 
@@ -122,8 +122,8 @@ def layer_norm(
     ``weight`` and ``bias`` have the shape of those axes. Ba, Kiros and Hinton (2016).
     """
     require_floating("layer_norm", x)
-    x = widened(x)
-    same_device("layer_norm", x, weight, bias)
+    x = widen(x)
+    check_same("layer_norm", x, weight, bias, floating=False)
     if not 1 <= axes <= x.ndim:
         raise ArgumentError(f"layer_norm over the last {axes} axes of shape {x.shape}")
     for parameter in (weight, bias):
@@ -147,8 +147,8 @@ def group_norm(
     Images are (N, ..., C). Wu and He (2018); one channel a group is instance normalization.
     """
     require_floating("group_norm", x)
-    x = widened(x)
-    same_device("group_norm", x, weight, bias)
+    x = widen(x)
+    check_same("group_norm", x, weight, bias, floating=False)
     if x.ndim < 2 or groups < 1 or x.shape[-1] % groups:
         raise ShapeError(f"group_norm: {groups} groups do not divide the channels of {x.shape}")
     _check_channels("group_norm", x, weight, bias)

@@ -1,4 +1,4 @@
-"""What functions ask of their operands: one device, one dtype, axes that exist."""
+"""What functions require of their operands: one device, one dtype, existing axes."""
 
 from __future__ import annotations
 
@@ -6,130 +6,145 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.autograd import Scalar, Tensor
-from tinynn.backend import backend_of
+from tinynn.autograd import Axis, Tensor
+from tinynn.backend import Array, backend_of
 from tinynn.errors import DeviceError, DtypeError, ShapeError
-from tinynn.precision import is_autocast, widened
-
-Operand = Tensor | Scalar | np.ndarray[Any, Any]
-Axis = int | tuple[int, ...] | None
+from tinynn.precision import is_autocast, widen
 
 
 def as_tensor(name: str, x: Any) -> Tensor:
-    """The operand as a tensor; arrays become constants."""
+    """The operand as a tensor; numbers and arrays become constants."""
     if isinstance(x, Tensor):
         return x
     if isinstance(x, (int, float, np.generic)):
         x = np.asarray(x, dtype="float32" if type(x) is float else None)
     if backend_of(x) is None:
-        raise no_tensor(name, x)
+        raise _not_a_tensor(name, x)
     return Tensor(x)
 
 
-def no_tensor(name: str, x: Any) -> DtypeError:
-    """The error for an operand that is no tensor."""
+def _not_a_tensor(name: str, x: Any) -> DtypeError:
     maker = "from_numpy" if isinstance(x, np.ndarray) else "tensor"
     return DtypeError(
-        f"{name} expects a tensor, got {type(x).__name__}; tinynn.{maker}() makes one of it"
+        f"{name} expects a tensor, got {type(x).__name__}; convert it with tinynn.{maker}()"
     )
 
 
-def operands(name: str, a: Any, b: Any) -> tuple[Any, Any]:
-    """Two operands that may meet, at least one of them a tensor.
+def require_floating(name: str, x: Tensor) -> Tensor:
+    """The tensor; raises DtypeError if it is not floating-point."""
+    if x.data.dtype.kind != "f":
+        raise DtypeError(
+            f"{name} expects a floating-point tensor, got {x.dtype} of shape {x.shape}; "
+            "convert with .astype('float32')"
+        )
+    return x
 
-    Plain numbers stay numbers, so that they neither widen a dtype nor travel to a GPU. Integer
-    tensors that meet floating-point ones take their dtype; two different floating-point dtypes or
-    two devices are an error.
+
+def broadcast(name: str, a: Any, b: Any) -> tuple[Any, Any, Array]:
+    """Two operands after type promotion, and the backend's function ``name`` of their arrays."""
+    a, b = promote(name, a, b)
+    backend = a.backend if isinstance(a, Tensor) else b.backend
+    try:  # Python numbers have no ``data``
+        return a, b, backend.elementwise(name, getattr(a, "data", a), getattr(b, "data", b))
+    except ValueError as error:
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            raise ShapeError(f"{name}: shapes {a.shape} and {b.shape} do not broadcast") from error
+        raise
+
+
+def promote(name: str, a: Any, b: Any) -> tuple[Any, Any]:
+    """Two operands that can be combined, at least one of them a tensor.
+
+    Python numbers stay numbers, so that they neither widen a dtype nor are copied to a GPU. Integer
+    tensors take the dtype of floating-point ones.
+
+    Raises:
+        DtypeError: If two floating-point dtypes differ.
+        DeviceError: If the tensors are on two devices.
     """
-    a, b = _operand(name, a), _operand(name, b)
-    if not isinstance(b, Tensor):
-        if not isinstance(a, Tensor):
-            a = as_tensor(name, a)
-        if isinstance(b, float) and a.data.dtype.kind in "iub":
-            a = a.astype("float32")
-    elif not isinstance(a, Tensor):
-        if isinstance(a, float) and b.data.dtype.kind in "iub":
-            b = b.astype("float32")
-        return a, b
-    elif a.backend is not b.backend:
-        raise mixed_devices(name, a, b)
-    elif a.data.dtype != b.data.dtype:
-        a, b = _one_dtype(name, a, b)
+    if isinstance(a, Tensor):  # the two most frequent cases
+        if isinstance(b, Tensor):
+            if a.backend is not b.backend:
+                raise _mixed_devices(name, a, b)
+            return (a, b) if a.data.dtype == b.data.dtype else _one_dtype(name, a, b)
+        if type(b) is float and a.data.dtype.kind == "f":
+            return a, b
+    a, b = _tensor_or_number(name, a), _tensor_or_number(name, b)
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        a = as_tensor(name, a)
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return promote(name, a, b)
+    if isinstance(b, float) and a.data.dtype.kind != "f":
+        a = a.astype("float32")
+    elif isinstance(a, float) and b.data.dtype.kind != "f":
+        b = b.astype("float32")
     return a, b
 
 
-def _operand(name: str, x: Any) -> Any:
-    if isinstance(x, (Tensor, int, float)) and not isinstance(x, np.generic):
-        return x
+def _tensor_or_number(name: str, x: Any) -> Any:
     if isinstance(x, np.generic):
         return x.item()
-    return as_tensor(name, x)
+    return x if isinstance(x, (int, float)) else as_tensor(name, x)
 
 
 def _one_dtype(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     kinds = a.dtype.kind + b.dtype.kind
     if kinds == "ff" and is_autocast():
-        return widened(a), widened(b)
+        return widen(a), widen(b)
     if kinds == "ff":
-        raise DtypeError(
-            f"{name}: {a.dtype} of shape {a.shape} meets {b.dtype} of shape {b.shape}; "
-            "convert one of them with .astype()"
-        )
-    if kinds[0] == "f" and kinds[1] in "iu":
+        raise _mixed_dtypes(name, a, b)
+    if kinds in ("fi", "fu"):
         return a, b.astype(a.dtype)
-    if kinds[1] == "f" and kinds[0] in "iu":
+    if kinds in ("if", "uf"):
         return a.astype(b.dtype), b
     return a, b
 
 
-def mixed_devices(name: str, a: Tensor, b: Tensor) -> DeviceError:
-    """The error for operands on two devices."""
+def check_same(name: str, *tensors: Tensor | None, floating: bool = True) -> None:
+    """Raise, naming the function, unless all are tensors of one device and one floating dtype.
+
+    None is skipped; without ``floating`` only the device is checked.
+    """
+    first = None
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise _not_a_tensor(name, tensor)
+        if first is None:
+            first = tensor
+        if tensor.backend is not first.backend:
+            raise _mixed_devices(name, first, tensor)
+        if floating and require_floating(name, tensor).data.dtype != first.data.dtype:
+            raise _mixed_dtypes(name, first, tensor)
+
+
+def _mixed_devices(name: str, a: Tensor, b: Tensor) -> DeviceError:
     return DeviceError(
         f"{name}: one operand of shape {a.shape} is on {a.device}, the other of shape {b.shape} on "
         f"{b.device}; move one with .to({a.device!r}) (a model with model.to(...))"
     )
 
 
-def same_device(name: str, *tensors: Tensor | None) -> None:
-    """Raise DeviceError, naming the function, if tensors live on different devices."""
-    present = [tensor for tensor in tensors if tensor is not None]
-    for tensor in present:
-        if not isinstance(tensor, Tensor):
-            raise no_tensor(name, tensor)
-        if tensor.backend is not present[0].backend:
-            raise mixed_devices(name, present[0], tensor)
+def _mixed_dtypes(name: str, a: Tensor, b: Tensor) -> DtypeError:
+    return DtypeError(
+        f"{name}: {a.dtype} of shape {a.shape} meets {b.dtype} of shape {b.shape}; "
+        "convert one of them with .astype()"
+    )
 
 
-def same_dtype(name: str, *tensors: Tensor | None) -> None:
-    """Raise DtypeError, naming the function, unless all are of one floating-point dtype."""
-    present = [tensor for tensor in tensors if tensor is not None]
-    for tensor in present:
-        dtype = tensor.data.dtype
-        if dtype.kind != "f":
-            raise DtypeError(
-                f"{name} expects floating-point tensors, got {dtype} of shape {tensor.shape}; "
-                "convert with .astype('float32')"
-            )
-        if dtype != present[0].data.dtype:
-            raise DtypeError(
-                f"{name}: {present[0].dtype} of shape {present[0].shape} meets {dtype} of shape "
-                f"{tensor.shape}; convert one of them with .astype()"
-            )
-
-
-def raw(x: Any) -> Any:
-    """The array of a tensor; a number as it is."""
+def array_of(x: Any) -> Any:
+    """The array of a tensor; a number or None unchanged."""
     return x.data if isinstance(x, Tensor) else x
 
 
 def sum_to(grad: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The adjoint of broadcasting ``shape`` to the gradient's shape: sums over the new axes."""
+    """The VJP of broadcasting: the sum over the axes along which ``shape`` was repeated."""
     if grad.data.shape == shape:
         return grad
     extra = grad.ndim - len(shape)
-    stretched = (i + extra for i, n in enumerate(shape) if n == 1 and grad.shape[i + extra] != 1)
-    axes = (*range(extra), *stretched)
-    return grad.sum(axis=axes, keepdims=True).reshape(shape)
+    repeated = (i + extra for i, n in enumerate(shape) if n == 1 and grad.shape[i + extra] != 1)
+    return grad.sum(axis=(*range(extra), *repeated), keepdims=True).reshape(shape)
 
 
 def normal_axis(name: str, axis: int, ndim: int) -> int:
@@ -146,5 +161,5 @@ def normal_axes(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
     axes = (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)
     normal = sorted({normal_axis(name, a, ndim) for a in axes})
     if len(normal) != len(axes):
-        raise ShapeError(f"{name}: an axis is named twice in {axis!r}")
+        raise ShapeError(f"{name}: an axis occurs twice in {axis!r}")
     return tuple(normal)

@@ -1,6 +1,6 @@
-"""What makes ``a + b`` and ``x.sum()`` work: functions as operators and methods of ``Tensor``.
+"""Operators and methods of ``Tensor``: ``a + b``, ``x.sum()``, ``np.exp(x)``.
 
-The floor of tensors knows no mathematics, so its operators are put in place from up here.
+``tinynn.autograd`` knows no mathematics, so the functions of this package are installed from here.
 """
 
 from __future__ import annotations
@@ -11,30 +11,84 @@ from typing import Any
 import numpy as np
 
 from tinynn.autograd import Tensor
-from tinynn.functional import arithmetic, elementwise, linear, reduction, shape
+from tinynn.functional import arithmetic, elementwise, reduction, shape
+from tinynn.functional.linear import matmul
 
-_Binary = Callable[[Any, Any], Tensor]
+_BINARY = {
+    "add": arithmetic.add,
+    "sub": arithmetic.subtract,
+    "mul": arithmetic.multiply,
+    "truediv": arithmetic.divide,
+    "pow": arithmetic.power,
+    "matmul": matmul,
+    "and": arithmetic.logical_and,
+    "or": arithmetic.logical_or,
+    "xor": arithmetic.logical_xor,
+}
+_COMPARISONS = {
+    "lt": arithmetic.less,
+    "le": arithmetic.less_equal,
+    "gt": arithmetic.greater,
+    "ge": arithmetic.greater_equal,
+    "eq": arithmetic.equal,
+    "ne": arithmetic.not_equal,
+}
+_METHODS: dict[str, Any] = {
+    "__neg__": arithmetic.negative,
+    "__invert__": arithmetic.logical_not,
+    "__abs__": elementwise.absolute,
+    "__getitem__": shape.index,
+    "__iter__": lambda x: (x[i] for i in range(len(x))),
+    "T": property(shape.permute),
+    "abs": elementwise.absolute,
+    "reshape": lambda x, *sizes: shape.reshape(x, _sequence(sizes)),
+    "permute": lambda x, *axes: shape.permute(x, _sequence(axes)),
+}
+_SAME_NAME: dict[Any, tuple[str, ...]] = {
+    elementwise: ("exp", "log", "sqrt", "clip"),
+    reduction: ("sum", "mean", "max", "min", "var", "std", "argmax", "argmin"),
+    shape: ("flatten", "squeeze", "unsqueeze"),
+}
+_UFUNCS: dict[str, Callable[..., Tensor]] = {  # functions of the same name in NumPy
+    name: function
+    for name, function in (vars(arithmetic) | vars(elementwise) | {"matmul": matmul}).items()
+    if isinstance(getattr(np, name, None), np.ufunc)
+}
 
 
-def _swapped(function: _Binary) -> _Binary:
+def install() -> None:
+    """Give ``Tensor`` its operators and methods."""
+    for name, function in _BINARY.items():
+        setattr(Tensor, f"__{name}__", function)
+        setattr(Tensor, f"__r{name}__", _reflected(function))
+    for name, function in _COMPARISONS.items():
+        setattr(Tensor, f"__{name}__", _unless_none(function))
+    for name, method in _METHODS.items():
+        setattr(Tensor, name, method)
+    for module, names in _SAME_NAME.items():
+        for name in names:
+            setattr(Tensor, name, getattr(module, name))
+    Tensor.__array_ufunc__ = _apply_ufunc  # type: ignore[attr-defined]
+    Tensor.__array_function__ = _apply_function  # type: ignore[attr-defined]
+
+
+def _reflected(function: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:
     return lambda a, b: function(b, a)
 
 
-def _sizes(arguments: tuple[Any, ...]) -> Any:
-    """reshape(2, 3) and reshape((2, 3)) mean the same."""
-    return (
-        arguments[0]
-        if len(arguments) == 1 and isinstance(arguments[0], (tuple, list))
-        else arguments
-    )
+def _unless_none(compare: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Any]:
+    """A comparison that leaves ``x == None`` to Python."""
+    return lambda a, b: NotImplemented if b is None else compare(a, b)
 
 
-def _iterate(x: Tensor) -> Iterator[Tensor]:
-    return (x[i] for i in range(len(x)))
+def _sequence(arguments: tuple[Any, ...]) -> Any:
+    """reshape(2, 3) and reshape((2, 3)) are equivalent."""
+    single = len(arguments) == 1 and isinstance(arguments[0], (tuple, list))
+    return arguments[0] if single else arguments
 
 
 def _apply_ufunc(self: Tensor, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Tensor:
-    """np.exp(x) and array * x: the differentiable function of the same name, if there is one."""
+    """np.exp(x) and array * x: the differentiable function of that name, if there is one."""
     function = _UFUNCS.get(ufunc.__name__)
     if method != "__call__" or options or function is None:
         raise TypeError(
@@ -48,8 +102,7 @@ def _apply_function(
     self: Tensor, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """np.concatenate([x, y]) and the like: plain NumPy, unless that would lose a gradient."""
-    found = [x for x in _flat((args, kwargs)) if isinstance(x, Tensor)]
-    if any(tensor.requires_grad for tensor in found):
+    if any(x.requires_grad for x in _leaves((args, kwargs)) if isinstance(x, Tensor)):
         raise TypeError(
             f"np.{function.__name__} would leave the graph and lose the gradient: use "
             "tinynn.functional, or x.numpy() to leave it on purpose"
@@ -57,10 +110,10 @@ def _apply_function(
     return function(*_as_arrays(args), **_as_arrays(kwargs))
 
 
-def _flat(value: Any) -> Iterator[Any]:
+def _leaves(value: Any) -> Iterator[Any]:
     if isinstance(value, (list, tuple, dict)):
         for part in value.values() if isinstance(value, dict) else value:
-            yield from _flat(part)
+            yield from _leaves(part)
     else:
         yield value
 
@@ -71,82 +124,3 @@ def _as_arrays(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_as_arrays(part) for part in value)
     return np.asarray(value) if isinstance(value, Tensor) else value
-
-
-def _or_not(compare: _Binary) -> Callable[[Any, Any], Any]:
-    """A comparison that leaves it to Python to compare a tensor with None."""
-    return lambda a, b: NotImplemented if b is None else compare(a, b)
-
-
-_ARITHMETIC: dict[str, _Binary] = {
-    "add": arithmetic.add,
-    "sub": arithmetic.subtract,
-    "mul": arithmetic.multiply,
-    "truediv": arithmetic.divide,
-    "pow": arithmetic.power,
-    "matmul": linear.matmul,
-}
-_LOGICAL: dict[str, _Binary] = {
-    "and": arithmetic.logical_and,
-    "or": arithmetic.logical_or,
-    "xor": arithmetic.logical_xor,
-}
-_COMPARISONS: dict[str, _Binary] = {
-    "lt": arithmetic.less,
-    "le": arithmetic.less_equal,
-    "gt": arithmetic.greater,
-    "ge": arithmetic.greater_equal,
-    "eq": arithmetic.equal,
-    "ne": arithmetic.not_equal,
-}
-_UFUNCS: dict[str, Callable[..., Tensor]] = {
-    name: getattr(module, name)
-    for module, names in (
-        (arithmetic, ("add", "subtract", "multiply", "divide", "power", "negative")),
-        (arithmetic, ("maximum", "minimum", "equal", "not_equal")),
-        (arithmetic, ("less", "less_equal", "greater", "greater_equal")),
-        (arithmetic, ("logical_and", "logical_or", "logical_xor", "logical_not")),
-        (elementwise, ("absolute", "exp", "log", "sqrt", "square", "sin", "cos", "tanh")),
-        (linear, ("matmul",)),
-    )
-    for name in names
-}
-_METHODS: dict[str, Callable[..., Any]] = {
-    "__neg__": arithmetic.negative,
-    "__invert__": arithmetic.logical_not,
-    "__abs__": elementwise.absolute,
-    "__getitem__": shape.index,
-    "__iter__": _iterate,
-    "__array_ufunc__": _apply_ufunc,
-    "__array_function__": _apply_function,
-    "T": property(shape.permute),  # type: ignore[dict-item]
-    "abs": elementwise.absolute,
-    "exp": elementwise.exp,
-    "log": elementwise.log,
-    "sqrt": elementwise.sqrt,
-    "clip": elementwise.clip,
-    "sum": reduction.sum,
-    "mean": reduction.mean,
-    "max": reduction.max,
-    "min": reduction.min,
-    "var": reduction.var,
-    "std": reduction.std,
-    "argmax": reduction.argmax,
-    "argmin": reduction.argmin,
-    "reshape": lambda x, *sizes: shape.reshape(x, _sizes(sizes)),
-    "permute": lambda x, *axes: shape.permute(x, _sizes(axes)),
-    "flatten": shape.flatten,
-    "squeeze": shape.squeeze,
-    "unsqueeze": shape.unsqueeze,
-}
-
-
-def install() -> None:
-    """Give ``Tensor`` its operators and methods."""
-    for name, function in (_ARITHMETIC | _LOGICAL).items():
-        setattr(Tensor, f"__{name}__", function)
-        setattr(Tensor, f"__r{name}__", _swapped(function))
-    for name, function in _COMPARISONS.items():
-        setattr(Tensor, f"__{name}__", _or_not(function))
-    for name, function in _METHODS.items():
-        setattr(Tensor, name, function)

@@ -1,28 +1,38 @@
-"""Pooling of channels-last images: the largest or the mean value under a sliding window."""
+"""Pooling of channels-last images: the maximum or the mean of each window."""
 
 from __future__ import annotations
 
 from tinynn.autograd import Tensor, record
 from tinynn.backend import Array, Window
-from tinynn.errors import ArgumentError, ShapeError
-from tinynn.functional.convolution import Pair, check_fits, make_window, once, pair
-from tinynn.functional.elementwise import require_floating
+from tinynn.functional.geometry import Size, check_image, pair, pool_window
+from tinynn.functional.operands import require_floating
 
-_MOST_TAPS = 2**15 - 1  # backends number the taps of a kernel in int16
+__all__ = ["avg_pool2d", "global_avg_pool2d", "global_max_pool2d", "max_pool2d"]
 
 
 def max_pool2d(
     x: Tensor,
-    kernel_size: int | Pair,
-    stride: int | Pair | None = None,
-    padding: int | Pair = 0,
-    dilation: int | Pair = 1,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """The largest value under each window of images (N, H, W, C); padding is minus infinity.
+    """The maximum of each window; padding is minus infinity.
 
-    ``stride`` defaults to the kernel size. ``ceil_mode`` adds a last window where the image ends
-    within it. The first of equal values takes the gradient.
+    The first of several equal maxima gets the gradient.
+
+    Args:
+        x: Images.
+        kernel_size: Size of the window: one integer, or (rows, columns); so are the next three.
+        stride: Step of the window (default: the kernel size).
+        padding: Pixels on every side, at most half the kernel.
+        dilation: Distance between the pixels of a window.
+        ceil_mode: Add a last window that hangs over the far edges, if any pixels are left.
+
+    Shape:
+        (N, H, W, C) -> (N, H', W', C), H' = floor((H + 2·padding - extent) / stride) + 1 with
+        extent = (kernel_size - 1)·dilation + 1.
     """
     require_floating("max_pool2d", x)
     window = pool_window("max_pool2d", x.shape, kernel_size, stride, padding, dilation, ceil_mode)
@@ -31,7 +41,7 @@ def max_pool2d(
 
 
 def scatter(values: Tensor, winner: Array, window: Window, shape: tuple[int, ...]) -> Tensor:
-    """The values at the pixels that won their windows: the adjoint of taking the winners."""
+    """Add each value to the pixel that was the maximum of its window: the VJP of max-pooling."""
     out = values.backend.max_pool2d_scatter(values.data, winner, window, shape)
     return record("max_pool2d_scatter", out, (values, lambda g: _gather(g, winner, window)))
 
@@ -43,27 +53,24 @@ def _gather(x: Tensor, winner: Array, window: Window) -> Tensor:
 
 def avg_pool2d(
     x: Tensor,
-    kernel_size: int | Pair,
-    stride: int | Pair | None = None,
-    padding: int | Pair = 0,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Tensor:
-    """The mean value under each window of images (N, H, W, C).
+    """The mean of each window; arguments and shape are those of ``max_pool2d``.
 
-    Zeros of the padding count as elements unless ``count_include_pad`` is false; the part of a
-    window that ``ceil_mode`` lets hang over the padded image never counts.
+    Padding counts as zeros, or not at all with ``count_include_pad=False``. The part of a window
+    that hangs over the padded image in ``ceil_mode`` never counts.
     """
     require_floating("avg_pool2d", x)
     window = pool_window("avg_pool2d", x.shape, kernel_size, stride, padding, 1, ceil_mode)
-    counted = pair("avg_pool2d", "padding", padding, 0) if count_include_pad else (0, 0)
-    ones = x.backend.xp.ones(
-        (1, x.shape[1] + 2 * counted[0], x.shape[2] + 2 * counted[1], 1), dtype=x.dtype
-    )
-    around = tuple(
-        (before - c, after - c) for (before, after), c in zip(window.padding, counted, strict=True)
-    )
-    counts = x.backend.sum_pool2d(ones, window._replace(padding=(around[0], around[1])))
+    rows, columns = pair("avg_pool2d", "padding", padding, 0) if count_include_pad else (0, 0)
+    ones = x.backend.xp.ones((1, x.shape[1] + 2 * rows, x.shape[2] + 2 * columns, 1), x.dtype)
+    (top, bottom), (left, right) = window.padding
+    around = ((top - rows, bottom - rows), (left - columns, right - columns))
+    counts = x.backend.sum_pool2d(ones, window._replace(padding=around))
     return _sum_pool(x, window) / Tensor(counts)
 
 
@@ -78,49 +85,12 @@ def _sum_pool_adjoint(grad_out: Tensor, window: Window, shape: tuple[int, ...]) 
 
 
 def global_avg_pool2d(x: Tensor) -> Tensor:
-    """The mean over the pixels: (N, H, W, C) -> (N, C). Lin, Chen and Yan (2014)."""
+    """The mean over all pixels: (N, H, W, C) -> (N, C). Lin, Chen and Yan (2014)."""
     check_image("global_avg_pool2d", x.shape)
     return x.mean(axis=(1, 2))
 
 
 def global_max_pool2d(x: Tensor) -> Tensor:
-    """The largest value over the pixels: (N, H, W, C) -> (N, C)."""
+    """The maximum over all pixels: (N, H, W, C) -> (N, C)."""
     check_image("global_max_pool2d", x.shape)
     return x.max(axis=(1, 2))
-
-
-@once
-def pool_window(
-    name: str,
-    shape: tuple[int, ...],
-    kernel_size: int | Pair,
-    stride: int | Pair | None,
-    padding: int | Pair,
-    dilation: int | Pair,
-    ceil_mode: bool,
-) -> Window:
-    """The window of a pooling function for images of ``shape``; ShapeError if none fits."""
-    check_image(name, shape)
-    kernel = pair(name, "kernel_size", kernel_size, 1)
-    if kernel[0] * kernel[1] > _MOST_TAPS:
-        raise ArgumentError(
-            f"{name} takes kernels of at most {_MOST_TAPS} pixels, got {kernel}; "
-            "global pooling takes images of any size"
-        )
-    stride = kernel if stride is None else stride
-    pads = pair(name, "padding", padding, 0)
-    if any(2 * p > k for p, k in zip(pads, kernel, strict=True)):
-        raise ArgumentError(
-            f"{name} expects a padding of at most half the kernel {kernel}, got {pads}"
-        )
-    window = make_window(name, shape, kernel, stride, pads, dilation)
-    if ceil_mode:
-        window = window.rounding_up(shape[1], shape[2])
-    check_fits(name, window, shape)
-    return window
-
-
-def check_image(name: str, shape: tuple[int, ...]) -> None:
-    """Raise ShapeError unless the shape is that of images with pixels."""
-    if len(shape) != 4 or 0 in shape[1:3]:
-        raise ShapeError(f"{name} expects images (N, H, W, C), channels last, got shape {shape}")

@@ -1,20 +1,34 @@
-"""Functions that reduce axes: sums, extremes, moments."""
+"""Reductions over axes: sums, means, extrema, softmax."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from tinynn.autograd import Tensor, record, record_with_output
+from tinynn.autograd import Axis, Operand, Tensor, record, record_with_output
 from tinynn.errors import ShapeError
 from tinynn.functional.elementwise import exp, log, sqrt, square
-from tinynn.functional.operands import Axis, Operand, as_tensor, normal_axes, normal_axis
+from tinynn.functional.operands import as_tensor, normal_axes, normal_axis
 from tinynn.functional.shape import broadcast_to
-from tinynn.precision import widened
+from tinynn.precision import widen
+
+__all__ = [
+    "argmax",
+    "argmin",
+    "log_softmax",
+    "logsumexp",
+    "max",
+    "mean",
+    "min",
+    "softmax",
+    "std",
+    "sum",
+    "var",
+]
 
 
 def _expand(x: Tensor, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> Tensor:
-    """A reduced tensor broadcast back over the axes it lost."""
+    """Broadcast a reduced tensor back over the axes it lost."""
     if not keepdims:
         x = x.reshape(tuple(1 if i in axes else n for i, n in enumerate(shape)))
     return broadcast_to(x, shape)
@@ -32,7 +46,7 @@ def sum(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def mean(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The arithmetic mean over the axes (default: all); integers are averaged as float32."""
+    """The mean over the axes (default: all), computed in float32 for integers."""
     x = as_tensor("mean", x)
     if x.dtype.kind != "f":
         x = x.astype("float32")
@@ -52,9 +66,9 @@ def _count(name: str, x: Tensor, axis: Axis) -> int:
 
 
 def var(x: Operand, axis: Axis = None, keepdims: bool = False, correction: int = 0) -> Tensor:
-    """Mean of (x - mean)² over the axes, divided by (count - correction) instead of the count.
+    """Σ(x - mean)² / (count - correction) over the axes (default: all).
 
-    ``correction=1`` gives the unbiased estimate (Bessel).
+    ``correction=1`` gives the unbiased estimate (Bessel's correction).
     """
     x = as_tensor("var", x)
     count = _count("var", x, axis)
@@ -66,17 +80,17 @@ def var(x: Operand, axis: Axis = None, keepdims: bool = False, correction: int =
 
 
 def std(x: Operand, axis: Axis = None, keepdims: bool = False, correction: int = 0) -> Tensor:
-    """The square root of ``var``; its gradient is infinite where all elements are equal."""
+    """The standard deviation √var; its gradient is infinite where all elements are equal."""
     return sqrt(var(x, axis, keepdims, correction))
 
 
 def max(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The largest element over the axes; equal ones share the gradient."""
+    """The maximum over the axes (default: all); equal maxima share the gradient."""
     return _extreme("max", x, axis, keepdims)
 
 
 def min(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The smallest element over the axes; equal ones share the gradient."""
+    """The minimum over the axes (default: all); equal minima share the gradient."""
     return _extreme("min", x, axis, keepdims)
 
 
@@ -95,7 +109,7 @@ def _extreme(name: str, x: Operand, axis: Axis, keepdims: bool) -> Tensor:
 
 
 def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """log(sum(exp(x))) over the axes, shifted by the maximum so that nothing overflows."""
+    """log Σ exp(x) over the axes (default: all), without overflow."""
     x = as_tensor("logsumexp", x)
     axes = normal_axes("logsumexp", axis, x.ndim)
     xp = x.backend.xp
@@ -106,8 +120,8 @@ def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def softmax(x: Operand, axis: int = -1) -> Tensor:
-    """exp(x) / sum(exp(x)) along an axis."""
-    x = widened(as_tensor("softmax", x))
+    """exp(x) / Σ exp(x) along an axis."""
+    x = widen(as_tensor("softmax", x))
     axis = normal_axis("softmax", axis, x.ndim)
 
     def vjp(grad: Tensor, out: Tensor) -> Tensor:
@@ -117,8 +131,8 @@ def softmax(x: Operand, axis: int = -1) -> Tensor:
 
 
 def log_softmax(x: Operand, axis: int = -1) -> Tensor:
-    """The logarithm of ``softmax``, computed without it."""
-    x = widened(as_tensor("log_softmax", x))
+    """x - log Σ exp(x) along an axis: log(softmax(x)) without underflow."""
+    x = widen(as_tensor("log_softmax", x))
     axis = normal_axis("log_softmax", axis, x.ndim)
 
     def vjp(grad: Tensor, out: Tensor) -> Tensor:
@@ -128,12 +142,12 @@ def log_softmax(x: Operand, axis: int = -1) -> Tensor:
 
 
 def argmax(x: Operand, axis: int | None = None) -> Tensor:
-    """The index of the first largest element along an axis (of the flat tensor for None)."""
+    """The index of the first maximum along an axis (None: in the flattened tensor)."""
     return _argument("argmax", x, axis)
 
 
 def argmin(x: Operand, axis: int | None = None) -> Tensor:
-    """The index of the first smallest element along an axis (of the flat tensor for None)."""
+    """The index of the first minimum along an axis (None: in the flattened tensor)."""
     return _argument("argmin", x, axis)
 
 

@@ -1,4 +1,4 @@
-"""Images in another size. Resizing is linear in the image, one small matrix for each direction."""
+"""Resizing of images. It is linear: one small interpolation matrix for each direction."""
 
 from __future__ import annotations
 
@@ -7,26 +7,34 @@ from functools import lru_cache
 import numpy as np
 
 from tinynn.autograd import Tensor
-from tinynn.functional.convolution import Pair, pair
-from tinynn.functional.elementwise import require_floating
+from tinynn.functional.geometry import Pair, Size, check_image, pair
 from tinynn.functional.linear import matmul
-from tinynn.functional.pooling import check_image
+from tinynn.functional.operands import require_floating
 from tinynn.functional.shape import index
 
+__all__ = ["resize_bilinear", "resize_nearest"]
 
-def resize_nearest(x: Tensor, size: int | Pair) -> Tensor:
-    """Images (N, H, W, C) in ``size`` = (H', W'); output pixel i shows input pixel ⌊i·H/H'⌋."""
+
+def resize_nearest(x: Tensor, size: Size) -> Tensor:
+    """Nearest-neighbor resizing to ``size`` = (H', W'): out[i] = x[⌊i·H/H'⌋].
+
+    Shape:
+        (N, H, W, C) -> (N, H', W', C).
+    """
     height, width = _size("resize_nearest", x, size)
     rows = np.arange(height) * x.shape[1] // height
     columns = np.arange(width) * x.shape[2] // width
     return index(x, (slice(None), rows[:, None], columns[None, :]))
 
 
-def resize_bilinear(x: Tensor, size: int | Pair) -> Tensor:
-    """Images (N, H, W, C) in ``size`` = (H', W'), interpolated linearly between pixel centers.
+def resize_bilinear(x: Tensor, size: Size) -> Tensor:
+    """Bilinear resizing to ``size`` = (H', W'), between pixel centers and without antialiasing.
 
-    Output pixel i lies at (i + 1/2)·H/H' - 1/2; beyond the outermost centers the edge goes on.
-    There is no smoothing when an image shrinks: this is the interpolation of network layers.
+    Output pixel i has the position (i + 1/2)·H/H' - 1/2 in the input; positions outside of the
+    outermost pixel centers take the value of the edge.
+
+    Shape:
+        (N, H, W, C) -> (N, H', W', C).
     """
     height, width = _size("resize_bilinear", x, size)
     n, h, w, c = x.shape
@@ -39,7 +47,7 @@ def resize_bilinear(x: Tensor, size: int | Pair) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _interpolation(size: int, new_size: int) -> np.ndarray:
-    """The matrix (new_size, size) that interpolates along one axis."""
+    """The matrix (new_size, size) of linear interpolation along one axis."""
     position = np.clip((np.arange(new_size) + 0.5) * size / new_size - 0.5, 0, size - 1)
     below = np.floor(position).astype(int)
     above = np.minimum(below + 1, size - 1)
@@ -49,7 +57,7 @@ def _interpolation(size: int, new_size: int) -> np.ndarray:
     return matrix
 
 
-def _size(name: str, x: Tensor, size: int | Pair) -> Pair:
+def _size(name: str, x: Tensor, size: Size) -> Pair:
     check_image(name, x.shape)
     require_floating(name, x)
     return pair(name, "size", size, 1)

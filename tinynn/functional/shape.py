@@ -8,18 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.autograd import Tensor, record
+from tinynn.autograd import Axis, Operand, Tensor, record
 from tinynn.errors import ArgumentError, ShapeError
-from tinynn.functional.operands import (
-    Axis,
-    Operand,
-    as_tensor,
-    normal_axes,
-    normal_axis,
-    same_device,
-    same_dtype,
-    sum_to,
-)
+from tinynn.functional.operands import as_tensor, check_same, normal_axes, normal_axis, sum_to
+
+__all__ = [
+    "broadcast_to",
+    "concat",
+    "flatten",
+    "flip",
+    "index",
+    "pad",
+    "permute",
+    "reshape",
+    "split",
+    "squeeze",
+    "stack",
+    "unsqueeze",
+]
 
 
 def reshape(x: Operand, shape: Sequence[int] | int) -> Tensor:
@@ -181,7 +187,7 @@ def _array_key(x: Tensor, key: Any) -> Any:
     if isinstance(key, tuple):
         return tuple(_array_key(x, part) for part in key)
     if isinstance(key, Tensor):
-        same_device("index", x, key)
+        check_same("index", x, key, floating=False)
         return key.data
     if isinstance(key, list):
         key = np.asarray(key, dtype=None if key else np.int64)
@@ -194,9 +200,7 @@ def _several(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
     parts = [as_tensor(name, part) for part in tensors]
     if not parts:
         raise ArgumentError(f"{name} expects at least one tensor")
-    same_device(name, *parts)
-    if any(part.dtype != parts[0].dtype for part in parts):
-        same_dtype(name, *parts)
+    check_same(name, *parts, floating=any(part.dtype != parts[0].dtype for part in parts))
     return parts
 
 

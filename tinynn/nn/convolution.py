@@ -6,7 +6,7 @@ import math
 
 from tinynn import functional as F
 from tinynn.autograd import Tensor
-from tinynn.functional.convolution import Padding, Pair, check_groups, pair
+from tinynn.functional.geometry import Padding, Pair, check_groups, pair
 from tinynn.nn import init
 from tinynn.nn.linear import new_parameter
 from tinynn.nn.module import Module

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tinynn import functional as F
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError
-from tinynn.functional.convolution import Pair
+from tinynn.functional.geometry import Pair
 from tinynn.nn.module import Module
 
 
