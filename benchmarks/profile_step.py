@@ -1,6 +1,7 @@
-"""Where the time of one step goes on a CPU: by layer, by kind of work, and next to the limits.
+"""Profile one step on a CPU: time by layer and by function, relative to the limits of the machine.
 
 The limits are measured in the same run: the peak of matrix products and the bandwidth of copies.
+With --calls, count Python function calls instead: the interpreter's overhead of an operation.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,62 @@ from tinynn import functional as F
 from tinynn import nn, optim
 
 
+def count_calls(work: Callable[[], object]) -> int:
+    """Python function calls of one run, after three for warm-up; the same in every run.
+
+    Comprehensions and generator expressions do not count: newer versions of Python inline them.
+    """
+    for _ in range(3):
+        work()
+    count = -1  # ``work`` itself
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal count
+        name = frame.f_code.co_name
+        count += event == "call" and (name[0] != "<" or name == "<lambda>")
+
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def operations() -> dict[str, Callable[[], object]]:
+    """Small operations, whose time is that of the interpreter."""
+    rng = np.random.default_rng(0)
+
+    def leaf(*shape: int) -> tinynn.Tensor:
+        return tinynn.tensor(rng.standard_normal(shape).astype("float32"), requires_grad=True)
+
+    a, b, x, weight = leaf(3), leaf(3), leaf(2, 8, 8, 3), leaf(3, 3, 3, 4)
+    gradient = tinynn.ones((2, 6, 6, 4))
+    layer, rows = nn.Linear(6, 8), leaf(5, 6)
+    optimizer = optim.SGD(layer, 0.1, momentum=0.9)
+    layer(rows).sum().backward()
+
+    def convolve() -> None:
+        x.grad = weight.grad = None
+        F.conv2d(x, weight).backward(gradient)
+
+    return {
+        "a + b": lambda: a + b,
+        "conv2d forward and backward": convolve,
+        "Linear forward": lambda: layer(rows),
+        "SGD step": optimizer.step,
+    }
+
+
+def print_calls() -> None:
+    """One row for each operation."""
+    tinynn.set_num_threads(1)  # all calls on the thread that counts
+    for name, work in operations().items():
+        print(f"{name:32}{count_calls(work):6} Python calls")
+
+
 def seconds_of(work: Callable[[], object], turns: int = 5) -> float:
-    """The median of some turns, after one that does not count."""
+    """The median time of some runs, after one for warm-up."""
     work()
     times = []
     for _ in range(turns):
@@ -36,7 +92,7 @@ def seconds_of(work: Callable[[], object], turns: int = 5) -> float:
 
 
 def limits(threads: int) -> dict[str, float]:
-    """Multiply-adds a second of a large matrix product, bytes a second of a large copy."""
+    """Multiply-adds per second of a large matrix product, bytes per second of a large copy."""
     side, size = 1536, 1 << 24
     a = np.ones((side, side), np.float32)
     product, source = np.empty_like(a), np.ones(size, np.float32)
@@ -48,15 +104,15 @@ def limits(threads: int) -> dict[str, float]:
 
 
 def rows_of(trace: tinynn.Trace, steps: int, work: dict[str, int]) -> list[dict[str, Any]]:
-    """Layer, function, seconds of a step, and multiply-adds a second where they are known.
+    """Layer, function, seconds per step, and multiply-adds where they are known.
 
-    Backward passes count twice, for the gradients of image and weight; that of the first layer
-    once, for nobody needs its image's.
+    A backward pass counts twice, for the gradients of input and weight; that of the first layer
+    once, because the gradient of the images is not computed.
     """
     first = next((path for path, count in work.items() if count), None)
     rows = []
-    for (layer, function), figures in trace.rows.items():
-        seconds = (figures.seconds or 0.0) / steps
+    for (layer, function), totals in trace.rows.items():
+        seconds = (totals.seconds or 0.0) / steps
         path = layer.split(" ")[0].split("..")[0]
         passes = 1 if not function.endswith("backward") or path == first else 2
         counted = work.get(path, 0) * passes if _multiplies(function) else 0
@@ -71,17 +127,17 @@ def _multiplies(function: str) -> bool:
 
 
 def table(rows: list[dict[str, Any]], peak: float, most: int) -> str:
-    """The rows that took longest, and the sums by kind of work."""
+    """The rows that took longest, and the sums by function."""
     total = sum(row["seconds"] for row in rows)
-    lines = [f"{'layer':34}{'function':34}{'ms':>8}{'share':>8}{'of the peak':>13}"]
+    lines = [f"{'layer':34}{'function':34}{'ms':>8}{'share':>8}{'of peak':>13}"]
     lines += [
-        f"{row['layer'][:33]:34}{row['function']:34}" + _figures(row, total, peak)
+        f"{row['layer'][:33]:34}{row['function']:34}" + _columns(row, total, peak)
         for row in rows[:most]
     ]
     if rows[most:]:
         rest = sum(row["seconds"] for row in rows[most:])
-        lines.append(f"{f'{len(rows) - most} more':68}" + _figures({"seconds": rest}, total, peak))
-    lines += ["", f"{'kind of work':68}{'ms':>8}{'share':>8}{'of the peak':>13}"]
+        lines.append(f"{f'{len(rows) - most} more':68}" + _columns({"seconds": rest}, total, peak))
+    lines += ["", f"{'function':68}{'ms':>8}{'share':>8}{'of peak':>13}"]
     kinds: dict[str, dict[str, float]] = {}
     for row in rows:
         kind = kinds.setdefault(row["function"], {"seconds": 0.0, "multiply_adds": 0})
@@ -89,11 +145,11 @@ def table(rows: list[dict[str, Any]], peak: float, most: int) -> str:
         kind["multiply_adds"] += row["multiply_adds"]
     for name, kind in sorted(kinds.items(), key=lambda item: -item[1]["seconds"]):
         if kind["seconds"] >= 0.005 * total:
-            lines.append(f"{name:68}" + _figures(kind, total, peak))
+            lines.append(f"{name:68}" + _columns(kind, total, peak))
     return "\n".join(lines)
 
 
-def _figures(row: dict[str, Any], total: float, peak: float) -> str:
+def _columns(row: dict[str, Any], total: float, peak: float) -> str:
     seconds, counted = row["seconds"], row.get("multiply_adds", 0)
     part = f"{counted / seconds / peak:.0%}" if counted and seconds else ""
     return f"{1e3 * seconds:8.2f}{seconds / total:8.1%}{part:>13}"
@@ -110,15 +166,19 @@ def parse_arguments() -> argparse.Namespace:
     add("--work", choices=("training", "inference"), default="training")
     add("--threads", type=positive, default=tinynn.get_num_threads(), help="CPU threads")
     add("--steps", type=positive, default=20, help="steps to trace")
-    add("--rows", type=positive, default=16, help="lines by layer to show")
-    add("--json", metavar="FILE", help="write the figures to a file")
+    add("--rows", type=positive, default=16, help="rows to show")
+    add("--json", metavar="FILE", help="write the measurements to a file")
     add("--chrome", metavar="FILE", help="write a trace for Perfetto or chrome://tracing")
+    add("--calls", action="store_true", help="count Python function calls, and nothing else")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Trace some steps and say what they took."""
+    """Trace some steps and print the profile."""
     arguments = parse_arguments()
+    if arguments.calls:
+        print_calls()
+        return 0
     tinynn.set_num_threads(arguments.threads)
     tinynn.manual_seed(0)
     build, shape, classes = MODELS[arguments.model]
@@ -143,7 +203,7 @@ def main() -> int:
     rows = rows_of(trace, arguments.steps, counted)
     print(
         f"{arguments.model}, {arguments.work}, batch {arguments.batch}, "
-        f"{arguments.threads} threads: {1e3 * step:.2f} ms a step, "
+        f"{arguments.threads} threads: {1e3 * step:.2f} ms per step, "
         f"{arguments.batch / step:,.0f} images/s (untraced)\n"
     )
     print(table(rows, most["multiply_adds"], arguments.rows))
@@ -153,10 +213,10 @@ def main() -> int:
         f"/s, copies {most['copied_bytes'] / 1e9:.0f} GB/s read and written. The step's "
         f"multiply-adds at that peak: {1e3 * least:.2f} ms, {least / step:.0%} of the step."
     )
-    print("Shares above the peak are convolutions in the frequency domain, which multiply less.")
+    print("Above 100% of peak: convolutions by Winograd or FFT, which multiply less.")
     if arguments.json:
-        figures = {"seconds": step, "limits": most, "rows": rows}
-        Path(arguments.json).write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        profile = {"seconds": step, "limits": most, "rows": rows}
+        Path(arguments.json).write_text(json.dumps(profile, indent=1), encoding="utf-8")
     if arguments.chrome:
         trace.save_chrome(arguments.chrome)
     return 0
