@@ -118,13 +118,13 @@ def long_runs() -> Idea:
     """A row of 512 numbers against many rows, as it is and repeated to 8192."""
     x, result = (elementwise.empty((1 << 17,), np.float32) for _ in range(2))
     x[:], row = normal(len(x)), normal(512)
-    repeated = elementwise.long_row(row, np.float32)
+    repeated = elementwise.repeat_row(row, np.float32)
 
     def short() -> None:
         np.multiply(x.reshape(-1, 512), row, out=result.reshape(-1, 512))
 
     name = "a row spread over an array in runs of 8192, not 512"
-    return Idea(name, short, lambda: elementwise.spread(np.multiply, x, repeated, result))
+    return Idea(name, short, lambda: elementwise.broadcast_row(np.multiply, x, repeated, result))
 
 
 def glance() -> Idea:

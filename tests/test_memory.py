@@ -77,7 +77,7 @@ def test_freeing_while_another_thread_computes(device: str) -> None:
 def test_what_is_beyond_the_limit_is_kept_nowhere(device: str) -> None:
     if device != "cpu":
         pytest.skip("of the CPU's buffers")
-    shelf = buffers._mine.shelf
+    shelf = buffers._this_thread.buffers
 
     def check() -> int:
         for rows in shelf.views.values():

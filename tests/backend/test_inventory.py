@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tinynn
 from tests.backend.test_cuda_setup import T4, WHEEL_11, WHEEL_12, emulated, install, on_machine, run
-from tinynn.backend.cpu.threads import usable_cores
+from tinynn.backend.cpu.system import usable_cores
 
 PRINT = "import tinynn; print(tinynn.devices())"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tinynn
 from tests.backend.reference import PLAIN
 from tinynn.backend import NeedsGrad, Window, get_backend
-from tinynn.backend.cpu import buffers, elementwise, tiles
+from tinynn.backend.cpu import buffers, elementwise, tiles, tuning
 
 FAST = get_backend("cpu")
 TINY, SMALL = st.integers(1, 3), st.integers(0, 3)
@@ -135,7 +135,7 @@ class TestConvolution:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for size in (1, 1 << 11, 1 << 14):
-            monkeypatch.setattr(tiles, "_TILE_BYTES", size)
+            monkeypatch.setattr(tuning, "TILE_BYTES", size)
             tiles.cut_tiles.cache_clear()
             for stride in (1, 2):
                 window = Window((3, 3), (stride, stride), ((1, 1), (1, 1)))
@@ -163,9 +163,9 @@ class TestConvolution:
             same([FAST.conv2d(x, w, None, beyond, 1)], [around])
             same(FAST.conv2d_relu_pool(x, w, None, window, pool), expected)
             same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
-            for held in buffers._mine.shelf.values():
+            for held in buffers._this_thread.buffers.values():
                 held[...] = 0xFF  # not a number, in any floating-point dtype
-            buffers._mine.shelf.marks.clear()
+            buffers._this_thread.buffers.writers.clear()
 
     @pytest.mark.parametrize("algorithm", ["matrix", "winograd"])
     @pytest.mark.parametrize("interrupted", ["before", "after"])
@@ -176,11 +176,11 @@ class TestConvolution:
         padded = Window((3, 3), padding=((1, 1), (1, 1)))
         ours = normal(4, 12, 10, 3), normal(3, 3, 3, 8), None, padded, 1
         others = 9 + normal(4, 10, 16, 3), ours[1], None, Window((3, 3)), 1
-        set_mark = buffers.Mark.set
+        finish = buffers.Writer.finish
 
-        def interrupt(mark: buffers.Mark) -> None:
+        def interrupt(writer: buffers.Writer) -> None:
             if interrupted == "after":
-                set_mark(mark)
+                finish(writer)
             raise KeyboardInterrupt
 
         tinynn.set_conv2d_algorithm(algorithm)
@@ -191,7 +191,7 @@ class TestConvolution:
                     FAST.conv2d(*call)
                 for call in (ours, others):
                     with monkeypatch.context() as patch:
-                        patch.setattr(buffers.Mark, "set", interrupt)
+                        patch.setattr(buffers.Writer, "finish", interrupt)
                         with pytest.raises(KeyboardInterrupt):
                             FAST.conv2d(*call)
                     same([FAST.conv2d(*ours)], [PLAIN.conv2d(*ours)])

@@ -12,13 +12,8 @@ import numpy as np
 import pytest
 
 import tinynn
-from tinynn.backend.cpu.threads import (
-    _blas,
-    cpu_quota,
-    parallel,
-    single_threaded_blas,
-    usable_cores,
-)
+from tinynn.backend.cpu.system import cpu_quota, usable_cores
+from tinynn.backend.cpu.threads import _blas, parallel, single_threaded_blas
 from tinynn.errors import ArgumentError
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,8 @@ one it is, and import from here only: settings of a device are re-exported below
 
 from tinynn.backend.cpu.buffers import set_buffer_limit
 from tinynn.backend.cpu.convolution.choice import get_conv2d_algorithm, set_conv2d_algorithm
-from tinynn.backend.cpu.threads import get_num_threads, set_num_threads, usable_cores
+from tinynn.backend.cpu.system import usable_cores
+from tinynn.backend.cpu.threads import get_num_threads, set_num_threads
 from tinynn.backend.cuda.precision import get_matmul_precision, set_matmul_precision
 from tinynn.backend.inventory import Device, Devices
 from tinynn.backend.reference import Array, Backend, NeedsGrad

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinynn.backend.cpu.threads import usable_cores
+from tinynn.backend.cpu.system import usable_cores
 from tinynn.errors import DeviceError
 
 if TYPE_CHECKING:

@@ -1,6 +1,13 @@
-"""Work space that is reused from call to call, for each thread its own.
+"""Scratch buffers: workspace of the kernels, reused from call to call, one set for each thread.
 
-Fresh memory costs: the system maps each page of it, and clears it, at its first use.
+Fresh memory is expensive: the system maps and clears each page at its first use (about 0.25 ms for
+a megabyte, longer than many a tile). So kernels take their workspace from buffers of their thread,
+which grow as needed and stay. A buffer is known by name; whoever asks for that name next, on the
+same thread, gets the same memory. No locks are needed, and a buffer stays in its core's cache.
+
+``cached_views`` keeps what a kernel built on top of its buffers (a set of strided views, which
+take longer to make than a small product) until one of the buffers moves. ``Writer`` lets a kernel
+skip the clearing of padding that is still zero from its last tile.
 """
 
 from __future__ import annotations
@@ -14,136 +21,136 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tinynn.backend.cpu import tuning
 from tinynn.backend.reference import Array
 
 T = TypeVar("T")
 
 
-class _Shelf(dict[str, Any]):
-    """The buffers of one thread by name; they go with it."""
+class _Buffers(dict[str, Any]):
+    """The buffers of one thread by name; freed with the thread."""
 
     def __init__(self) -> None:
         super().__init__()
         self.views: dict[Any, Any] = {}
-        self.marks: dict[str, Mark] = {}
-        self.refused = False  # whether a buffer was beyond the limit since views() looked last
+        self.writers: dict[str, Writer] = {}
+        self.refused = False  # whether a buffer was over the limit since cached_views() reset it
 
     def clear(self) -> None:
         super().clear()
         self.views.clear()
-        self.marks.clear()
+        self.writers.clear()
 
 
-class _Mine(threading.local):
+class _ThisThread(threading.local):
     def __init__(self) -> None:
-        self.shelf = _Shelf()
-        _shelves.append(weakref.ref(self.shelf))
+        self.buffers = _Buffers()
+        _all.append(weakref.ref(self.buffers))
 
 
-_shelves: list[weakref.ref[_Shelf]] = []
-_mine = _Mine()
-_LINE = 64  # bytes of a cache line: vector loads should not straddle two
-_limit = 1 << 28  # bytes that a thread keeps
-_VIEWS = 64  # of a thread
+_all: list[weakref.ref[_Buffers]] = []
+_this_thread = _ThisThread()
+_limit = tuning.BUFFER_LIMIT
 
 
 def aligned(size: int) -> Array:
-    """So many uninitialized bytes, from a cache line on."""
-    memory = np.empty(size + _LINE, dtype=np.uint8)
-    start = -memory.ctypes.data % _LINE
+    """``size`` uninitialized bytes that begin at a cache line."""
+    memory = np.empty(size + tuning.CACHE_LINE, dtype=np.uint8)
+    start = -memory.ctypes.data % tuning.CACHE_LINE
     return memory[start : start + size]
 
 
 def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An uninitialized array of this thread, its own until the next call with this name."""
+    """An uninitialized array, valid until this thread asks for the same name again."""
     size = dtype.itemsize
     for length in shape:
         size *= length
-    held = _mine.shelf.get(name)
+    buffers = _this_thread.buffers
+    held = buffers.get(name)
     if held is None or held.nbytes < size:
         held = aligned(size)
-        _mine.shelf.pop(name, None)
-        _mine.shelf.views.clear()
-        if size + sum(array.nbytes for array in list(_mine.shelf.values())) <= _limit:
-            _mine.shelf[name] = held
+        buffers.pop(name, None)
+        buffers.views.clear()
+        if size + sum(array.nbytes for array in list(buffers.values())) <= _limit:
+            buffers[name] = held
         else:
-            _mine.shelf.refused = True
+            buffers.refused = True
     array: Array = held[:size].view(dtype).reshape(shape)
     return array
 
 
-class Mark:
-    """Tells whether a buffer of this thread still holds what was left in it.
+class Writer:
+    """One user of a scratch buffer, who can tell whether it was the last to write there.
 
-    Whoever writes to the buffer lifts the mark that is on it before, and sets one after; so where
-    that is interrupted, there is none.
+    Each write is enclosed by ``begin`` and ``finish``. A write that is interrupted in between
+    leaves the buffer without a last writer.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def lift(self) -> bool:
-        """Take away the mark on the buffer; whether it was this one."""
-        return _mine.shelf.marks.pop(self.name, None) is self
+    def begin(self) -> bool:
+        """Start to write; whether the buffer still holds what this writer left in it."""
+        return _this_thread.buffers.writers.pop(self.name, None) is self
 
-    def set(self) -> None:
-        """Put this mark on the buffer."""
-        _mine.shelf.marks[self.name] = self
+    def finish(self) -> None:
+        """The buffer now holds what this writer wrote."""
+        _this_thread.buffers.writers[self.name] = self
 
 
-def views(key: Any, make: Callable[[Any], T]) -> T:
-    """What ``make(key)`` makes of this thread's buffers, kept until one of them moves."""
-    shelf = _mine.shelf
-    found = shelf.views.get(key)
+def cached_views(key: Any, make: Callable[[Any], T]) -> T:
+    """``make(key)``, which builds views of this thread's buffers; kept until a buffer moves."""
+    buffers = _this_thread.buffers
+    found = buffers.views.get(key)
     if found is None:
-        shelf.refused = False
-        found = make(key)  # clears the views where a buffer had to grow
-        if len(shelf.views) >= _VIEWS:
-            shelf.views.clear()
-        if not shelf.refused:  # or they would hold what is beyond the limit
-            shelf.views[key] = found
+        buffers.refused = False
+        found = make(key)  # clears the cached views where a buffer has to grow
+        if len(buffers.views) >= tuning.CACHED_VIEWS:
+            buffers.views.clear()
+        if not buffers.refused:  # else the views would keep memory over the limit alive
+            buffers.views[key] = found
     result: T = found
     return result
 
 
 def set_buffer_limit(size: int) -> None:
-    """Keep at most so many bytes on each thread from now on."""
+    """Keep at most ``size`` bytes of scratch buffers on each thread from now on."""
     global _limit
     _limit = size
-    for shelf in _alive():
-        shelf.clear()
+    for buffers in _alive():
+        buffers.clear()
 
 
 def held_bytes() -> int:
-    """What the buffers of all threads take together."""
-    return sum(array.nbytes for shelf in _alive() for array in list(shelf.values()))
+    """Bytes of the scratch buffers of all threads."""
+    return sum(array.nbytes for buffers in _alive() for array in list(buffers.values()))
 
 
 def free_buffers() -> None:
-    """Let go of the buffers of all threads, and of what the allocator kept of freed arrays."""
-    for shelf in _alive():
-        shelf.clear()
+    """Free the scratch buffers of all threads, and what the allocator kept of freed arrays."""
+    for buffers in _alive():
+        buffers.clear()
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
 
 
-def _alive() -> list[_Shelf]:
-    shelves = []
-    for reference in list(_shelves):
-        shelf = reference()
-        if shelf is not None:
-            shelves.append(shelf)
-        elif reference in _shelves:
-            _shelves.remove(reference)  # and no other, which a new thread may be adding now
-    return shelves
+def _alive() -> list[_Buffers]:
+    found = []
+    for reference in list(_all):
+        buffers = reference()
+        if buffers is not None:
+            found.append(buffers)
+        elif reference in _all:
+            _all.remove(reference)  # by identity: a new thread may be adding another one now
+    return found
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory for the next step instead of returning it to the system.
+    """Tell glibc to keep freed memory for the next step instead of unmapping it.
 
-    Large arrays otherwise come from fresh pages every time, and touching those for the first time
-    costs more than many a kernel. TINYNN_KEEP_MEMORY=0 leaves the allocator alone.
+    Large arrays otherwise come from fresh pages every time. TINYNN_KEEP_MEMORY=0 leaves the
+    allocator's settings alone.
     """
     libc = _glibc()
     if libc is None or os.environ.get("TINYNN_KEEP_MEMORY", "1") == "0":

@@ -1,8 +1,13 @@
-"""Elementwise operations at full speed: aligned arrays, and long runs instead of numbers.
+"""Elementwise operations at NumPy's full speed: aligned arrays, long rows, chunks on threads.
 
-NumPy's vector loops run at about half their speed where an array does not begin at a cache line, as
-most of NumPy's own do not, and where a number or a row of less than 8192 elements (the size of its
-iterator's buffer) is spread over a large array.
+NumPy's vector loops run at about half their speed in two cases, which this module avoids:
+
+- an array that does not begin at a cache line (most of NumPy's begin 16 bytes behind one), because
+  vector loads then straddle two lines. ``empty`` aligns large arrays.
+- a scalar or a row shorter than 8192 elements (NumPy's iterator buffer) that is broadcast over a
+  large array. ``repeat_row`` repeats a row until it is long enough, ``broadcast_row`` applies it.
+
+Large arrays are evaluated in chunks of contiguous memory, which run on several threads.
 """
 
 from __future__ import annotations
@@ -14,70 +19,118 @@ from typing import Any
 
 import numpy as np
 
+from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.buffers import aligned
-from tinynn.backend.reference import Array
+from tinynn.backend.cpu.threads import parallel
+from tinynn.backend.reference import Array, Backend
 
-_LONG = 8192  # elements
-_SMALL = 1 << 15  # bytes; below, to find the cache line takes longer than it saves
+# -- kernels --------------------------------------------------------------------------------------
+
+
+def elementwise(backend: Backend, name: str, *operands: Any) -> Array:
+    """In chunks where the operands are large, of one shape and contiguous."""
+    function = getattr(np, name)
+    arrays = [operand for operand in operands if isinstance(operand, np.ndarray)]
+    large = arrays and arrays[0].size >= 2 * tuning.CHUNK
+    # NumPy lays out the result of strided or broadcast operands in an order of its own
+    if not large or any(
+        array.shape != arrays[0].shape or not array.flags.c_contiguous for array in arrays
+    ):
+        return function(*operands)
+    with np.errstate(all="ignore"):
+        first = (o.flat[:1] if isinstance(o, np.ndarray) else o for o in operands)
+        dtype = function(*first).dtype
+    return in_chunks(function, dtype, *operands)
+
+
+def relu(backend: Backend, x: Array) -> Array:
+    """max(x, 0) in chunks, compared with a long row of zeros."""
+    if x.size < tuning.RELU_FROM or x.dtype.kind != "f":
+        return np.maximum(x, 0)
+    return in_chunks(relu_into, x.dtype, x)
+
+
+def relu_gradient(backend: Backend, grad: Array, out: Array) -> Array:
+    """grad · (out > 0) in chunks."""
+    return in_chunks(lambda g, y, out: np.multiply(g, y > 0, out=out), grad.dtype, grad, out)
+
+
+def in_chunks(function: Callable[..., Any], dtype: Any, *operands: Any) -> Array:
+    """An elementwise function of arrays of one shape and scalars, one chunk at a time."""
+    shape = next(operand.shape for operand in operands if isinstance(operand, np.ndarray))
+    result = empty(shape, dtype)
+    flat = [o.reshape(-1) if isinstance(o, np.ndarray) else o for o in operands]
+    out = result.reshape(-1)
+    step = tuning.CHUNK if out.size >= 2 * tuning.CHUNK else max(1, out.size)
+
+    def chunk(start: int) -> None:
+        part = slice(start, start + step)
+        arguments = (o[part] if isinstance(o, np.ndarray) else o for o in flat)
+        function(*arguments, out=out[part])
+
+    parallel(chunk, range(0, out.size, step))
+    return result
+
+
+# -- building blocks ------------------------------------------------------------------------------
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    """An uninitialized array, which begins at a cache line if it is large."""
+    """An uninitialized array, aligned to a cache line if it is large."""
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
-    if size < _SMALL:
+    if size < tuning.ALIGN_FROM:
         return np.empty(shape, dtype)
     return aligned(size).view(dtype).reshape(shape)
 
 
-def long_row(values: Array, dtype: Any, size: float = inf) -> Array:
-    """The values again and again, until they are a long run for arrays of that size.
+def repeat_row(values: Array, dtype: Any, size: float = inf) -> Array:
+    """``values`` repeated to at least ``tuning.LONG_ROW`` elements, for arrays of that size.
 
-    Only once for small ones: to repeat the values takes longer than it saves.
+    Small arrays get them once: repeating takes longer than it saves.
     """
-    times = 1 if size <= 2 * _LONG else -(-_LONG // len(values))
+    times = 1 if size <= 2 * tuning.LONG_ROW else -(-tuning.LONG_ROW // len(values))
     row = empty((times, len(values)), dtype)
     row[...] = values
     return row.reshape(-1)
 
 
-def chunks(size: int, row: int, *arrays: Array) -> list[tuple[Array, ...]]:
-    """Flat arrays in chunks of about ``size`` numbers, each as lines of ``row`` numbers.
-
-    What does not fill a line comes last, as a line of its own.
-    """
-    flat = [array.reshape(-1) for array in arrays]
-    lines, step = flat[0].size // row, max(1, size // row)
-    whole = [array[: lines * row].reshape(lines, row) for array in flat]
-    found = [tuple(a[start : start + step] for a in whole) for start in range(0, lines, step)]
-    if lines * row < flat[0].size:
-        found.append(tuple(array[None, lines * row :] for array in flat))
-    return found
-
-
-def spread(operation: Callable[..., Any], x: Array, row: Array, out: Array) -> None:
-    """out = operation(x, row), the row again and again along x; both arrays are contiguous."""
+def broadcast_row(operation: Callable[..., Any], x: Array, row: Array, out: Array) -> None:
+    """out = operation(x, row), with the row repeated along x. ``x`` and ``out`` are contiguous."""
     flat, result = x.reshape(-1), out.reshape(-1)
     if flat.size <= row.size:
         operation(flat, row[: flat.size], out=result)
         return
     whole = flat.size // row.size * row.size
-    if whole:
-        shape = (-1, row.size)
-        operation(flat[:whole].reshape(shape), row, out=result[:whole].reshape(shape))
+    shape = (-1, row.size)
+    operation(flat[:whole].reshape(shape), row, out=result[:whole].reshape(shape))
     if whole < flat.size:
         operation(flat[whole:], row[: flat.size - whole], out=result[whole:])
 
 
-def relu(x: Array, out: Array) -> None:
-    """out = max(x, 0); both are contiguous."""
-    length = max(1, x.size) if x.size <= 2 * _LONG else _LONG
-    spread(np.maximum, x, zeros(length, x.dtype), out)
+def relu_into(x: Array, out: Array) -> None:
+    """out = max(x, 0). Both are contiguous."""
+    length = max(1, x.size) if x.size <= 2 * tuning.LONG_ROW else tuning.LONG_ROW
+    broadcast_row(np.maximum, x, zeros(length, x.dtype), out)
 
 
 @lru_cache(maxsize=64)
 def zeros(size: int, dtype: np.dtype[Any]) -> Array:
-    """A row of zeros, not to be written to."""
+    """A shared row of zeros, not to be written to."""
     row = empty((size,), dtype)
     row[...] = 0
     return row
+
+
+def split_rows(size: int, width: int, *arrays: Array) -> list[tuple[Array, ...]]:
+    """Cut flat arrays into chunks of about ``size`` elements, as matrices of ``width`` columns.
+
+    What does not fill a row comes last, as a row of its own.
+    """
+    flat = [array.reshape(-1) for array in arrays]
+    rows, step = flat[0].size // width, max(1, size // width)
+    whole = [array[: rows * width].reshape(rows, width) for array in flat]
+    found = [tuple(a[start : start + step] for a in whole) for start in range(0, rows, step)]
+    if rows * width < flat[0].size:
+        found.append(tuple(array[None, rows * width :] for array in flat))
+    return found

@@ -1,4 +1,18 @@
-"""Batch normalization on the CPU: chunks that stay in the cache, on several threads."""
+"""Batch normalization with two passes over the input: one for the sums, one for the result.
+
+The statistics come from Σx and Σx², taken together for each chunk while it is in the cache, as a
+matrix product with ones and an ``einsum`` that writes nothing. E[x²] - E[x]² cancels where the mean
+is large relative to the standard deviation; then a second pass sums x - mean instead. Chunks are
+added up in float64.
+
+The result is one multiply-add per element: x · scale + shift with scale = weight / √(var + eps) and
+shift = bias - mean · scale. Backward, with r = 1 / √(var + eps) and y = (x - mean) · r,
+
+    x.grad = r · weight · (g - mean(g) - y · mean(g · y))
+           = g · factor + x · tilt + shift        (one constant of each kind for each channel)
+
+Ioffe and Szegedy, "Batch normalization" (2015).
+"""
 
 from __future__ import annotations
 
@@ -7,132 +21,124 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.backend.cpu import elementwise
+from tinynn.backend.cpu import elementwise, tuning
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.threads import parallel, single_threaded_blas
 from tinynn.backend.reference import Array, Backend
 
-_CHUNK = 1 << 18  # numbers
-_FOR_THREADS = 1 << 19  # numbers that are worth several threads
-_WIDTH = 512  # elements of the rows that are added up at once
-_FAR = 4.0  # a squared mean of so many variances costs no more than a digit
+
+def batch_norm(
+    backend: Backend,
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    running: tuple[Array, Array] | None,
+    momentum: float,
+    eps: float,
+    relu: bool = False,
+) -> tuple[Array, Array, Array]:
+    """In chunks, with the ReLU applied while a chunk is in the cache."""
+    if not _is_chunkable(x):
+        return Backend.batch_norm(backend, x, weight, bias, running, momentum, eps, relu)
+    average, variance = _moments(x)
+    backend._follow(running, average, variance, momentum, x.size // x.shape[-1])
+    scale = (variance + eps) ** -0.5
+    if weight is not None:
+        scale = scale * weight
+    shift = -average * scale if bias is None else bias - average * scale
+    out = elementwise.empty(x.shape, x.dtype)
+    scales, shifts = (elementwise.repeat_row(v, x.dtype, x.size) for v in (scale, shift))
+    zeros = elementwise.zeros(scales.size, x.dtype)
+
+    def work(chunk: tuple[Array, ...]) -> None:
+        source, result = chunk
+        width = source.shape[1]
+        np.multiply(source, scales[:width], out=result)
+        np.add(result, shifts[:width], out=result)
+        if relu:
+            np.maximum(result, zeros[:width], out=result)
+
+    _for_each(x, work, elementwise.split_rows(tuning.CHUNK, scales.size, x, out))
+    return out, average, variance
 
 
-class Normalization(Backend):
-    """Each image is read twice, once for the statistics and once for the result."""
+def batch_norm_gradient(
+    backend: Backend,
+    grad: Array,
+    x: Array,
+    weight: Array | None,
+    average: Array,
+    variance: Array,
+    eps: float,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """In chunks: one pass for Σg and Σg·y, one for the gradient of x."""
+    if not _is_chunkable(x) or not grad.flags.c_contiguous:
+        return Backend.batch_norm_gradient(backend, grad, x, weight, average, variance, eps, out)
+    count = x.size // x.shape[-1]
+    root = (variance + eps) ** -0.5
+    center = average if _is_far(average, variance) else None
+    result = elementwise.empty(x.shape, x.dtype)
+    # with a ReLU, ``result`` first holds the gradient behind it
+    upstream = grad if out is None else result
+    masked = () if out is None else (grad, np.ascontiguousarray(out))
+    sums = _Sums(x, center, upstream, *masked)
 
-    def batch_norm(
-        self,
-        x: Array,
-        weight: Array | None,
-        bias: Array | None,
-        running: tuple[Array, Array] | None,
-        momentum: float,
-        eps: float,
-        relu: bool = False,
-    ) -> tuple[Array, Array, Array]:
-        if not _is_chunkable(x):
-            return super().batch_norm(x, weight, bias, running, momentum, eps, relu)
-        average, variance = _moments(x)
-        self._follow(running, average, variance, momentum, x.size // x.shape[-1])
-        scale = (variance + eps) ** -0.5
-        if weight is not None:
-            scale = scale * weight
-        out = elementwise.empty(x.shape, x.dtype)
-        shift = -average * scale if bias is None else bias - average * scale
-        factors, shifts = (
-            elementwise.long_row(values, x.dtype, x.size) for values in (scale, shift)
-        )
-        zeros = elementwise.zeros(factors.size, x.dtype)
+    def add(number: int) -> None:
+        if masked:
+            _, behind, before, activation = sums.chunks[number]
+            np.multiply(before, activation > 0, out=behind)
+        sums.add(number, 1)
 
-        def work(part: tuple[Array, ...]) -> None:
-            seen, result = part
-            width = seen.shape[1]
-            np.multiply(seen, factors[:width], out=result)
-            np.add(result, shifts[:width], out=result)
-            if relu:
-                np.maximum(result, zeros[:width], out=result)
+    _for_each(x, add, range(len(sums.chunks)))
+    total, slope = sums.totals.sum(axis=0).astype(x.dtype)
+    rest = average if center is None else average - center
+    slope = (slope - rest * total) * root
+    factor = root if weight is None else root * weight
+    tilt = slope * root / count
+    shift = (rest * tilt - total / count) * factor
+    rows = [elementwise.repeat_row(v, x.dtype, x.size) for v in (factor, -tilt * factor, shift)]
 
-        _over(x, work, elementwise.chunks(_CHUNK, factors.size, x, out))
-        return out, average, variance
+    def work(chunk: tuple[Array, ...]) -> None:
+        source, given, target = chunk
+        factors, tilts, shifts = (row[: source.shape[1]] for row in rows)
+        tilted = buffer("tilted", source.shape, x.dtype)
+        np.multiply(sums.centered(source), tilts, out=tilted)
+        np.multiply(given, factors, out=target)
+        np.add(target, tilted, out=target)
+        np.add(target, shifts, out=target)
 
-    def batch_norm_gradient(
-        self,
-        grad: Array,
-        x: Array,
-        weight: Array | None,
-        average: Array,
-        variance: Array,
-        eps: float,
-        out: Array | None = None,
-    ) -> tuple[Array, Array, Array]:
-        if not _is_chunkable(x) or not grad.flags.c_contiguous:
-            return super().batch_norm_gradient(grad, x, weight, average, variance, eps, out)
-        count = x.size // x.shape[-1]
-        root = (variance + eps) ** -0.5
-        center = average if _is_far(average, variance) else None
-        result = elementwise.empty(x.shape, x.dtype)
-        kept = None if out is None else np.ascontiguousarray(out)
-        arriving = grad if kept is None else result
-        sums = _Sums(x, center, arriving, *(() if kept is None else (grad, kept)))
-
-        def add(number: int) -> None:
-            if kept is not None:
-                _, arrived, passed, active = sums.parts[number]
-                np.multiply(passed, active > 0, out=arrived)
-            sums.add(number, 1)
-
-        _over(x, add, range(len(sums.parts)))
-        total, slope = sums.totals.sum(axis=0).astype(x.dtype)
-        rest = average if center is None else average - center
-        slope = (slope - rest * total) * root
-        # factor · (grad - mean(grad) - (x - average) · tilt), with what x is multiplied by as one
-        factor = root if weight is None else root * weight
-        tilt = slope * root / count
-        shift = (rest * tilt - total / count) * factor
-        rows = [
-            elementwise.long_row(values, x.dtype, x.size)
-            for values in (factor, -tilt * factor, shift)
-        ]
-
-        def work(part: tuple[Array, ...]) -> None:
-            seen, given, arrived = part
-            factors, tilts, shifts = (row[: seen.shape[1]] for row in rows)
-            tilted = buffer("tilted", seen.shape, x.dtype)
-            np.multiply(sums.centered(seen), tilts, out=tilted)
-            np.multiply(given, factors, out=arrived)
-            np.add(arrived, tilted, out=arrived)
-            np.add(arrived, shifts, out=arrived)
-
-        _over(x, work, elementwise.chunks(_CHUNK, rows[0].size, x, arriving, result))
-        return result, slope, total
+    _for_each(x, work, elementwise.split_rows(tuning.CHUNK, rows[0].size, x, upstream, result))
+    return result, slope, total
 
 
 class _Sums:
-    """Sums by channel of arrays and of products of arrays, taken in one pass that writes nothing.
+    """Σa and Σa·x for each channel, in one pass that writes nothing.
 
-    The numbers of each chunk are added up in rows of some hundred, the chunks in float64.
+    A chunk is a matrix whose rows hold ``tuning.NORM_ROW`` elements or so, a whole number of
+    pixels; its columns are summed, and then the columns of the same channel, in float64.
     """
 
     def __init__(self, x: Array, center: Array | None, *others: Array) -> None:
         self.channels = x.shape[-1]
-        width = self.channels * max(1, _WIDTH // self.channels)
-        self.parts = elementwise.chunks(_CHUNK, width, x, *others)
-        self.totals = np.empty((len(self.parts), 2, self.channels), dtype=np.float64)
-        self.centers = None if center is None else elementwise.long_row(center, x.dtype)
-        self.ones = np.ones(max(len(part[0]) for part in self.parts), x.dtype)
+        width = self.channels * max(1, tuning.NORM_ROW // self.channels)
+        self.chunks = elementwise.split_rows(tuning.CHUNK, width, x, *others)
+        self.totals = np.empty((len(self.chunks), 2, self.channels), dtype=np.float64)
+        self.centers = None if center is None else elementwise.repeat_row(center, x.dtype)
+        self.ones = np.ones(max(len(chunk[0]) for chunk in self.chunks), x.dtype)
 
-    def centered(self, part: Array) -> Array:
-        """A part of x less the center."""
+    def centered(self, chunk: Array) -> Array:
+        """A chunk of x minus the center."""
         if self.centers is None:
-            return part
-        width = part.shape[1]
-        return np.subtract(part, self.centers[:width], out=buffer("full", part.shape, part.dtype))
+            return chunk
+        width = chunk.shape[1]
+        out = buffer("centered", chunk.shape, chunk.dtype)
+        return np.subtract(chunk, self.centers[:width], out=out)
 
-    def add(self, number: int, place: int) -> None:
-        """Σ a and Σ a · x over a chunk, of the array a in this place; x is without its center."""
-        x = self.centered(self.parts[number][0])
-        a = x if place == 0 else self.parts[number][place]
+    def add(self, number: int, which: int) -> None:
+        """Sum a chunk of x (``which`` 0) or of the array after it; x is without its center."""
+        x = self.centered(self.chunks[number][0])
+        a = x if which == 0 else self.chunks[number][which]
         both = np.empty((2, a.shape[1]), a.dtype)
         np.matmul(self.ones[: len(a)], a, out=both[0])
         np.einsum("ij,ij->j", a, x, out=both[1])
@@ -143,9 +149,9 @@ def _is_chunkable(x: Array) -> bool:
     return bool(x.dtype.itemsize > 2 and x.flags.c_contiguous and x.size)
 
 
-def _over(x: Array, work: Callable[[Any], object], items: Sequence[Any]) -> None:
-    """On several threads where x is large: to wake them costs as much as a small x."""
-    if x.size >= _FOR_THREADS:
+def _for_each(x: Array, work: Callable[[Any], object], items: Sequence[Any]) -> None:
+    """On several threads where x is large."""
+    if x.size >= tuning.NORM_PARALLEL_FROM:
         parallel(work, items)
         return
     with single_threaded_blas():
@@ -154,16 +160,12 @@ def _over(x: Array, work: Callable[[Any], object], items: Sequence[Any]) -> None
 
 
 def _is_far(average: Array, variance: Array) -> bool:
-    """Whether means are so large that sums of squares would lose the digits of the variance."""
-    return bool((average * average > _FAR * variance).any())
+    """Whether a mean is so large that E[x²] - E[x]² would lose digits of the variance."""
+    return bool((average * average > tuning.NORM_FAR * variance).any())
 
 
 def _moments(x: Array) -> tuple[Any, Any]:
-    """Mean and variance of each channel.
-
-    Sums of squares are enough unless means are large beside the variance: then a second look sums
-    the squares of what is left without the mean.
-    """
+    """Mean and variance of each channel, in two passes where the mean is large."""
     average, variance = _moments_about(x, None)
     if _is_far(average, variance):
         center = average.astype(x.dtype)
@@ -173,8 +175,8 @@ def _moments(x: Array) -> tuple[Any, Any]:
 
 
 def _moments_about(x: Array, center: Array | None) -> tuple[Any, Any]:
-    """Mean and variance of x less ``center``."""
+    """Mean and variance of x - center."""
     sums = _Sums(x, center)
-    _over(x, lambda number: sums.add(number, 0), range(len(sums.parts)))
+    _for_each(x, lambda number: sums.add(number, 0), range(len(sums.chunks)))
     average, square = sums.totals.sum(axis=0) * (sums.channels / x.size)
     return average, np.maximum(square - average * average, 0)

@@ -1,18 +1,63 @@
-"""How much memory this process may still take: what the machine has, and what its group grants."""
+"""Cores and memory that the operating system grants this process, by machine and by cgroup."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its CPU affinity, limited by the quota of its container."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, round(min(cores, cpu_quota(_CGROUP, _own_group()))))
+
+
+def _own_group() -> str:
+    """The cgroup of this process as a path below the root of the hierarchy (version 2)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
+
+
+def cpu_quota(root: Path, group: str) -> float:
+    """Cores that cgroups grant (Linux, versions 1 and 2); infinite without a quota.
+
+    A group never has more than its ancestors.
+    """
+    least = math.inf
+    parts = [part for part in group.split("/") if part]
+    for depth in range(len(parts) + 1):
+        least = min(least, _quota(root.joinpath(*parts[:depth], "cpu.max")))
+    return min(least, _quota(root / "cpu" / "cpu.cfs_quota_us"))
+
+
+def _quota(file: Path) -> float:
+    """quota / period, from one file (version 2) or two (version 1). "max" and -1: no quota."""
+    try:
+        values = file.read_text(encoding="ascii").split()
+        if len(values) == 1:
+            values += file.with_name("cpu.cfs_period_us").read_text(encoding="ascii").split()
+        quota, period = map(int, values)
+    except (OSError, ValueError):
+        return math.inf
+    return quota / period if quota > 0 and period > 0 else math.inf
+
 
 def available_memory() -> int:
-    """Bytes of memory that new arrays can take, of the machine and of the control group."""
-    return min(_of_machine(Path("/proc/meminfo")), _of_group(Path("/sys/fs/cgroup")))
+    """Bytes that new arrays can take, of the machine and of the cgroup."""
+    return min(_machine_memory(Path("/proc/meminfo")), _group_memory(_CGROUP))
 
 
-def _of_machine(file: Path) -> int:
-    """MemAvailable of Linux; elsewhere half of what there is."""
+def _machine_memory(file: Path) -> int:
+    """MemAvailable of Linux; elsewhere half of the physical memory."""
     try:
         lines = file.read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) << 10
@@ -23,16 +68,16 @@ def _of_machine(file: Path) -> int:
             return 4 << 30
 
 
-def _of_group(root: Path) -> int:
-    """Limit less use (Linux, cgroup versions 2 and 1); endless without a limit."""
+def _group_memory(root: Path) -> int:
+    """Limit minus usage (cgroup versions 2 and 1); practically infinite without a limit."""
     files = (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     )
     for limit, used in files:
         try:
-            numbers = [int((root / name).read_text(encoding="ascii")) for name in (limit, used)]
-            return max(0, numbers[0] - numbers[1])
-        except (OSError, ValueError):  # there is no such file, or it says "max"
+            values = [int((root / name).read_text(encoding="ascii")) for name in (limit, used)]
+            return max(0, values[0] - values[1])
+        except (OSError, ValueError):  # no such file, or "max"
             continue
     return 1 << 62

@@ -1,4 +1,8 @@
-"""Tiles: parts of a batch whose work is done while their numbers are in the cache."""
+"""Tiles: parts of a batch small enough to stay in the cache while a kernel works on them.
+
+How a batch is cut depends on its sizes only, never on the number of threads. Each tile is computed
+by one thread from start to end, so results are bitwise the same for any number of threads.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,11 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-# What one tile reads and writes. One thread would be as fast with less, but two hand each other the
-# interpreter's lock at every operation, and that takes as long as a small one.
-_TILE_BYTES = 3 << 20
+from tinynn.backend.cpu import tuning
 
 
 class Tile(NamedTuple):
-    """Some output rows of some images; either whole images or rows of a single one."""
+    """Some output rows of some images: either all rows of several images, or rows of one."""
 
     images: slice
     rows: slice
@@ -21,9 +23,10 @@ class Tile(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def overlap(first: int, count: int, size: int, step: int = 1) -> tuple[slice, slice]:
-    """Which of the places first, first + step, ... (``count`` of them) are among ``size`` pixels.
+    """Which of the ``count`` positions first, first + step, ... lie in [0, size).
 
-    As a slice of the places, and as one of the pixels.
+    Returns:
+        The slice of the positions, and the slice of the ``size`` pixels that they select.
     """
     start = min(count, max(0, -(first // step)))
     stop = max(start, min(count, -((first - size) // step)))
@@ -33,12 +36,16 @@ def overlap(first: int, count: int, size: int, step: int = 1) -> tuple[slice, sl
 
 @lru_cache(maxsize=256)
 def cut_tiles(images: int, rows: int, row_bytes: int, multiple: int = 1) -> Sequence[Tile]:
-    """Tiles that begin at a multiple of so many rows, from the bytes of one row of one image.
+    """Cut a batch into tiles of about ``tuning.TILE_BYTES``.
 
-    Their number is even, for two threads, and depends on nothing but the sizes.
+    Args:
+        images: Images of the batch.
+        rows: Output rows of each image.
+        row_bytes: Bytes that are read and written for one row of one image.
+        multiple: Tiles of a single image begin at multiples of so many rows.
     """
     image_bytes = max(1, rows * row_bytes)
-    if image_bytes > _TILE_BYTES:
+    if image_bytes > tuning.TILE_BYTES:
         return [
             Tile(slice(n, n + 1), part)
             for n in range(images)
@@ -48,13 +55,13 @@ def cut_tiles(images: int, rows: int, row_bytes: int, multiple: int = 1) -> Sequ
 
 
 def _shares(length: int, total_bytes: int, multiple: int = 1) -> list[slice]:
-    """An axis cut into an even number of nearly equal parts of at most about a tile's bytes."""
-    count = min(-(-length // multiple), 2 * -(-total_bytes // (2 * _TILE_BYTES)))
+    """An even number of nearly equal parts, so that two threads finish at the same time."""
+    count = min(-(-length // multiple), 2 * -(-total_bytes // (2 * tuning.TILE_BYTES)))
     return cut(length, count, multiple) if count else []
 
 
 def cut(length: int, parts: int, multiple: int = 1) -> list[slice]:
-    """An axis cut into nearly equal parts that begin at a multiple of so many elements."""
+    """Cut an axis into nearly equal parts that begin at a multiple of so many elements."""
     units = -(-length // multiple)
     edges = [min(length, units * part // parts * multiple) for part in range(parts + 1)]
     return [slice(*edge) for edge in pairwise(edges)]

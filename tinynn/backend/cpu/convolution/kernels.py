@@ -21,7 +21,8 @@ from tinynn.backend.cpu.convolution.rows import (
     shape_of,
     weight_of,
 )
-from tinynn.backend.cpu.pooling import is_tiling, pool_planes
+from tinynn.backend.cpu.linalg import column_sums
+from tinynn.backend.cpu.pooling import is_halving, pool_planes
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Tile, cut_tiles
 from tinynn.backend.reference import Array, Backend, NeedsGrad
@@ -30,185 +31,200 @@ from tinynn.backend.window import Pair, Window
 _LANES = 8  # partial sums of a weight gradient: fixed, so that no result depends on the threads
 
 
-class Convolution(Backend):
-    """Tiles of a few images on several threads."""
-
-    def conv2d(
-        self, x: Array, weight: Array, bias: Array | None, window: Window, groups: int
-    ) -> Array:
-        if not _is_wide(x):
-            return super().conv2d(x, weight, bias, window, groups)
-        size = window.output_size(*x.shape[1:3])
-        out = elementwise.empty((x.shape[0], *size, weight.shape[3]), x.dtype)
-        cut = _spectral(x.shape, x.dtype, window, size, weight.shape[3], groups)
-        if cut is not None:
-            fft.conv2d(x, weight, window, cut, out, parallel)
-            if bias is not None:
-                self.add_bias(out, bias)
-            return out
-        if depthwise.is_thin(weight, groups):
-            depthwise.forward(x, weight, window, groups, out)
-            if bias is not None:
-                out += bias
-            return out
-        for source, target in _by_group(groups, x.shape[3], weight.shape[3]):
-            shift = None if bias is None else bias[target]
-            _correlate(x[..., source], weight[..., target], shift, window, out[..., target])
+def conv2d(
+    backend: Backend, x: Array, weight: Array, bias: Array | None, window: Window, groups: int
+) -> Array:
+    """By FFT, elementwise for thin groups, else by row products."""
+    if not _is_wide(x):
+        return Backend.conv2d(backend, x, weight, bias, window, groups)
+    size = window.output_size(*x.shape[1:3])
+    out = elementwise.empty((x.shape[0], *size, weight.shape[3]), x.dtype)
+    cut = _spectral(x.shape, x.dtype, window, size, weight.shape[3], groups)
+    if cut is not None:
+        fft.conv2d(x, weight, window, cut, out, parallel)
+        if bias is not None:
+            backend.add_bias(out, bias)
         return out
-
-    def conv2d_input_gradient(
-        self, grad: Array, weight: Array, window: Window, groups: int, shape: tuple[int, ...]
-    ) -> Array:
-        if not _is_plain(window) or not _is_wide(grad):
-            return super().conv2d_input_gradient(grad, weight, window, groups, shape)
-        out = elementwise.empty(shape, grad.dtype)
-        if depthwise.is_thin(weight, groups):
-            depthwise.input_gradient(grad, weight, window, groups, out)
-            return out
-        for source, target in _by_group(groups, shape[3], weight.shape[3]):
-            _input_gradient(grad[..., target], weight[..., target], window, out[..., source])
+    if depthwise.is_thin(weight, groups):
+        depthwise.forward(x, weight, window, groups, out)
+        if bias is not None:
+            out += bias
         return out
+    for source, target in _by_group(groups, x.shape[3], weight.shape[3]):
+        shift = None if bias is None else bias[target]
+        _correlate(x[..., source], weight[..., target], shift, window, out[..., target])
+    return out
 
-    def conv2d_weight_gradient(self, x: Array, grad: Array, window: Window, groups: int) -> Array:
-        if not _is_wide(x):
-            return super().conv2d_weight_gradient(x, grad, window, groups)
-        channels = x.shape[3] // groups
-        out = np.empty((*window.kernel, channels, grad.shape[3]), dtype=x.dtype)
-        if depthwise.is_thin(out, groups):
-            depthwise.weight_gradient(x, grad, window, groups, out)
-            return out
-        for source, target in _by_group(groups, x.shape[3], grad.shape[3]):
-            out[..., target] = _weight_gradient(x[..., source], grad[..., target], window)
+
+def conv2d_input_gradient(
+    backend: Backend,
+    grad: Array,
+    weight: Array,
+    window: Window,
+    groups: int,
+    shape: tuple[int, ...],
+) -> Array:
+    """A convolution with the flipped kernel."""
+    if not _is_plain(window) or not _is_wide(grad):
+        return Backend.conv2d_input_gradient(backend, grad, weight, window, groups, shape)
+    out = elementwise.empty(shape, grad.dtype)
+    if depthwise.is_thin(weight, groups):
+        depthwise.input_gradient(grad, weight, window, groups, out)
         return out
+    for source, target in _by_group(groups, shape[3], weight.shape[3]):
+        _input_gradient(grad[..., target], weight[..., target], window, out[..., source])
+    return out
 
-    def conv2d_gradients(
-        self,
-        x: Array,
-        weight: Array,
-        grad: Array,
-        window: Window,
-        groups: int,
-        needs_grad: NeedsGrad,
-    ) -> tuple[Array | None, ...]:
-        cut = _spectral(x.shape, x.dtype, window, grad.shape[1:3], weight.shape[3], groups)
-        if cut is not None:
-            image, kernel = fft.gradients(x, weight, grad, window, cut, needs_grad[:2], parallel)
-            return image, kernel, self.sum(grad, (0, 1, 2)) if needs_grad.bias else None
-        joint = groups == 1 and window.kernel != (1, 1) and needs_grad.x and needs_grad.weight
-        if not joint or not _is_wide(x) or not _is_plain(window):
-            return super().conv2d_gradients(x, weight, grad, window, groups, needs_grad)
-        shape = shape_of(x.shape, x.dtype, window, grad.shape[1:3], grad.shape[3], backward=True)
-        parts = shape.tiles()
-        if not _are_whole(parts, shape):
-            return super().conv2d_gradients(x, weight, grad, window, groups, needs_grad)
-        back = _Back(weight, window, x.shape, grad.shape)
-        image_grad = elementwise.empty(x.shape, x.dtype)
 
-        def work(tile: Tile, sums: tuple[Array, Array]) -> None:
-            arriving = grad[tile.images]
-            if needs_grad.bias:
-                sums[1][...] += _column_sums(arriving.reshape(-1, shape.outputs))
-            _add_weight_gradient(shape, x, arriving, tile, sums[0])
+def conv2d_weight_gradient(
+    backend: Backend, x: Array, grad: Array, window: Window, groups: int
+) -> Array:
+    """Transposed row products, summed over tiles."""
+    if not _is_wide(x):
+        return Backend.conv2d_weight_gradient(backend, x, grad, window, groups)
+    channels = x.shape[3] // groups
+    out = np.empty((*window.kernel, channels, grad.shape[3]), dtype=x.dtype)
+    if depthwise.is_thin(out, groups):
+        depthwise.weight_gradient(x, grad, window, groups, out)
+        return out
+    for source, target in _by_group(groups, x.shape[3], grad.shape[3]):
+        out[..., target] = _weight_gradient(x[..., source], grad[..., target], window)
+    return out
+
+
+def conv2d_gradients(
+    backend: Backend,
+    x: Array,
+    weight: Array,
+    grad: Array,
+    window: Window,
+    groups: int,
+    needs_grad: NeedsGrad,
+) -> tuple[Array | None, ...]:
+    """Both gradients in one pass over the upstream gradient."""
+    cut = _spectral(x.shape, x.dtype, window, grad.shape[1:3], weight.shape[3], groups)
+    if cut is not None:
+        image, kernel = fft.gradients(x, weight, grad, window, cut, needs_grad[:2], parallel)
+        return image, kernel, backend.sum(grad, (0, 1, 2)) if needs_grad.bias else None
+    joint = groups == 1 and window.kernel != (1, 1) and needs_grad.x and needs_grad.weight
+    if not joint or not _is_wide(x) or not _is_plain(window):
+        return Backend.conv2d_gradients(backend, x, weight, grad, window, groups, needs_grad)
+    shape = shape_of(x.shape, x.dtype, window, grad.shape[1:3], grad.shape[3], backward=True)
+    parts = shape.tiles()
+    if not _are_whole(parts, shape):
+        return Backend.conv2d_gradients(backend, x, weight, grad, window, groups, needs_grad)
+    back = _Back(weight, window, x.shape, grad.shape)
+    image_grad = elementwise.empty(x.shape, x.dtype)
+
+    def work(tile: Tile, sums: tuple[Array, Array]) -> None:
+        arriving = grad[tile.images]
+        if needs_grad.bias:
+            sums[1][...] += column_sums(arriving.reshape(-1, shape.outputs))
+        _add_weight_gradient(shape, x, arriving, tile, sums[0])
+        back.run(arriving, image_grad[tile.images])
+
+    sums = _in_lanes(parts, shape.kernel, (shape.outputs,), dtype=x.dtype, work=work)
+    return image_grad, weight_of(sums[0], shape), sums[1] if needs_grad.bias else None
+
+
+def conv2d_relu_pool(
+    backend: Backend,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    window: Window,
+    pool: Window,
+    keep: bool = True,
+) -> tuple[Array, Array | None]:
+    """Each tile is pooled, shifted and rectified in the cache."""
+    shape = _pooled(x, window, pool, weight.shape[3], False)
+    if shape is None:
+        return Backend.conv2d_relu_pool(backend, x, weight, bias, window, pool, keep)
+    size, width = window.output_size(*x.shape[1:3]), shape.width // 2
+    kernel = kernel_rows(weight, shape)
+    best = elementwise.empty((x.shape[0], shape.rows // 2, width, shape.outputs), x.dtype)
+    winner = np.empty(best.shape, dtype=np.int8) if keep else None
+    shift = None if bias is None else elementwise.repeat_row(bias, bias.dtype, best.size)
+
+    def work(tile: Tile) -> None:
+        shape.fetch(x, tile)
+        rows = shape.at(tile)
+        rows.load(x, tile)
+        rows.multiply(kernel)
+        rows.to_planes()
+        planes = rows.planes
+        if 2 * width > size[1]:  # what rounding up adds to the last windows
+            planes[:, 1, :, :, :, width - 1] = -np.inf
+        if tile.rows.stop > size[0]:
+            line, pair = divmod((tile.rows.stop - tile.rows.start) // 2 - 1, planes.shape[2])
+            planes[1, :, pair, line] = -np.inf
+        won = None if winner is None else buffer("won", planes.shape[2:], winner.dtype)
+        pool_planes(planes, rows.pooled, won)
+        half = slice(tile.rows.start // 2, tile.rows.stop // 2)
+        result = best[tile.images, half]
+        _from_pairs(rows.pooled, result)
+        if shift is not None:
+            elementwise.broadcast_row(np.add, result, shift, result)
+        elementwise.relu_into(result, result)
+        if winner is not None and won is not None:
+            _from_pairs(won, winner[tile.images, half])
+
+    parallel(work, shape.tiles())
+    return best, winner
+
+
+def conv2d_relu_pool_gradients(
+    backend: Backend,
+    x: Array,
+    weight: Array,
+    grad: Array,
+    out: Array,
+    winner: Array,
+    window: Window,
+    pool: Window,
+    needs_grad: NeedsGrad,
+) -> tuple[Array | None, ...]:
+    """Both gradients, from a full-size upstream gradient made tile by tile."""
+    shape = _pooled(x, window, pool, grad.shape[3], True)
+    parts = () if shape is None else shape.tiles()
+    if shape is None or not _are_whole(parts, shape) or window.stride != (1, 1):
+        return Backend.conv2d_relu_pool_gradients(
+            backend, x, weight, grad, out, winner, window, pool, needs_grad
+        )
+    image_grad = elementwise.empty(x.shape, x.dtype) if needs_grad.x else None
+    full, outputs = (len(x), shape.rows, shape.width, shape.outputs), shape.outputs
+    back = _Back(weight, window, x.shape, full) if needs_grad.x else None
+
+    def work(tile: Tile, sums: tuple[Array, Array]) -> None:
+        rows = shape.at(tile)
+        planes, values = rows.planes, rows.pooled
+        _to_pairs(grad[tile.images], values)
+        passed, won = (
+            _to_pairs(array[tile.images], buffer(name, values.shape, array.dtype))
+            for name, array in (("passed", out), ("won", winner))
+        )
+        np.multiply(values, passed > 0, out=values)
+        for i, j in np.ndindex(2, 2):
+            np.multiply(values, won == 2 * i + j, out=planes[i, j])
+        if needs_grad.bias:
+            sums[1][...] += column_sums(values.reshape(-1, outputs))
+        if needs_grad.weight:
+            shape.fetch(x, tile)
+            rows.load(x, tile)
+            rows.from_planes()
+            sums[0][...] += rows.against()
+        if back is not None and image_grad is not None:
+            arriving = buffer("arriving", (len(x[tile.images]), *full[1:]), x.dtype)
+            for i, j in np.ndindex(2, 2):
+                _from_pairs(planes[i, j], arriving[:, i::2, j::2])
             back.run(arriving, image_grad[tile.images])
 
-        sums = _in_lanes(parts, shape.kernel, (shape.outputs,), dtype=x.dtype, work=work)
-        return image_grad, weight_of(sums[0], shape), sums[1] if needs_grad.bias else None
-
-    def conv2d_relu_pool(
-        self,
-        x: Array,
-        weight: Array,
-        bias: Array | None,
-        window: Window,
-        pool: Window,
-        keep: bool = True,
-    ) -> tuple[Array, Array | None]:
-        shape = _pooled(x, window, pool, weight.shape[3], False)
-        if shape is None:
-            return super().conv2d_relu_pool(x, weight, bias, window, pool, keep)
-        size, width = window.output_size(*x.shape[1:3]), shape.width // 2
-        kernel = kernel_rows(weight, shape)
-        best = elementwise.empty((x.shape[0], shape.rows // 2, width, shape.outputs), x.dtype)
-        winner = np.empty(best.shape, dtype=np.int8) if keep else None
-        shift = None if bias is None else elementwise.long_row(bias, bias.dtype, best.size)
-
-        def work(tile: Tile) -> None:
-            shape.fetch(x, tile)
-            rows = shape.at(tile)
-            rows.load(x, tile)
-            rows.multiply(kernel)
-            rows.to_planes()
-            planes = rows.planes
-            if 2 * width > size[1]:  # what rounding up adds to the last windows
-                planes[:, 1, :, :, :, width - 1] = -np.inf
-            if tile.rows.stop > size[0]:
-                line, pair = divmod((tile.rows.stop - tile.rows.start) // 2 - 1, planes.shape[2])
-                planes[1, :, pair, line] = -np.inf
-            won = None if winner is None else buffer("won", planes.shape[2:], winner.dtype)
-            pool_planes(planes, rows.pooled, won)
-            half = slice(tile.rows.start // 2, tile.rows.stop // 2)
-            result = best[tile.images, half]
-            _from_pairs(rows.pooled, result)
-            if shift is not None:
-                elementwise.spread(np.add, result, shift, result)
-            elementwise.relu(result, result)
-            if winner is not None and won is not None:
-                _from_pairs(won, winner[tile.images, half])
-
-        parallel(work, shape.tiles())
-        return best, winner
-
-    def conv2d_relu_pool_gradients(
-        self,
-        x: Array,
-        weight: Array,
-        grad: Array,
-        out: Array,
-        winner: Array,
-        window: Window,
-        pool: Window,
-        needs_grad: NeedsGrad,
-    ) -> tuple[Array | None, ...]:
-        shape = _pooled(x, window, pool, grad.shape[3], True)
-        parts = () if shape is None else shape.tiles()
-        if shape is None or not _are_whole(parts, shape) or window.stride != (1, 1):
-            return super().conv2d_relu_pool_gradients(
-                x, weight, grad, out, winner, window, pool, needs_grad
-            )
-        image_grad = elementwise.empty(x.shape, x.dtype) if needs_grad.x else None
-        full, outputs = (len(x), shape.rows, shape.width, shape.outputs), shape.outputs
-        back = _Back(weight, window, x.shape, full) if needs_grad.x else None
-
-        def work(tile: Tile, sums: tuple[Array, Array]) -> None:
-            rows = shape.at(tile)
-            planes, values = rows.planes, rows.pooled
-            _to_pairs(grad[tile.images], values)
-            passed, won = (
-                _to_pairs(array[tile.images], buffer(name, values.shape, array.dtype))
-                for name, array in (("passed", out), ("won", winner))
-            )
-            np.multiply(values, passed > 0, out=values)
-            for i, j in np.ndindex(2, 2):
-                np.multiply(values, won == 2 * i + j, out=planes[i, j])
-            if needs_grad.bias:
-                sums[1][...] += _column_sums(values.reshape(-1, outputs))
-            if needs_grad.weight:
-                shape.fetch(x, tile)
-                rows.load(x, tile)
-                rows.from_planes()
-                sums[0][...] += rows.against()
-            if back is not None and image_grad is not None:
-                arriving = buffer("arriving", (len(x[tile.images]), *full[1:]), x.dtype)
-                for i, j in np.ndindex(2, 2):
-                    _from_pairs(planes[i, j], arriving[:, i::2, j::2])
-                back.run(arriving, image_grad[tile.images])
-
-        sums = _in_lanes(parts, shape.kernel, (outputs,), dtype=x.dtype, work=work)
-        return (
-            image_grad,
-            weight_of(sums[0], shape) if needs_grad.weight else None,
-            sums[1] if needs_grad.bias else None,
-        )
+    sums = _in_lanes(parts, shape.kernel, (outputs,), dtype=x.dtype, work=work)
+    return (
+        image_grad,
+        weight_of(sums[0], shape) if needs_grad.weight else None,
+        sums[1] if needs_grad.bias else None,
+    )
 
 
 def _is_wide(x: Array) -> bool:
@@ -218,7 +234,7 @@ def _is_wide(x: Array) -> bool:
 
 def _fits(pool: Window) -> bool:
     """Whether windows of 2 by 2 lie side by side and begin inside the image."""
-    return is_tiling(pool) and max(pool.padding) <= (0, 1) and min(pool.padding) >= (0, 0)
+    return is_halving(pool) and max(pool.padding) <= (0, 1) and min(pool.padding) >= (0, 0)
 
 
 def _pooled(x: Array, window: Window, pool: Window, outputs: int, backward: bool) -> Shape | None:
@@ -295,14 +311,14 @@ def _correlate(x: Array, weight: Array, bias: Array | None, window: Window, out:
             out += bias
         return
     correlation = _Correlation(weight, window, x.shape, out.shape[1:3])
-    shift = None if bias is None else elementwise.long_row(bias, bias.dtype, out.size)
+    shift = None if bias is None else elementwise.repeat_row(bias, bias.dtype, out.size)
 
     def work(tile: Tile) -> None:
         part = out[tile.images, tile.rows]
         correlation.shape.fetch(x, tile)
         correlation.run(x, tile, part)
         if shift is not None and part.flags.c_contiguous:
-            elementwise.spread(np.add, part, shift, part)
+            elementwise.broadcast_row(np.add, part, shift, part)
         elif bias is not None:
             part += bias
 
@@ -508,7 +524,3 @@ def _in_lanes(
 
     parallel(run, range(lanes) if parts else ())
     return tuple(sums.sum(axis=0) for sums in partial)
-
-
-def _column_sums(rows: Array) -> Array:
-    return np.ones(len(rows), dtype=rows.dtype) @ rows

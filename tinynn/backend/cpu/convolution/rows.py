@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from tinynn.backend.cpu.buffers import Mark, buffer, views
+from tinynn.backend.cpu.buffers import Writer, buffer, cached_views
 from tinynn.backend.cpu.convolution.choice import row_products, rows_together
 from tinynn.backend.cpu.convolution.winograd import Combinations, combinations
 from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
@@ -85,7 +85,9 @@ class Shape(NamedTuple):
         images, rows = (part.stop - part.start for part in tile)
         whole = (images, rows) == (self.images, self.rows)
         shape = self if whole else self._replace(images=images, rows=rows)
-        return views(shape, AddedRows) if self.group == 1 else views(shape, CombinedRows)
+        return (
+            cached_views(shape, AddedRows) if self.group == 1 else cached_views(shape, CombinedRows)
+        )
 
 
 def shape_of(
@@ -213,7 +215,7 @@ class AddedRows(Rows):
         laid = self._buffer("laid", size + self.spare)
         self.behind = laid[size:]
         self.laid = laid[:size].reshape(sh, depth, shape.images, -1, shape.channels)
-        self.mark = Mark("laid")
+        self.writer = Writer("laid")
         if shape.parts == 2:
             lines = self._by_line(self.output[0])
             halves = lines.reshape(2, self.lines // 2, 2, 1, *lines.shape[2:])
@@ -225,7 +227,7 @@ class AddedRows(Rows):
 
     def load(self, x: Array, tile: Tile) -> None:
         """Lay down the rows of the images under the tile."""
-        are_clear = self.mark.lift()  # the columns beside the image, from the last tile
+        are_clear = self.writer.begin()  # the columns beside the image, from the last tile
         (top, _), (left, _) = self.shape.window.padding
         stride = self.shape.window.stride[0]
         columns, source = overlap(-left, self.laid.shape[3], x.shape[2])
@@ -240,7 +242,7 @@ class AddedRows(Rows):
             self.laid[:, :, :, : columns.start] = 0
             self.laid[:, :, :, columns.stop :] = 0
             self.behind[...] = 0
-        self.mark.set()
+        self.writer.finish()
 
     def multiply(self, kernel: Array) -> None:
         super().multiply(kernel)
@@ -283,7 +285,7 @@ class CombinedRows(Rows):
         self.loads: dict[tuple[int, int], list[tuple[Array | None, Array, int]]] = {}
         beside = numbers[:, :, :, : columns.start], numbers[:, :, :, columns.stop :]
         self.zeros = [part for part in (*beside, combined[:, size:]) if part.size]
-        self.mark = Mark("combined")
+        self.writer = Writer("combined")
         if shape.parts == 2:
             lines = self._by_line(self.output)
             planes = self._buffer("planes", shape.group // 2, 2, *lines.shape[1:])
@@ -298,10 +300,10 @@ class CombinedRows(Rows):
 
     def load(self, x: Array, tile: Tile) -> None:
         """Lay down the rows of the images under the tile."""
-        if not self.mark.lift():  # else the zeros of the last tile are still there
+        if not self.writer.begin():  # else the zeros of the last tile are still there
             for part in self.zeros:
                 part[...] = 0
-        self.mark.set()
+        self.writer.finish()
         images = packed(x[tile.images, :, self.columns])
         if not images.size:  # the windows see nothing but zeros
             return

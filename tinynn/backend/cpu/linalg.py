@@ -1,0 +1,52 @@
+"""Matrix products in blocks on several threads, and sums as matrix products."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinynn.backend.cpu import elementwise, tuning
+from tinynn.backend.cpu.threads import parallel, single_threaded_blas
+from tinynn.backend.cpu.tiles import cut
+from tinynn.backend.reference import Array, Backend
+
+
+def matmul(backend: Backend, a: Array, b: Array) -> Array:
+    """In blocks on several threads; an outer product as an elementwise product."""
+    flat = a.ndim == b.ndim == 2
+    if flat and a.shape[1] == 1 and a.dtype == b.dtype:
+        return np.multiply(a, b)
+    # cut the larger matrix, so that each of its blocks is read by one thread only
+    columns = flat and b.shape[1] > a.shape[0]
+    length = (b.shape[1] if columns else a.shape[0]) if flat else 0
+    work = a.size * b.shape[-1]
+    blocks = min(tuning.MATMUL_BLOCKS, length // 16, work // tuning.MATMUL_BLOCK_WORK)
+    if blocks < 2:
+        with single_threaded_blas():
+            return np.matmul(a, b)
+    out = elementwise.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
+
+    def product(part: slice) -> None:
+        if columns:
+            np.matmul(a, b[:, part], out=out[:, part])
+        else:
+            np.matmul(a[part], b, out=out[part])
+
+    # a power of two: even shares for 2, 4 or 8 threads
+    parallel(product, cut(length, 1 << blocks.bit_length() - 1))
+    return out
+
+
+def total(backend: Backend, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
+    """Over all axes but the last: 1ᵀ @ x. NumPy adds short rows one by one, BLAS many at once."""
+    leading = x.ndim > 1 and axes == tuple(range(x.ndim - 1))
+    if not leading or x.dtype not in (np.float32, np.float64) or not x.flags.c_contiguous:
+        return Backend.sum(backend, x, axes, keepdims)
+    with single_threaded_blas():
+        result = column_sums(x.reshape(-1, x.shape[-1]))
+    return result.reshape((1,) * (x.ndim - 1) + result.shape) if keepdims else result
+
+
+def column_sums(rows: Array) -> Array:
+    """The sum over the rows of a matrix, as a matrix product; the caller limits BLAS's threads."""
+    result: Array = np.ones(len(rows), dtype=rows.dtype) @ rows
+    return result

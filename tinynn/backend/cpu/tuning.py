@@ -1,0 +1,144 @@
+"""Every tuning constant of the CPU kernels, with its unit, what it trades off and how it was found.
+
+All were measured with float32 on one and two cores of an AMD EPYC (Zen 4: 32 KB L1, 1 MB L2 per
+core) with NumPy 2.4 and OpenBLAS 0.3.31; ``python benchmarks/cpu_ideas.py`` measures the gains
+again. None of them changes a result by more than rounding, and none depends on the number of
+threads: that keeps results bitwise equal for any number of them.
+
+Read them as ``tuning.NAME``, so that a test or an experiment can set another value.
+"""
+
+# -- hardware -------------------------------------------------------------------------------------
+
+# Bytes. x86 and most ARM cores. Vector loads that straddle two cache lines take about twice as
+# long, and a prefetch needs to touch each line once.
+CACHE_LINE = 64
+
+# -- threads --------------------------------------------------------------------------------------
+
+# Polls of a lock before a thread sleeps, each with an addition of SPIN_ELEMENTS numbers in between
+# (5-10 microseconds without the GIL): some milliseconds in all. Waking a sleeping thread takes
+# 50-100 microseconds, longer than most tiles; spinning longer would burn a core for nothing.
+SPIN_ITERATIONS = 500
+SPIN_ELEMENTS = 1 << 15
+
+# -- tiles ----------------------------------------------------------------------------------------
+
+# Bytes that one tile reads and writes. One thread is as fast with 1 MB (its L2 cache). With two,
+# smaller tiles mean more operations of a few microseconds, at each of which the threads contend for
+# the GIL. Larger tiles fall out of the L3 cache.
+TILE_BYTES = 3 << 20
+
+# Elements of one chunk of an elementwise operation, a pooling or a batch norm (1 MB of float32).
+# Below it, handing a chunk to a thread costs more than it saves.
+CHUNK = 1 << 18
+
+# -- elementwise operations -----------------------------------------------------------------------
+
+# Elements of NumPy's iterator buffer. An operand that is broadcast along shorter runs than this
+# halves the speed of NumPy's vector loops, so short rows are repeated up to this length.
+LONG_ROW = 8192
+
+# Bytes. An array smaller than this is not aligned: finding the cache line takes longer than the
+# alignment saves.
+ALIGN_FROM = 1 << 15
+
+# Elements. A ReLU of fewer is one plain call of NumPy (some microseconds).
+RELU_FROM = 1 << 13
+
+# -- matrix products ------------------------------------------------------------------------------
+
+# Blocks of one large product, at most: even shares for 2, 4 and 8 threads.
+MATMUL_BLOCKS = 8
+
+# Multiply-adds of one block, at least (about 100 microseconds): less does not repay a thread.
+MATMUL_BLOCK_WORK = 8 * 10**6
+
+# -- batch normalization --------------------------------------------------------------------------
+
+# Elements from which on several threads pay; waking them costs as much as a smaller batch norm.
+NORM_PARALLEL_FROM = 1 << 19
+
+# Elements of the rows whose columns are added up at once: long enough for the vector loops, and
+# two of them stay in the L1 cache.
+NORM_ROW = 512
+
+# Squared mean / variance. Up to this ratio E[x²] - E[x]² loses no more than one decimal digit of
+# the variance; beyond it the mean is subtracted first, in a second pass.
+NORM_FAR = 4.0
+
+# -- optimizer updates ----------------------------------------------------------------------------
+
+# Parameters of a model from which on its update runs on several threads.
+UPDATE_PARALLEL_FROM = 1 << 20
+
+# Elements per chunk, on several threads and on one. An update reads and writes up to four arrays
+# in several passes; they must stay in the L2 cache between them.
+UPDATE_CHUNK_PARALLEL = CHUNK // 2
+UPDATE_CHUNK = CHUNK // 8
+
+# -- scratch buffers ------------------------------------------------------------------------------
+
+# Bytes of scratch buffers that a thread keeps; ``tinynn.memory.set_limit`` changes it. A training
+# step of the networks in benchmarks/ needs less than a tenth.
+BUFFER_LIMIT = 1 << 28
+
+# Views of buffers that a thread keeps: some for each layer of a network.
+CACHED_VIEWS = 64
+
+# -- convolution by row products ------------------------------------------------------------------
+
+# Multiply-adds (M·N·K). Up to this size OpenBLAS multiplies float32 matrices without packing them
+# into blocks first ("small matrix optimization"): 1.4 times faster for narrow matrices.
+SMALL_GEMM = 10**6
+
+# Rows of such a small product, at least; with fewer, the calls cost more than the packing.
+SMALL_GEMM_MIN_ROWS = 32
+
+# Elements to which the rows of a Winograd-transformed image are padded: one cache line of float32.
+ALIGNED_ELEMENTS = 16
+
+# Bytes. Input smaller than this is not prefetched: the processor has it soon enough by itself.
+PREFETCH_FROM = 1 << 16
+
+# Positions of tiles in an image for which the views of a Winograd transform are kept.
+CACHED_POSITIONS = 64
+
+# Partial sums of a weight gradient. Fixed, so that the order of summation never depends on the
+# number of threads; more of them would cost memory and a longer last sum.
+WEIGHT_GRADIENT_SUMS = 8
+
+# Input channels times output channels of a group, at most, for which elementwise products beat
+# matrix products.
+DEPTHWISE_MAX_PRODUCTS = 4
+
+# -- Winograd F(m, r) -----------------------------------------------------------------------------
+
+# Candidates for m, the output rows computed together (1: row by row). The cheapest by the number
+# of products is taken. More than 6 would need points of interpolation beyond ±2.
+WINOGRAD_ROWS = (1, 2, 4, 6)
+
+# Products m + r - 1 of one F(m, r), at most. With more, the entries of its matrices and so the
+# rounding errors grow fast: 8 keeps them below 30 roundings of the largest result
+# (tests/backend/test_winograd.py). Kernels with more rows are split.
+WINOGRAD_MAX_PRODUCTS = 8
+
+# -- FFT ------------------------------------------------------------------------------------------
+
+# Pixels. Sides of an FFT tile that are tried: transforms are dense matrix products, so larger ones
+# do not pay.
+FFT_SIZES = (8, 12, 16, 24, 32, 48, 64)
+
+# Pixels of the longer side of a kernel, at least.
+FFT_MIN_KERNEL = 5
+
+# The FFT must need so many times fewer multiplications than row products. It stands for the copies
+# between the steps. The value that chose wrong least often where both were timed, for kernels of 5
+# to 15 pixels and 3 to 128 channels.
+FFT_MARGIN = 1.6
+
+# Bytes of spectra held at a time; a batch that has more is done in parts.
+FFT_SPECTRA_BYTES = 1 << 26
+
+# Parts into which a batch is cut for the threads.
+FFT_PARTS = 8
