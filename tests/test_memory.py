@@ -81,7 +81,7 @@ def test_what_is_beyond_the_limit_is_kept_nowhere(device: str) -> None:
 
     def check() -> int:
         for rows in shelf.views.values():
-            for name in ("output", "combined"):
+            for name in ("output", "transformed"):
                 assert np.may_share_memory(getattr(rows, name), shelf[name])
         return len(shelf.views)
 

@@ -93,8 +93,8 @@ def test_convolution_and_its_gradients(device: str, case: tuple[Any, ...], dtype
     compare(device, "conv2d", dtype, x, weight, None, window, groups)
     compare(device, "conv2d_input_gradient", dtype, grad, weight, window, groups, x_shape)
     compare(device, "conv2d_weight_gradient", dtype, x, grad, window, groups)
-    for wanted in (NeedsGrad(True, True, True), NeedsGrad(False, True, False)):
-        compare(device, "conv2d_gradients", dtype, x, weight, grad, window, groups, wanted)
+    for needs_grad in (NeedsGrad(True, True, True), NeedsGrad(False, True, False)):
+        compare(device, "conv2d_gradients", dtype, x, weight, grad, window, groups, needs_grad)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -163,8 +163,8 @@ def test_windows_that_see_no_column_of_the_image(device: str) -> None:
     x, weight = normal(2, 8, 1, 3, dtype="float64"), normal(3, 1, 3, 4, dtype="float64")
     compare(device, "conv2d", "float64", x, weight, None, window, 1)
     grad = normal(2, *window.output_size(8, 1), 4, dtype="float64")
-    wanted = NeedsGrad(True, True, True)
-    compare(device, "conv2d_gradients", "float64", x, weight, grad, window, 1, wanted)
+    needs_grad = NeedsGrad(True, True, True)
+    compare(device, "conv2d_gradients", "float64", x, weight, grad, window, 1, needs_grad)
 
 
 def test_fewer_pixels_of_gradient_than_windows(device: str) -> None:
@@ -190,8 +190,10 @@ def test_pooling_that_rounds_up(device: str, size: tuple[int, int]) -> None:
         there = backend.from_host(x), backend.from_host(weight)
         out, winner = backend.conv2d_relu_pool(*there, None, window, pool)
         grad = backend.from_host(normal(*out.shape, dtype="float64"))
-        wanted = NeedsGrad(True, True, True)
-        found = backend.conv2d_relu_pool_gradients(*there, grad, out, winner, window, pool, wanted)
+        needs_grad = NeedsGrad(True, True, True)
+        found = backend.conv2d_relu_pool_gradients(
+            *there, grad, out, winner, window, pool, needs_grad
+        )
         return [backend.to_host(array) for array in found]
 
     for ours, theirs in zip(gradients(get_backend(device)), gradients(PLAIN), strict=True):

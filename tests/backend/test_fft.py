@@ -1,4 +1,4 @@
-"""Convolutions in the frequency domain: every way to cut, and when they are chosen."""
+"""Convolutions by FFT: all tilings, and when they are chosen."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,8 @@ import tinynn
 from tests.backend.reference import PLAIN
 from tinynn import functional as F
 from tinynn.backend import NeedsGrad, Window, get_backend
-from tinynn.backend.cpu.convolution import fft
+from tinynn.backend.cpu import tuning
+from tinynn.backend.cpu.convolution import choice, fft
 from tinynn.errors import ArgumentError
 
 SAME = ((4, 5), (4, 5))
@@ -28,9 +29,14 @@ def algorithm() -> Iterator[None]:
     tinynn.set_conv2d_algorithm("auto")
 
 
-def run(work, items):
-    for item in items:
-        work(item)
+def tiling(window: Window, size: tuple[int, int], channels: int, outputs: int, images: int):
+    """What is chosen for an output of a size: a tiling, or another method."""
+    height, width = (n + e - 1 for n, e in zip(size, window.extent, strict=True))
+    problem = choice.problem(
+        (images, height, width, channels), (images, *size, outputs), window, 1, np.dtype("float32")
+    )
+    found = choice.forward(problem)
+    return found if isinstance(found, fft.Tiling) else None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -42,12 +48,12 @@ def test_equals_the_reference(case, size, dtype) -> None:
     x, weight = rng.standard_normal(x_shape), rng.standard_normal(w_shape)
     expected = PLAIN.conv2d(x, weight, None, window, 1)
     grad = rng.standard_normal(expected.shape)
-    cut = fft.cut_tiles(size, window.kernel, expected.shape[1:3])
+    cut = fft.tiling_of(size, window.kernel, expected.shape[1:3])
     assert cut is not None
     x_, weight_, grad_ = (array.astype(dtype) for array in (x, weight, grad))
     out = np.empty(expected.shape, dtype)
-    fft.conv2d(x_, weight_, window, cut, out, run)
-    image, kernel = fft.gradients(x_, weight_, grad_, window, cut, (True, True), run)
+    fft.conv2d(x_, weight_, window, cut, out)
+    image, kernel = fft.gradients(x_, weight_, grad_, window, cut, (True, True))
     for ours, theirs in (
         (out, expected),
         (image, PLAIN.conv2d_input_gradient(grad, weight, window, 1, x_shape)),
@@ -61,66 +67,64 @@ def test_equals_the_reference(case, size, dtype) -> None:
         )
 
 
-def test_a_batch_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_in_several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     x_shape, w_shape, window = CASES["even kernel"]
     x, weight = np.ones(x_shape) + np.arange(3)[:, None, None, None], np.ones(w_shape)
-    cut = fft.cut_tiles((16, 16), window.kernel, (21, 18))
+    cut = fft.tiling_of((16, 16), window.kernel, (21, 18))
     assert cut is not None
     whole, parts = (np.empty((3, 21, 18, 3)) for _ in range(2))
-    fft.conv2d(x, weight, window, cut, whole, run)
-    one = fft.gradients(x, weight, whole, window, cut, (True, True), run)
-    monkeypatch.setattr(fft, "_PLANE_BYTES", 1)
-    fft.conv2d(x, weight, window, cut, parts, run)
-    several = fft.gradients(x, weight, whole, window, cut, (True, True), run)
+    fft.conv2d(x, weight, window, cut, whole)
+    one = fft.gradients(x, weight, whole, window, cut, (True, True))
+    monkeypatch.setattr(tuning, "FFT_SPECTRA_BYTES", 1)
+    fft.conv2d(x, weight, window, cut, parts)
+    several = fft.gradients(x, weight, whole, window, cut, (True, True))
     for ours, theirs in zip((parts, *several), (whole, *one), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
-def test_only_what_is_wanted() -> None:
+def test_only_the_gradients_that_are_needed() -> None:
     x_shape, w_shape, window = CASES["even kernel"]
-    cut = fft.cut_tiles((16, 16), window.kernel, (21, 18))
+    cut = fft.tiling_of((16, 16), window.kernel, (21, 18))
     arrays = np.ones(x_shape), np.ones(w_shape), np.ones((3, 21, 18, 3))
     assert cut is not None
-    image, kernel = fft.gradients(*arrays, window, cut, (True, False), run)
+    image, kernel = fft.gradients(*arrays, window, cut, (True, False))
     assert image is not None
     assert kernel is None
-    image, kernel = fft.gradients(*arrays, window, cut, (False, True), run)
+    image, kernel = fft.gradients(*arrays, window, cut, (False, True))
     assert image is None
     assert kernel is not None
 
 
 def test_large_kernels_are_chosen_and_small_ones_are_not() -> None:
     same = Window((10, 10), padding=SAME)
-    assert fft.plan(same, (46, 46), 32, 64, 16)
-    assert fft.plan(Window((3, 3)), (46, 46), 32, 64, 16) is None
-    assert fft.plan(same._replace(stride=(2, 2)), (23, 23), 32, 64, 16) is None
-    assert fft.plan(same, (91, 91), 1, 32, 16) is None, "one channel has little to multiply"
-    assert fft.plan(Window((5, 5)), (14, 14), 128, 128, 1) is None, "the weight costs too much"
+    assert tiling(same, (46, 46), 32, 64, 16)
+    assert tiling(Window((3, 3)), (46, 46), 32, 64, 16) is None
+    assert tiling(same._replace(stride=(2, 2)), (23, 23), 32, 64, 16) is None
+    assert tiling(same, (91, 91), 1, 32, 16) is None, "one channel has little to multiply"
+    assert tiling(Window((5, 5)), (14, 14), 128, 128, 1) is None, "the weight costs too much"
 
 
 @pytest.mark.usefixtures("algorithm")
-def test_the_choice_can_be_made_by_hand() -> None:
+def test_an_algorithm_can_be_set() -> None:
     window = Window((3, 3))
     tinynn.set_conv2d_algorithm("spectral")
-    assert tinynn.get_conv2d_algorithm() == "spectral"
-    assert fft.plan(window, (6, 6), 2, 2, 1)
+    assert tinynn.get_conv2d_algorithm() == "fft"
+    assert tiling(window, (6, 6), 2, 2, 1)
     x, weight = tinynn.randn((2, 8, 9, 3)), tinynn.randn((3, 3, 3, 4))
-    by_frequency = F.conv2d(x, weight).numpy()
+    by_fft = F.conv2d(x, weight).numpy()
     tinynn.set_conv2d_algorithm("matrix")
-    assert fft.plan(Window((10, 10)), (46, 46), 32, 64, 16) is None
+    assert tiling(Window((10, 10)), (46, 46), 32, 64, 16) is None
     by_matrix = F.conv2d(x, weight).numpy()
-    np.testing.assert_allclose(by_frequency, by_matrix, atol=2e-5)
-    with pytest.raises(
-        ArgumentError, match='"auto", "matrix", "winograd", "spectral", got \'fft\''
-    ):
-        tinynn.set_conv2d_algorithm("fft")
+    np.testing.assert_allclose(by_fft, by_matrix, atol=2e-5)
+    with pytest.raises(ArgumentError, match='"auto", "matrix", "winograd", "fft", got \'direct\''):
+        tinynn.set_conv2d_algorithm("direct")
 
 
 @pytest.mark.usefixtures("algorithm")
 @pytest.mark.parametrize("count", [1, 3])
-def test_no_result_depends_on_the_threads(count: int) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(count: int) -> None:
     before = tinynn.get_num_threads()
-    tinynn.set_conv2d_algorithm("spectral")
+    tinynn.set_conv2d_algorithm("fft")
     backend, rng = get_backend("cpu"), np.random.default_rng(0)
     x = rng.standard_normal((5, 20, 20, 3)).astype(np.float32)
     weight = rng.standard_normal((7, 7, 3, 4)).astype(np.float32)

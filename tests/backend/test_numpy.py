@@ -12,6 +12,8 @@ import tinynn
 from tests.backend.reference import PLAIN
 from tinynn.backend import NeedsGrad, Window, get_backend
 from tinynn.backend.cpu import buffers, elementwise, tiles, tuning
+from tinynn.backend.cpu.convolution import choice
+from tinynn.backend.cpu.convolution.rows import Layout
 
 FAST = get_backend("cpu")
 TINY, SMALL = st.integers(1, 3), st.integers(0, 3)
@@ -69,6 +71,17 @@ def pools(draw: st.DrawFn) -> tuple[tuple[int, ...], Window]:
     padding = tuple((draw(st.integers(0, k // 2)), draw(st.integers(0, k))) for k in kernel)
     size = [k + draw(st.integers(0, 5)) for k in kernel]
     return (draw(SMALL), *size, draw(TINY)), Window(kernel, stride, padding)
+
+
+def clear_plans() -> None:
+    """Forget how convolutions are cut into tiles."""
+    for cached in (
+        tiles.cut_tiles,
+        Layout.tiles.fget,  # type: ignore[attr-defined]
+        choice.gradients,
+        choice.pooled_gradients,
+    ):
+        cached.cache_clear()
 
 
 def normal(*shape: int, dtype: str = "float64") -> np.ndarray:
@@ -136,7 +149,7 @@ class TestConvolution:
     ) -> None:
         for size in (1, 1 << 11, 1 << 14):
             monkeypatch.setattr(tuning, "TILE_BYTES", size)
-            tiles.cut_tiles.cache_clear()
+            clear_plans()
             for stride in (1, 2):
                 window = Window((3, 3), (stride, stride), ((1, 1), (1, 1)))
                 x, w = normal(2, 29, 23, 4), normal(3, 3, 4, 5)
@@ -147,7 +160,7 @@ class TestConvolution:
                 pool = Window((2, 2), (2, 2)).rounding_up(*grad.shape[1:3])
                 pooled = FAST.conv2d_relu_pool(x, w, None, window, pool)
                 same(pooled, PLAIN.conv2d_relu_pool(x, w, None, window, pool))
-        tiles.cut_tiles.cache_clear()
+        clear_plans()
 
     def test_leaves_nothing_of_a_call_to_the_next(self) -> None:
         """Whatever stands in the work space, also what is not a number."""

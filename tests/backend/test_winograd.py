@@ -1,12 +1,13 @@
-"""Fewer products for the same convolution: the matrices, and what is chosen."""
+"""Winograd F(m, r): the matrices, and which m is chosen."""
 
 import numpy as np
 import pytest
 
 import tinynn
 from tinynn.backend import Window
-from tinynn.backend.cpu.convolution.choice import row_products, rows_together
-from tinynn.backend.cpu.convolution.winograd import combinations
+from tinynn.backend.cpu.convolution import choice
+from tinynn.backend.cpu.convolution.rows import Layout
+from tinynn.backend.cpu.convolution.winograd import count_products, transforms
 
 CASES = [
     (outputs, taps, stride)
@@ -16,6 +17,16 @@ CASES = [
 ]
 
 
+def m_of(window: Window, rows: int) -> int:
+    """The output rows that are computed together."""
+    height = (rows - 1) * window.stride[0] + window.extent[0]
+    shapes = (1, height, 40, 2), (1, rows, window.output_size(height, 40)[1], 2)
+    problem = choice.problem(*shapes, window, 1, np.dtype("float32"))
+    layout = choice.weight_gradient(problem)
+    assert isinstance(layout, Layout)
+    return layout.m
+
+
 def correlated(d: np.ndarray, g: np.ndarray, outputs: int, stride: int) -> np.ndarray:
     """By the definition."""
     return np.stack([d[i * stride : i * stride + len(g)].T @ g for i in range(outputs)])
@@ -23,52 +34,49 @@ def correlated(d: np.ndarray, g: np.ndarray, outputs: int, stride: int) -> np.nd
 
 @pytest.mark.parametrize(("outputs", "taps", "stride"), CASES)
 def test_matrices_compute_a_correlation(outputs: int, taps: int, stride: int) -> None:
-    matrices = combinations(outputs, taps, stride, np.dtype("float64"))
+    matrices = transforms(outputs, taps, stride, np.dtype("float64"))
     rng = np.random.default_rng(outputs + 10 * taps + 100 * stride)
-    d, g = rng.standard_normal((matrices.of_rows.shape[1], 5)), rng.standard_normal(taps)
-    products = (matrices.of_kernel @ g)[:, None] * (matrices.of_rows @ d)
+    d, g = rng.standard_normal((matrices.input.shape[1], 5)), rng.standard_normal(taps)
+    products = (matrices.kernel @ g)[:, None] * (matrices.input @ d)
     expected = correlated(d, g, outputs, stride)
-    np.testing.assert_allclose(matrices.of_output @ products, expected, atol=1e-12)
+    np.testing.assert_allclose(matrices.output @ products, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(("outputs", "taps", "stride"), CASES)
 def test_as_many_products_as_were_counted(outputs: int, taps: int, stride: int) -> None:
-    window = Window((taps, 1), (stride, 1))
-    assert len(combinations(outputs, taps, stride, np.dtype("float32")).of_kernel) == row_products(
-        window, outputs, outputs
-    )
+    matrices = transforms(outputs, taps, stride, np.dtype("float32"))
+    assert len(matrices.kernel) == count_products(outputs, taps, stride, outputs)
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "rows", "group", "products"),
+    ("kernel", "stride", "rows", "m", "products"),
     [
         (3, 1, 48, 6, 64),
-        (3, 1, 32, 4, 48),  # as many as with six, and smaller numbers
+        (3, 1, 32, 4, 48),  # as many products as with six, and smaller errors
         (3, 1, 2, 2, 4),
         (3, 1, 1, 1, 3),
         (3, 2, 12, 6, 26),
         (5, 1, 28, 4, 56),
-        (7, 1, 28, 4, 91),  # in two runs
+        (7, 1, 28, 4, 91),  # split into two filters
         (10, 1, 92, 4, 368),
         (11, 2, 28, 4, 140),
         (1, 1, 28, 1, 28),
-        (2, 2, 28, 1, 56),  # each row of the kernel meets rows of its own
+        (2, 2, 28, 1, 56),  # each kernel row has input rows of its own
     ],
 )
 def test_the_fewest_products_are_chosen(
-    kernel: int, stride: int, rows: int, group: int, products: int
+    kernel: int, stride: int, rows: int, m: int, products: int
 ) -> None:
-    window = Window((kernel, kernel), (stride, stride))
-    assert rows_together(window, rows) == group
-    assert row_products(window, rows, group) == products
+    assert m_of(Window((kernel, kernel), (stride, stride)), rows) == m
+    assert count_products(rows, kernel, stride, m) == products
 
 
-def test_rows_are_not_combined_with_a_dilation_or_where_that_is_switched_off() -> None:
-    assert rows_together(Window((3, 3), dilation=(2, 1)), 48) == 1
-    assert rows_together(Window((3, 3), dilation=(1, 2)), 48) == 6
+def test_not_with_dilated_rows_or_where_it_is_switched_off() -> None:
+    assert m_of(Window((3, 3), dilation=(2, 1)), 48) == 1
+    assert m_of(Window((3, 3), dilation=(1, 2)), 48) == 6
     tinynn.set_conv2d_algorithm("matrix")
     try:
-        assert rows_together(Window((3, 3)), 48) == 1
+        assert m_of(Window((3, 3)), 48) == 1
     finally:
         tinynn.set_conv2d_algorithm("auto")
 
@@ -79,9 +87,9 @@ def test_float32_stays_near(outputs: int, taps: int, stride: int) -> None:
     rng = np.random.default_rng(0)
     d64 = rng.standard_normal(((outputs - 1) * stride + taps, 4096))
     g64 = rng.standard_normal(taps)
-    matrices = combinations(outputs, taps, stride, np.dtype("float32"))
+    matrices = transforms(outputs, taps, stride, np.dtype("float32"))
     d, g = d64.astype(np.float32), g64.astype(np.float32)
-    ours = matrices.of_output @ ((matrices.of_kernel @ g)[:, None] * (matrices.of_rows @ d))
+    ours = matrices.output @ ((matrices.kernel @ g)[:, None] * (matrices.input @ d))
     expected = correlated(d.astype(np.float64), g.astype(np.float64), outputs, stride)
     assert ours.dtype == np.float32
     assert np.abs(ours - expected).max() < 30 * np.finfo(np.float32).eps * np.abs(expected).max()

@@ -19,6 +19,7 @@ from tinynn.backend.cpu import (
     update,
 )
 from tinynn.backend.cpu.convolution import kernels as convolution
+from tinynn.backend.cpu.convolution import pooled
 from tinynn.backend.reference import Array, Backend
 
 
@@ -38,8 +39,8 @@ class NumpyBackend(Backend):
     conv2d_input_gradient = convolution.conv2d_input_gradient
     conv2d_weight_gradient = convolution.conv2d_weight_gradient
     conv2d_gradients = convolution.conv2d_gradients
-    conv2d_relu_pool = convolution.conv2d_relu_pool
-    conv2d_relu_pool_gradients = convolution.conv2d_relu_pool_gradients
+    conv2d_relu_pool = pooled.conv2d_relu_pool
+    conv2d_relu_pool_gradients = pooled.conv2d_relu_pool_gradients
 
     max_pool2d = pooling.max_pool2d
     max_pool2d_scatter = pooling.max_pool2d_scatter

@@ -1,76 +1,297 @@
-"""Which way a convolution on a CPU takes: by counting, or by hand."""
+"""Which algorithm computes a convolution on a CPU: the one place that decides.
+
+Each question has one function, from a ``Problem`` to a plan. A plan is either a ``Method``, or the
+parameters of a method that has some: a ``Layout`` of row products or a ``Tiling`` of the FFT. Plans
+depend on sizes and the chosen algorithm only, so they are cached; ``kernels.py`` and ``pooled.py``
+do what they say.
+
+| convolution | forward | its gradients |
+|---|---|---|
+| float16 | reference | reference |
+| large kernel, many channels (``_fft_tiling`` counts) | FFT | FFT, both at once |
+| groups of a channel or two | elementwise | elementwise |
+| 1×1 kernel | product of the pixels | product of the pixels, row products for the weight |
+| stride and dilation | row products | reference for the image, row products for the weight |
+| others | row products, by Winograd where it saves some | row products, both in one pass |
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from enum import Enum, auto
 from functools import lru_cache
-from itertools import pairwise
+from typing import Any, NamedTuple
 
-from tinynn.backend.window import Window
+import numpy as np
+
+from tinynn.backend.cpu import tuning
+from tinynn.backend.cpu.convolution import fft, winograd
+from tinynn.backend.cpu.convolution.rows import Layout
+from tinynn.backend.window import Pair, Window
 from tinynn.errors import ArgumentError
 
-_GROUPS = (1, 2, 4, 6)  # rows of output that may be computed together
-_MOST_PRODUCTS = 8  # of a group with some taps: with more, rounding errors grow
-_NAMES = ("auto", "matrix", "winograd", "spectral")
+_NAMES = ("auto", "matrix", "winograd", "fft")
+_ALIASES = {"spectral": "fft"}
 _chosen = "auto"
 
 
 def set_conv2d_algorithm(name: str) -> None:
-    """How convolutions are computed on a CPU.
+    """Choose how convolutions are computed on a CPU.
 
-    "matrix": each row of the image times each row of the kernel. "winograd": some rows of output
-    at a time, from combinations of rows, with fewer products; not where rows are dilated.
-    "spectral": in the frequency domain, whatever the kernel; with a stride, dilation or groups as
-    "winograd". "auto" (the default) counts multiplications: it takes "winograd", and for kernels of
-    5 pixels and more "spectral" where that saves enough.
+    Results differ by rounding. Where an image holds an infinity, "winograd" and "fft" give NaN in
+    more pixels of that image.
 
-    Results differ by rounding. Where an image holds an infinity, the latter two give NaN in more
-    pixels of that image.
+    Args:
+        name: One of
+
+            - "auto" (the default): counts multiplications. It takes "winograd", and for kernels of
+              5 pixels and more "fft" where that saves enough.
+            - "matrix": a matrix product of each row of the image with each row of the kernel.
+            - "winograd": several output rows at a time, F(m, kh), with fewer products. Not with
+              dilated rows.
+            - "fft" (or "spectral"): by FFT, whatever the kernel. With a stride, a dilation or
+              groups as "winograd".
+
+    Raises:
+        ArgumentError: There is no such algorithm.
     """
     global _chosen
-    if name not in _NAMES:
+    found = _ALIASES.get(name, name)
+    if found not in _NAMES:
         names = ", ".join(f'"{known}"' for known in _NAMES)
         raise ArgumentError(f"set_conv2d_algorithm expects one of {names}, got {name!r}")
-    _chosen = name
+    _chosen = found
 
 
 def get_conv2d_algorithm() -> str:
-    """What ``set_conv2d_algorithm`` was called with last, or "auto"."""
+    """The algorithm set by ``set_conv2d_algorithm``, by default "auto"."""
     return _chosen
 
 
-def rows_together(window: Window, rows: int) -> int:
-    """How many rows of output to compute together, for the fewest products; 1: each by itself."""
-    if window.dilation[0] > 1 or _chosen == "matrix":
-        return 1
-    return _fewest_products(window, rows)
+class Problem(NamedTuple):
+    """A convolution, as far as the choice of its algorithm depends on it."""
+
+    images: tuple[int, ...]  # (N, H, W, C)
+    size: Pair  # rows and columns of the output, or of the upstream gradient
+    outputs: int
+    window: Window
+    groups: int
+    dtype: np.dtype[Any]
+    algorithm: str
+
+
+def problem(
+    images: tuple[int, ...],
+    output: tuple[int, ...],
+    window: Window,
+    groups: int,
+    dtype: np.dtype[Any],
+) -> Problem:
+    """The convolution of images (N, H, W, C) to an output (N, H', W', O)."""
+    return Problem(images, (output[1], output[2]), output[3], window, groups, dtype, _chosen)
+
+
+class Method(Enum):
+    """Methods without parameters."""
+
+    REFERENCE = auto()
+    DEPTHWISE = auto()
+    POINTWISE = auto()
+
+
+class Residue(NamedTuple):
+    """Image rows of one residue modulo the stride; their gradient is one convolution."""
+
+    rows: slice
+    layout: Layout | None  # None: no window reaches them, their gradient is zero
+
+
+class Adjoint(NamedTuple):
+    """The gradient of the image, as convolutions of the upstream gradient, one per residue."""
+
+    residues: tuple[Residue, ...]
+    window: Window
+
+
+class Joint(NamedTuple):
+    """Both gradients in one pass over tiles of whole images."""
+
+    weight: Layout
+    image: Adjoint
 
 
 @lru_cache(maxsize=256)
-def _fewest_products(window: Window, rows: int) -> int:
-    return min(_GROUPS, key=lambda group: row_products(window, rows, group))
-
-
-def row_products(window: Window, rows: int, group: int) -> int:
-    """How often a row of the image, or a combination of rows, meets one of the kernel."""
-    taps, stride = window.kernel[0], window.stride[0]
-    if group == 1:
-        return rows * taps
-    return -(-rows // group) * (len(runs_of_taps(taps, stride, group)) * (group - 1) + taps)
+def forward(problem: Problem) -> Method | Layout | fft.Tiling:
+    """How to compute ``conv2d``."""
+    if problem.dtype.itemsize == 2:
+        return Method.REFERENCE  # BLAS has no float16
+    tiling = _fft_tiling(problem)
+    if tiling is not None:
+        return tiling
+    if _is_thin(problem):
+        return Method.DEPTHWISE
+    same = tuple(
+        -(-n // s) for n, s in zip(problem.images[1:3], problem.window.stride, strict=True)
+    )
+    if is_pointwise(problem.window) and problem.groups == 1 and same == problem.size:
+        return Method.POINTWISE
+    return _layout(problem)
 
 
 @lru_cache(maxsize=256)
-def runs_of_taps(taps: int, stride: int, group: int) -> Sequence[range]:
-    """The rows of a kernel that are combined with each other, for a group of rows of output.
+def input_gradient(problem: Problem) -> Method | Adjoint:
+    """How to compute ``conv2d_input_gradient``."""
+    window = problem.window
+    if problem.dtype.itemsize == 2 or not _has_adjoint(window):
+        return Method.REFERENCE
+    if _is_thin(problem):
+        return Method.DEPTHWISE
+    dense = problem.groups == 1 and problem.size == problem.images[1:3]
+    if is_pointwise(window) and (dense or window.stride != (1, 1)):
+        return Method.POINTWISE
+    return _adjoint(problem)
 
-    With a stride each residue of the image's rows meets its own rows of the kernel; those of a
-    large kernel are cut, so that no run takes more than some products.
+
+@lru_cache(maxsize=256)
+def weight_gradient(problem: Problem) -> Method | Layout:
+    """How to compute ``conv2d_weight_gradient``.
+
+    With a 1×1 kernel the layout is for the pixels that the windows visit, without a stride.
     """
-    most = _MOST_PRODUCTS + 1 - group
-    found: list[range] = []
-    for phase in range(min(stride, taps)):
-        rows = range(phase, taps, stride)
-        count = -(-len(rows) // most)
-        edges = [len(rows) * part // count for part in range(count + 1)]
-        found += [rows[start:stop] for start, stop in pairwise(edges)]
-    return tuple(found)
+    if problem.dtype.itemsize == 2:
+        return Method.REFERENCE
+    if _is_thin(problem):
+        return Method.DEPTHWISE
+    if is_pointwise(problem.window):
+        n, _, _, channels = problem.images
+        visited = (n, *problem.size, channels)
+        problem = problem._replace(images=visited, window=Window((1, 1)))
+    return _layout(problem, backward=True)
+
+
+@lru_cache(maxsize=256)
+def gradients(problem: Problem) -> Method | Joint | fft.Tiling:
+    """How to compute ``conv2d_gradients`` when image and weight both need theirs.
+
+    ``Method.REFERENCE``: one after the other.
+    """
+    tiling = _fft_tiling(problem)
+    if tiling is not None:
+        return tiling
+    if problem.groups > 1 or problem.window.kernel == (1, 1) or problem.dtype.itemsize == 2:
+        return Method.REFERENCE
+    return _joint(problem, _layout(problem, backward=True))
+
+
+@lru_cache(maxsize=256)
+def pooled(problem: Problem, pool: Window) -> Method | Layout:
+    """How to compute ``conv2d_relu_pool``: the convolution with every pixel that is pooled."""
+    return _pooled_layout(problem, pool, backward=False) or Method.REFERENCE
+
+
+@lru_cache(maxsize=256)
+def pooled_gradients(problem: Problem, pool: Window) -> Method | Joint:
+    """How to compute ``conv2d_relu_pool_gradients``."""
+    layout = _pooled_layout(problem, pool, backward=True)
+    if layout is None or problem.window.stride != (1, 1):
+        return Method.REFERENCE
+    return _joint(problem._replace(size=(layout.rows, layout.width)), layout)
+
+
+def is_pointwise(window: Window) -> bool:
+    """Whether each window is one pixel."""
+    return window.kernel == (1, 1) and not any(map(any, window.padding))
+
+
+def _is_thin(problem: Problem) -> bool:
+    """Whether elementwise operations beat a matrix product for each group."""
+    products = problem.images[3] // problem.groups * problem.outputs // problem.groups
+    return problem.groups > 1 and products <= tuning.DEPTHWISE_MAX_PRODUCTS
+
+
+def _fft_tiling(problem: Problem) -> fft.Tiling | None:
+    """The FFT's tiling, where it is possible and saves enough multiplications or is asked for."""
+    images, size, outputs, window, groups, dtype, algorithm = problem
+    possible = groups == 1 and dtype.itemsize >= 4 and 0 not in images
+    if not possible or window.stride != (1, 1) or window.dilation != (1, 1):
+        return None
+    if algorithm == "fft":
+        limit = np.inf
+    elif algorithm == "auto" and max(window.kernel) >= tuning.FFT_MIN_KERNEL:
+        kh, kw = window.kernel
+        m = winograd.fewest_products(size[0], kh, 1)
+        products = winograd.count_products(size[0], kh, 1, m)
+        limit = float(products * size[1] * kw) * images[3] * outputs / tuning.FFT_MARGIN
+    else:
+        return None
+    return fft.cheapest_tiling(window.kernel, size, images[3], outputs, images[0], limit)
+
+
+def _layout(problem: Problem, backward: bool = False, phases: int = 1) -> Layout:
+    """The row products of one group."""
+    images, size, outputs, window, groups, dtype, algorithm = problem
+    channels, outputs = images[3] // groups, outputs // groups
+    m = 1
+    if algorithm != "matrix" and window.dilation[0] == 1:
+        m = winograd.fewest_products(size[0], window.kernel[0], window.stride[0])
+    n, _, width, _ = images
+    return Layout(n, *size, width, channels, outputs, window, m, phases, backward, dtype)
+
+
+def _adjoint(problem: Problem) -> Adjoint:
+    """The gradient of the image by convolutions with the flipped kernel.
+
+    With a stride s, image rows y with the same (y + top) mod s meet the kernel rows of that
+    residue only: one convolution for each residue. Columns are not separated but computed s at a
+    time, as if they were channels: their kernel has s·C outputs (see ``kernels.flipped_kernel``).
+    """
+    (n, height, width, channels), size, outputs, window, groups, dtype, algorithm = problem
+    (kh, kw), (sh, sw), (dh, dw) = window.kernel, window.stride, window.dilation
+    (top, _), (left, _) = window.padding
+    before = ((kw - 1) * dw - left) // sw  # columns of the gradient left of the first one
+    columns = before + (sw - 1 + left) // sw + 1 if sw > 1 else kw
+    residues = []
+    for residue in range(sh):
+        first = -((residue - top) // sh)  # the first window that reads such a row
+        rows = range(first * sh + residue - top, height, sh)
+        taps = len(range(residue, kh, sh))
+        layout = None
+        if taps and columns > 0 and rows:
+            padding = (((taps - 1) * dh - first, 0), (before, 0))
+            layout = _layout(
+                Problem(
+                    (n, *size, outputs // groups),
+                    (len(rows), -(-width // sw)),
+                    sw * (channels // groups),
+                    Window((taps, columns), padding=padding, dilation=window.dilation),
+                    1,
+                    dtype,
+                    algorithm,
+                )
+            )
+        residues.append(Residue(slice(rows.start, None, sh), layout))
+    return Adjoint(tuple(residues), window)
+
+
+def _joint(problem: Problem, layout: Layout) -> Method | Joint:
+    """Both gradients by tiles, where tiles are whole images and the image's is a convolution."""
+    if not layout.has_whole_images or not _has_adjoint(problem.window):
+        return Method.REFERENCE
+    return Joint(layout, _adjoint(problem))
+
+
+def _has_adjoint(window: Window) -> bool:
+    """Whether ``_adjoint`` is possible: not with both a stride and a dilation."""
+    return window.stride == (1, 1) or window.dilation == (1, 1)
+
+
+def _pooled_layout(problem: Problem, pool: Window, backward: bool) -> Layout | None:
+    """The convolution whose even and odd output rows and columns lie in separate planes.
+
+    For 2×2 pooling that begins inside the image and may round up by one pixel.
+    """
+    halves = pool.kernel == pool.stride == (2, 2) and pool.dilation == (1, 1)
+    halves = halves and max(pool.padding) <= (0, 1) and min(pool.padding) >= (0, 0)
+    if not halves or problem.dtype.itemsize == 2 or _fft_tiling(problem) is not None:
+        return None
+    rows, columns = pool.output_size(*problem.size)
+    return _layout(problem._replace(size=(2 * rows, 2 * columns)), backward, phases=2)

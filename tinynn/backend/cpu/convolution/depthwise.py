@@ -1,29 +1,28 @@
-"""Convolutions whose groups are a channel or two: too thin for matrix products.
+"""Depthwise and other thin convolutions, whose groups have too few channels for matrix products.
 
-Each tap of the kernel is one elementwise product of an image with a number for each channel.
+Each tap of the kernel is an elementwise product of the shifted image with one value per channel:
+
+    out[n, y, x, c] += padded[n, y·stride + i, x·stride + j, c] · weight[i, j, 0, c]
+
+With more than one channel or output in a group, every pair of them is one such pass over all
+groups at once. A tile of an image stays in the cache for all taps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from tinynn.backend.cpu.buffers import buffer
+from tinynn.backend.cpu.linalg import column_sums
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
 from tinynn.backend.reference import Array
 from tinynn.backend.window import Window
 
-_THIN = 4  # products of the channels and outputs of a group
 
-
-def is_thin(weight: Array, groups: int) -> bool:
-    """Whether elementwise operations beat a matrix product for each group."""
-    return groups > 1 and weight.shape[2] * weight.shape[3] // groups <= _THIN
-
-
-def forward(x: Array, weight: Array, window: Window, groups: int, out: Array) -> None:
+def conv2d(x: Array, weight: Array, window: Window, groups: int, out: Array) -> None:
     """out = the convolution, without a bias."""
     width = out.shape[2]
 
@@ -32,63 +31,60 @@ def forward(x: Array, weight: Array, window: Window, groups: int, out: Array) ->
         part = out[tile.images, tile.rows]
         part[...] = 0
         for source, target, taps in _pairs(weight, groups):
-            image, to = padded[..., source], part[..., target]
-            term = buffer("full", to.shape, x.dtype)
+            image, result = padded[..., source], part[..., target]
+            term = buffer("term", result.shape, x.dtype)
             for i, j, rows, columns in window.taps(*part.shape[1:3]):
                 np.multiply(image[:, rows, columns], taps[i, j], out=term)
-                to += term
+                result += term
 
-    parallel(work, _tiles(out, x))
+    if out.size:
+        row_bytes = width * (2 * out.shape[3] + x.shape[3]) * out.itemsize
+        parallel(work, cut_tiles(len(out), out.shape[1], row_bytes))
 
 
 def input_gradient(grad: Array, weight: Array, window: Window, groups: int, out: Array) -> None:
-    """out = the adjoint of the convolution in the image."""
+    """out = the gradient of the image."""
     (top, bottom), (left, right) = window.padding
     height, width = out.shape[1:3]
-    high, across = height + top + bottom, width + left + right
+    shape = (height + top + bottom, width + left + right, out.shape[3])
+    target_rows, rows_inside = overlap(top, height, shape[0])
+    target_columns, columns_inside = overlap(left, width, shape[1])
 
-    def work(images: slice) -> None:
-        part = out[images]
-        padded = buffer("padded", (len(part), high, across, out.shape[3]), out.dtype)
+    def work(n: int) -> None:
+        padded = buffer("padded", shape, out.dtype)
         padded[...] = 0
         for source, target, taps in _pairs(weight, groups):
-            image, arriving = padded[..., source], grad[images][..., target]
-            term = buffer("full", arriving.shape, grad.dtype)
+            image, upstream = padded[..., source], grad[n, ..., target]
+            term = buffer("term", upstream.shape, grad.dtype)
             for i, j, rows, columns in window.taps(*grad.shape[1:3]):
-                np.multiply(arriving, taps[i, j], out=term)
-                image[:, rows, columns] += term
-        part[...] = 0
-        rows, columns = slice(max(0, -top), None), slice(max(0, -left), None)
-        inner = padded[:, max(0, top) :, max(0, left) :]
-        target = part[:, rows, columns]
-        inner = inner[:, : target.shape[1], : target.shape[2]]
-        target[:, : inner.shape[1], : inner.shape[2]] = inner
+                np.multiply(upstream, taps[i, j], out=term)
+                image[rows, columns] += term
+        out[n] = 0
+        out[n, target_rows, target_columns] = padded[rows_inside, columns_inside]
 
-    parallel(work, [slice(n, n + 1) for n in range(len(out))])
+    parallel(work, range(len(out)))
 
 
 def weight_gradient(x: Array, grad: Array, window: Window, groups: int, out: Array) -> None:
-    """out = the adjoint of the convolution in the weight."""
+    """out = the gradient of the weight, summed over the images in their order."""
     size = (grad.shape[1], grad.shape[2])
     partial = np.zeros((len(x), *out.shape), dtype=out.dtype)
 
     def work(n: int) -> None:
         padded = _pad_tile(x, window, size[1], Tile(slice(n, n + 1), slice(0, size[0])))
-        arriving = grad[n : n + 1]
         for source, target, taps in _pairs(partial[n], groups):
-            image, there = padded[..., source], arriving[..., target]
-            term = buffer("full", there.shape, grad.dtype)
+            image, upstream = padded[..., source], grad[n : n + 1, ..., target]
+            term = buffer("term", upstream.shape, grad.dtype)
             for i, j, rows, columns in window.taps(*size):
-                np.multiply(image[:, rows, columns], there, out=term)
-                pixels = term.reshape(-1, term.shape[3])
-                taps[i, j] = np.ones(len(pixels), dtype=term.dtype) @ pixels
+                np.multiply(image[:, rows, columns], upstream, out=term)
+                taps[i, j] = column_sums(term.reshape(-1, term.shape[3]))
 
     parallel(work, range(len(x)))
     np.sum(partial, axis=0, out=out)
 
 
 def _pad_tile(x: Array, window: Window, width: int, tile: Tile) -> Array:
-    """The part of the padded image that the tile's windows visit, from the first row they touch."""
+    """The part of the padded image that the tile's windows read."""
     top, left = window.padding[0][0], window.padding[1][0]
     first = tile.rows.start * window.stride[0] - top
     height = (tile.rows.stop - tile.rows.start - 1) * window.stride[0] + window.extent[0]
@@ -108,13 +104,7 @@ def _pad_tile(x: Array, window: Window, width: int, tile: Tile) -> Array:
 
 
 def _pairs(weight: Array, groups: int) -> Iterator[tuple[slice, slice, Array]]:
-    """One channel and one output of every group at a time, with their taps (kh, kw, groups)."""
+    """Each pair of a channel and an output of a group, for all groups: (kh, kw, groups) taps."""
     channels, outputs = weight.shape[2], weight.shape[3] // groups
-    for a in range(channels):
-        for b in range(outputs):
-            yield slice(a, None, channels), slice(b, None, outputs), weight[:, :, a, b::outputs]
-
-
-def _tiles(out: Array, x: Array) -> Sequence[Tile]:
-    row_bytes = out.shape[2] * (2 * out.shape[3] + x.shape[3]) * out.itemsize
-    return cut_tiles(len(out), out.shape[1], row_bytes) if out.size else ()
+    for a, b in np.ndindex(channels, outputs):
+        yield slice(a, None, channels), slice(b, None, outputs), weight[:, :, a, b::outputs]

@@ -1,246 +1,264 @@
-"""Convolution as matrix products of rows of pixels, where they lie.
+"""Convolution as matrix products of image rows, without im2col.
 
-With channels last, the kw pixels under one row of the kernel are a run of kw·C numbers, and the run
-of every kw-th output column begins where the one before ended: side by side, they are the rows of a
-matrix. So kw products, one for each residue of the column, multiply all pixels of a tile with one
-row of the kernel; nobody copies the pixels under the kernel together (im2col). Each row of an image
-has its zeros in front, which close the row before as well. The runs that go over into the next row
-belong to columns that are computed and not used.
+**Row products.** Images are (N, H, W, C). The kw pixels under one row of the kernel are kw·C
+contiguous elements, and the patch kw columns further begins where this one ends. So the patches at
+columns j, j + kw, j + 2·kw, ... are the rows of a matrix that is a plain view of the image:
 
-The products for the rows of the kernel are then added up. Or some rows of output are computed
-together, with fewer products: m of them, from m + kh - 1 rows of the image, take m + kh - 1 instead
-of m·kh (see ``winograd``, also for strides). The rows of the image are combined before, and those
-of the output afterwards; both are small matrices times long rows.
+    pixels of a row:  | 0 | 1 | 2 | 3 | 4 | 5 | 6 | ...
+    residue j = 0:    [ 0   1   2 ][ 3   4   5 ]           a matrix with rows of kw·C elements
+    residue j = 1:        [ 1   2   3 ][ 4   5   6 ]       the same memory, one pixel further
+
+kw products, one for each residue, multiply all patches of a tile with one row of the kernel:
+(pixels / kw, kw·C) @ (kw·C, O). im2col would first copy each pixel kh·kw times. A stride only
+changes where patches begin; dilated columns are a kernel with zeros in between.
+
+**Memory layout.** The input rows of a tile are packed as (row, image, column, channel), so that the
+patches for the next row of the kernel begin a fixed offset further, and one product spans all rows
+and images of the tile. A row has its left padding in front, which is the right padding of the row
+before as well. ``pitch`` is the distance of two rows, in output pixels. Patches that straddle two
+rows yield columns that are computed and dropped.
+
+**Direct or Winograd.** ``DirectRows`` takes one product for each row of the kernel and adds them
+up: m·kh products for m output rows. ``WinogradRows`` transforms m + kh - 1 input rows first and
+takes as many products, then transforms those into m output rows (F(m, kh), see ``winograd.py``).
+Both transforms are small matrices times long rows: one BLAS call for a whole tile, which reads the
+image and writes the result directly. F(m×m, r×r) in two dimensions would save more products, but
+its tiny matrices and strided tiles would cost more in NumPy than that.
+
+**What stays in the cache.** A tile has ``tuning.TILE_BYTES`` of input, products and output. The
+products are cut into pieces of ``tuning.SMALL_GEMM`` multiply-adds, which OpenBLAS multiplies
+without packing; the matrices of the kernel then stay in the L2 cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.buffers import Writer, buffer, cached_views
-from tinynn.backend.cpu.convolution.choice import row_products, rows_together
-from tinynn.backend.cpu.convolution.winograd import Combinations, combinations
+from tinynn.backend.cpu.convolution.winograd import Transforms, count_products, transforms
 from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
 from tinynn.backend.reference import Array
-from tinynn.backend.window import Pair, Window
-
-# OpenBLAS multiplies matrices of up to so many multiply-adds without packing them first
-_SMALL_PRODUCT = 10**6
-_FEWEST_ROWS = 32  # of such a product
-_ALIGNED = 16  # numbers: the combinations begin at cache lines, in float32
-_FETCHED = 1 << 16  # bytes: less than that is soon there
-_LOADS = 64  # places of tiles in an image whose views are kept
-_CACHE_LINE = 64  # bytes that come into the cache at once
+from tinynn.backend.window import Window
 
 
-class Shape(NamedTuple):
-    """A convolution, or a tile of one: all that decides where its numbers lie."""
+class Layout(NamedTuple):
+    """A convolution, or one tile of it: all that decides where its elements lie in memory."""
 
     images: int
-    rows: int  # of output
-    width: int  # of output
-    pixels: int  # from left to right of the images
+    rows: int  # of the output
+    width: int  # columns of the output
+    input_width: int
     channels: int
     outputs: int
     window: Window
-    group: int  # rows of output from one combination; 1: products are added up
-    parts: int  # 2 puts even and odd output columns apart
-    backward: bool
+    m: int  # output rows of one Winograd block F(m, kh); 1: direct
+    phases: int  # 2: even and odd output columns lie in separate planes, for 2×2 pooling
+    backward: bool  # whether the workspace is for the gradient of the weight
     dtype: np.dtype[Any]
 
     @property
+    def transforms(self) -> Transforms:
+        """The matrices of F(m, kh)."""
+        return transforms(self.m, self.window.kernel[0], self.window.stride[0], self.dtype)
+
+    @property
+    @lru_cache(maxsize=1024)  # noqa: B019, a layout is a value
     def products(self) -> int:
-        """For each group of rows."""
-        return row_products(self.window, self.group, self.group)
+        """Row products of one block of m output rows."""
+        return count_products(self.m, self.window.kernel[0], self.window.stride[0], self.m)
 
     @property
     def kernel(self) -> tuple[int, int, int]:
-        """The shape of ``kernel_rows``."""
+        """The shape of ``kernel_rows``: (products, kw·C, O)."""
         return self.products, self.window.extent[1] * self.channels, self.outputs
 
+    @property
+    @lru_cache(maxsize=1024)  # noqa: B019
     def tiles(self) -> Sequence[Tile]:
-        """The tiles of a whole batch."""
+        """The tiles of the batch."""
         (kh, _), (sh, sw) = self.window.kernel, self.window.stride
-        if self.group > 1:
-            numbers = self.products * (sw * self.channels + self.outputs) // self.group
+        if self.m > 1:
+            elements = self.products * (sw * self.channels + self.outputs) // self.m
         else:
-            numbers = sh * sw * self.channels + kh * self.outputs
-        row_bytes = self.width * numbers * self.dtype.itemsize
-        return cut_tiles(self.images, self.rows, row_bytes, max(self.parts, self.group))
+            elements = sh * sw * self.channels + kh * self.outputs
+        row_bytes = self.width * elements * self.dtype.itemsize
+        return cut_tiles(self.images, self.rows, row_bytes, max(self.phases, self.m))
 
-    def fetch(self, x: Array, tile: Tile) -> None:
-        """Have the rows of the images that the tile's windows see brought into the cache."""
-        if x.nbytes <= _FETCHED:
-            return
-        stride, top = self.window.stride[0], self.window.padding[0][0]
-        behind = (tile.rows.stop - 1) * stride - top + self.window.extent[0]
-        fetch(x[tile.images, max(0, tile.rows.start * stride - top) : max(0, behind)])
+    @property
+    def has_whole_images(self) -> bool:
+        """Whether no tile cuts an image."""
+        return all(tile.rows == slice(0, self.rows) for tile in self.tiles)
 
-    def at(self, tile: Tile) -> AddedRows | CombinedRows:
-        """The work space of this thread for a tile."""
-        images, rows = (part.stop - part.start for part in tile)
-        whole = (images, rows) == (self.images, self.rows)
-        shape = self if whole else self._replace(images=images, rows=rows)
-        return (
-            cached_views(shape, AddedRows) if self.group == 1 else cached_views(shape, CombinedRows)
-        )
+    @lru_cache(maxsize=1024)  # noqa: B019
+    def part(self, images: int, rows: int) -> Layout:
+        """The layout of a tile with fewer images or rows."""
+        return self._replace(images=images, rows=rows)
 
+    def prefetch(self, x: Array, tile: Tile) -> None:
+        """Prefetch the rows of x that the tile reads."""
+        if x.nbytes > tuning.PREFETCH_FROM:
+            stride, top = self.window.stride[0], self.window.padding[0][0]
+            stop = (tile.rows.stop - 1) * stride - top + self.window.extent[0]
+            prefetch(x[tile.images, max(0, tile.rows.start * stride - top) : max(0, stop)])
 
-def shape_of(
-    images: tuple[int, ...],
-    dtype: np.dtype[Any],
-    window: Window,
-    size: Pair,
-    outputs: int,
-    parts: int = 1,
-    backward: bool = False,
-) -> Shape:
-    """The convolution of ``images`` (N, H, W, C) to ``size`` pixels."""
-    count, _, pixels, channels = images
-    group = rows_together(window, size[0])
-    return Shape(count, *size, pixels, channels, outputs, window, group, parts, backward, dtype)
+    def at(self, tile: Tile) -> DirectRows | WinogradRows:
+        """This thread's workspace for a tile."""
+        images, rows = tile
+        part = self.part(images.stop - images.start, rows.stop - rows.start)
+        return cached_views(part, DirectRows) if self.m == 1 else cached_views(part, WinogradRows)
 
 
-def kernel_rows(weight: Array, shape: Shape) -> Array:
-    """The weight as the matrices (products, kw·C, O) that ``Rows.multiply`` takes."""
-    dilation = shape.window.dilation[1]
+def kernel_rows(weight: Array, layout: Layout) -> Array:
+    """The weight as the matrices (products, kw·C, O) of ``Rows.multiply``: G @ weight."""
+    dilation = layout.window.dilation[1]
     if dilation > 1:  # zeros between its columns
-        spread = np.zeros((len(weight), shape.window.extent[1], *weight.shape[2:]), weight.dtype)
+        spread = np.zeros((len(weight), layout.window.extent[1], *weight.shape[2:]), weight.dtype)
         spread[:, ::dilation] = weight
         weight = spread
     rows = weight.reshape(len(weight), -1)
-    if shape.group > 1:
-        rows = _combinations(shape).of_kernel @ rows
-    return np.ascontiguousarray(rows).reshape(shape.kernel)
+    if layout.m > 1:
+        rows = layout.transforms.kernel @ rows
+    return np.ascontiguousarray(rows).reshape(layout.kernel)
 
 
-def weight_of(kernel: Array, shape: Shape) -> Array:
-    """The adjoint of ``kernel_rows``: a gradient (products, kw·C, O) as (kh, kw, C, O)."""
-    (kh, _), window = shape.window.kernel, shape.window
-    if shape.group > 1:
-        kernel = _combinations(shape).of_kernel.T @ kernel.reshape(shape.products, -1)
-    taps = kernel.reshape(kh, window.extent[1], shape.channels, shape.outputs)
+def kernel_rows_adjoint(kernel: Array, layout: Layout) -> Array:
+    """The gradient of the weight (kh, kw, C, O), from that of ``kernel_rows``."""
+    (kh, _), window = layout.window.kernel, layout.window
+    if layout.m > 1:
+        kernel = layout.transforms.kernel.T @ kernel.reshape(layout.products, -1)
+    taps = kernel.reshape(kh, window.extent[1], layout.channels, layout.outputs)
     return np.ascontiguousarray(taps[:, :: window.dilation[1]])
 
 
 class Rows:
-    """What one thread needs for a tile; ``Shape.at`` gives it.
+    """The workspace of one thread for a tile; get it from ``Layout.at``.
 
-    Forward, ``load`` the images, ``multiply``, and ``write`` the output or take its ``planes``.
-    Backward, ``load`` the images, and the gradient of the output by ``load_gradient`` or into the
-    ``planes``; then take the products ``against`` it. All arrays are buffers of this thread, whose
-    contents are gone with its next convolution.
+    Forward: ``load`` the images, ``multiply``, then ``write`` the output or take the ``planes``.
+    Backward: ``load`` the images, and the upstream gradient by ``load_gradient`` or by way of the
+    ``planes``; then ``weight_gradient``.
+
+    All arrays are scratch buffers, overwritten by the next convolution of the thread. Everything
+    that depends on the layout alone, most of all the strided views, is made once.
     """
 
-    def __init__(self, shape: Shape) -> None:
-        self.shape = shape
-        window, (_, stride) = shape.window, shape.window.stride
-        self.pitch = _pitch(shape)
-        self.lines = -(-shape.rows // shape.group)
-        self.used = self.lines * shape.images * self.pitch  # pixels; some columns are for nothing
-        self.lanes = -(-window.extent[1] // (stride * shape.parts)) * shape.parts
-        run = window.extent[1] * shape.channels
-        self.blocks, self.block = _in_blocks(-(-self.used // self.lanes), run * shape.outputs)
-        self.total = self.lanes * self.blocks * self.block
-        # numbers of one row of all images, and those that the last windows see behind the last row
-        self.line = shape.images * self.pitch * stride * shape.channels
-        self.spare = (self.total - self.used) * stride * shape.channels + run
-        count = 1 if shape.backward and shape.group == 1 else shape.products
-        parts, outputs = shape.parts, shape.outputs
-        self.output = self._buffer("output", count, parts, self.total // parts, outputs)
-        _, part, pixel, _ = self.output.strides
-        self.stacked = self._stack(self.output, pixel, part, self.lanes // parts * pixel, outputs)
-        self.seen: list[tuple[slice, Array]] = []
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        window, (_, stride) = layout.window, layout.window.stride
+        phases, outputs = layout.phases, layout.outputs
+        pitch = _pitch(layout)
+        self.blocks = -(-layout.rows // layout.m)
+        pixels = self.blocks * layout.images * pitch
+        self.residues = -(-window.extent[1] // (stride * phases)) * phases
+        patch = window.extent[1] * layout.channels
+        self.batch, self.batch_rows = _small_products(-(-pixels // self.residues), patch * outputs)
+        total = self.residues * self.batch * self.batch_rows
+        # elements of one row of all images, and those that the last patches read behind the end
+        self.row_size = layout.images * pitch * stride * layout.channels
+        self.overhang = (total - pixels) * stride * layout.channels + patch
 
-    def _take_planes(self, planes: Array) -> None:
-        """(2, 2, pairs, lines, images, columns, O): even and odd rows, then even and odd columns.
+        # Direct and backward, all kernel rows share the gradient of the output. The result of
+        # residue j is every residues-th pixel: BLAS writes it with a stride (its ldc).
+        count = 1 if layout.backward and layout.m == 1 else layout.products
+        self.output = self._buffer("output", count, phases, total // phases, outputs)
+        _, phase, pixel, _ = self.output.strides
+        self.results = self._stack(
+            self.output, pixel, phase, self.residues // phases * pixel, outputs
+        )
+        self.unused = self.output[:, :, pixels // phases :]
+        self.by_block = self.output[:, :, : pixels // phases].reshape(
+            count, phases, self.blocks, layout.images, pitch // phases, outputs
+        )
+        self.dropped = self.by_block[:, 0, :, :, layout.width :]
+        self.patches: list[tuple[slice, Array]] = []  # for each range of products
 
-        ``to_planes`` fills them with the output; ``from_planes`` takes them as its gradient.
-        ``pooled`` is for what comes of four.
+    def _set_planes(self, planes: Array) -> None:
+        """(2, 2, pairs, blocks, images, columns, O): even and odd rows, then columns.
+
+        ``to_planes`` fills them with the output, ``from_planes`` reads its gradient from them.
+        ``pooled`` is a buffer for what 2×2 pooling makes of the four.
         """
         self.planes = planes
         self.pooled = self._buffer("pooled", *planes.shape[2:])
 
     def _buffer(self, name: str, *sizes: int) -> Array:
-        return buffer(name, sizes, self.shape.dtype)
+        return buffer(name, sizes, self.layout.dtype)
 
-    def _windows(self, numbers: Array) -> Array:
-        """The runs under the kernel in rows (products, numbers), as a stack."""
-        step = self.shape.window.stride[1] * self.shape.channels * numbers.itemsize
-        length = self.shape.window.extent[1] * self.shape.channels
-        return self._stack(numbers, self.shape.parts * step, step, self.lanes * step, length)
+    def _patches(self, rows: Array) -> Array:
+        """The patches of a kernel row in packed rows (products, elements), as a stack."""
+        step = self.layout.window.stride[1] * self.layout.channels * rows.itemsize
+        patch = self.layout.window.extent[1] * self.layout.channels
+        return self._stack(rows, self.layout.phases * step, step, self.residues * step, patch)
 
-    def _stack(self, numbers: Array, lane: int, part: int, row: int, length: int) -> Array:
-        """A view (products, lanes / parts, parts, blocks, rows, length), from its strides."""
-        parts = self.shape.parts
-        sizes = (len(numbers), self.lanes // parts, parts, self.blocks, self.block, length)
-        steps = (numbers.strides[0], lane, part, self.block * row, row, numbers.itemsize)
-        return np.ndarray(sizes, numbers.dtype, numbers, 0, steps)
-
-    def _by_line(self, numbers: Array) -> Array:
-        """(..., parts, pixels / parts, O) as (..., parts, lines, images, columns, O)."""
-        parts, columns = self.shape.parts, self.pitch // self.shape.parts
-        numbers = numbers[..., : self.used // parts, :]
-        return numbers.reshape(*numbers.shape[:-2], self.lines, self.shape.images, columns, -1)
+    def _stack(self, array: Array, residue: int, phase: int, row: int, length: int) -> Array:
+        """A view (products, residues, phases, batch, rows, length) with these strides in bytes."""
+        phases = self.layout.phases
+        columns = (self.residues // phases, phases)
+        sizes = (len(array), *columns, self.batch, self.batch_rows, length)
+        strides = (array.strides[0], residue, phase, self.batch_rows * row, row, array.itemsize)
+        return np.ndarray(sizes, array.dtype, array, 0, strides)
 
     def multiply(self, kernel: Array) -> None:
-        """The products with the ``kernel_rows`` of a weight."""
+        """output = patches @ kernel, for the ``kernel_rows`` of a weight."""
         kernel = kernel[:, None, None, None]
-        for products, seen in self.seen:
-            np.matmul(seen, kernel[products], out=self.stacked[products])
+        for products, patches in self.patches:
+            np.matmul(patches, kernel[products], out=self.results[products])
 
-    def against(self) -> Array:
-        """Σ seenᵀ @ gradient over the tile: that of the ``kernel_rows``."""
-        self.output[:, :, self.used // self.shape.parts :] = 0
+    def weight_gradient(self) -> Array:
+        """Σ patchesᵀ @ gradient over the tile: the gradient of ``kernel_rows``."""
+        self.unused[...] = 0
         found = [
-            np.matmul(seen.swapaxes(-1, -2), self.stacked).sum(axis=(1, 2, 3))
-            for _, seen in self.seen
+            np.matmul(patches.swapaxes(-1, -2), self.results).sum(axis=(1, 2, 3))
+            for _, patches in self.patches
         ]
         return np.concatenate(found) if len(found) > 1 else found[0]
 
 
-class AddedRows(Rows):
-    """A product for each row of the kernel; they are added up."""
+class DirectRows(Rows):
+    """One product for each row of the kernel; they are added up."""
 
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape)
-        kh, sh, dh = shape.window.kernel[0], shape.window.stride[0], shape.window.dilation[0]
-        # the image's rows that are multiplied with the same row of the kernel lie side by side
-        depth = self.lines + (kh - 1) * dh // sh
-        size = sh * depth * self.line
-        laid = self._buffer("laid", size + self.spare)
-        self.behind = laid[size:]
-        self.laid = laid[:size].reshape(sh, depth, shape.images, -1, shape.channels)
-        self.writer = Writer("laid")
-        if shape.parts == 2:
-            lines = self._by_line(self.output[0])
-            halves = lines.reshape(2, self.lines // 2, 2, 1, *lines.shape[2:])
-            self._take_planes(halves.transpose(2, 0, 3, 1, 4, 5, 6))
-        starts = [(row % sh * depth + row // sh) * self.line for row in range(0, kh * dh, dh)]
-        self.seen = [
-            (slice(i, i + 1), self._windows(laid[None, start:])) for i, start in enumerate(starts)
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        kh, sh, dh = layout.window.kernel[0], layout.window.stride[0], layout.window.dilation[0]
+        # Input rows are packed by their residue modulo the stride: rows that meet the same row of
+        # the kernel are then neighbors.
+        depth = self.blocks + (kh - 1) * dh // sh
+        size = sh * depth * self.row_size
+        rows = self._buffer("packed rows", size + self.overhang)
+        self.behind = rows[size:]
+        self.packed = rows[:size].reshape(sh, depth, layout.images, -1, layout.channels)
+        self.writer = Writer("packed rows")
+        starts = [(row % sh * depth + row // sh) * self.row_size for row in range(0, kh * dh, dh)]
+        self.patches = [
+            (slice(i, i + 1), self._patches(rows[None, start:])) for i, start in enumerate(starts)
         ]
+        output = self.by_block[0]
+        self.result = output[0, :, :, : layout.width].transpose(1, 0, 2, 3)  # (N, rows, width, O)
+        if layout.phases == 2:
+            pairs = output.reshape(2, layout.rows // 2, 2, 1, *output.shape[2:])
+            self._set_planes(pairs.transpose(2, 0, 3, 1, 4, 5, 6))
 
     def load(self, x: Array, tile: Tile) -> None:
-        """Lay down the rows of the images under the tile."""
-        are_clear = self.writer.begin()  # the columns beside the image, from the last tile
-        (top, _), (left, _) = self.shape.window.padding
-        stride = self.shape.window.stride[0]
-        columns, source = overlap(-left, self.laid.shape[3], x.shape[2])
+        """Pack the input rows of the tile."""
+        is_clear = self.writer.begin()  # the padding left and right is zero from the last tile
+        (top, _), (left, _) = self.layout.window.padding
+        stride = self.layout.window.stride[0]
+        columns, source = overlap(-left, self.packed.shape[3], x.shape[2])
         images = x[tile.images, :, source]
-        for phase, rows in enumerate(self.laid):
-            first = tile.rows.start * stride - top + phase
-            lines, source = overlap(first, len(rows), x.shape[1], stride)
-            rows[: lines.start] = 0
-            rows[lines.stop :] = 0
-            np.copyto(rows[lines, :, columns], images[:, source].transpose(1, 0, 2, 3))
-        if not are_clear:
-            self.laid[:, :, :, : columns.start] = 0
-            self.laid[:, :, :, columns.stop :] = 0
+        for residue, rows in enumerate(self.packed):
+            first = tile.rows.start * stride - top + residue
+            inside, source = overlap(first, len(rows), x.shape[1], stride)
+            rows[: inside.start] = 0
+            rows[inside.stop :] = 0
+            np.copyto(rows[inside, :, columns], images[:, source].transpose(1, 0, 2, 3))
+        if not is_clear:
+            self.packed[:, :, :, : columns.start] = 0
+            self.packed[:, :, :, columns.stop :] = 0
             self.behind[...] = 0
         self.writer.finish()
 
@@ -250,218 +268,201 @@ class AddedRows(Rows):
             np.add(self.output[0], term, out=self.output[0])
 
     def write(self, out: Array) -> None:
-        """The output as (N, rows, width, O)."""
-        lines = self._by_line(self.output[0])[0]
-        np.copyto(out.transpose(1, 0, 2, 3), lines[:, :, : self.shape.width])
+        """Copy the output to (N, rows, width, O)."""
+        np.copyto(out, self.result)
+
+    def load_gradient(self, grad: Array) -> None:
+        """Copy the upstream gradient (N, rows, width, O) to where the output was."""
+        np.copyto(self.result, grad)
+        self.dropped[...] = 0
 
     def to_planes(self) -> None:
-        """Nothing is left to be done: the planes are the output."""
+        """Nothing to do: the planes are views of the output."""
 
     from_planes = to_planes
 
-    def load_gradient(self, grad: Array) -> None:
-        """Lay down the gradient (N, rows, width, O) of the output."""
-        lines = self._by_line(self.output[0])[0]
-        np.copyto(lines[:, :, : self.shape.width], grad.transpose(1, 0, 2, 3))
-        lines[:, :, self.shape.width :] = 0
 
+class WinogradRows(Rows):
+    """The products of F(m, kh): input rows are transformed before, output rows after."""
 
-class CombinedRows(Rows):
-    """Products of combined rows; their combinations are a group of rows of the output."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape)
-        self.matrices = _combinations(shape)
-        size = self.lines * self.line
-        width = -(-(size + self.spare) // _ALIGNED) * _ALIGNED
-        combined = self._buffer("combined", shape.products, width)
-        self.seen = [(slice(0, shape.products), self._windows(combined))]
-        numbers = combined[:, :size].reshape(
-            shape.products, self.lines, shape.images, -1, shape.channels
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        self.matrices, m = layout.transforms, layout.m
+        size = self.blocks * self.row_size
+        unit = tuning.ALIGNED_ELEMENTS
+        self.transformed = self._buffer(
+            "transformed", layout.products, -(-(size + self.overhang) // unit) * unit
         )
-        left = shape.window.padding[1][0]
-        columns, self.columns = overlap(-left, numbers.shape[3], shape.pixels)
-        self.combined = _rows(numbers[:, :, :, columns])
-        self.loads: dict[tuple[int, int], list[tuple[Array | None, Array, int]]] = {}
-        beside = numbers[:, :, :, : columns.start], numbers[:, :, :, columns.stop :]
-        self.zeros = [part for part in (*beside, combined[:, size:]) if part.size]
-        self.writer = Writer("combined")
-        if shape.parts == 2:
-            lines = self._by_line(self.output)
-            planes = self._buffer("planes", shape.group // 2, 2, *lines.shape[1:])
-            self._take_planes(planes.transpose(1, 2, 0, 3, 4, 5, 6))
-            # as matrices (parts, lines, rows, numbers)
-            self._numbers, self._rows = (
-                array.reshape(-1, shape.parts, self.lines, lines[0, 0, 0].size).transpose(
-                    1, 2, 0, 3
-                )
-                for array in (lines, planes)
+        self.patches = [(slice(0, layout.products), self._patches(self.transformed))]
+        rows = self.transformed[:, :size].reshape(
+            layout.products, self.blocks, layout.images, -1, layout.channels
+        )
+        columns, self.columns = overlap(
+            -layout.window.padding[1][0], rows.shape[3], layout.input_width
+        )
+        self.target = _as_matrices(rows[:, :, :, columns])
+        beside = rows[:, :, :, : columns.start], rows[:, :, :, columns.stop :]
+        self.padding = [part for part in (*beside, self.transformed[:, size:]) if part.size]
+        self.writer = Writer("transformed")
+        self.positions: dict[tuple[int, int], list[tuple[Array | None, Array, int]]] = {}
+
+        # The products of whole blocks, then of a last one with fewer rows: with the part of Aᵀ
+        # that they meet, and their first row in the output.
+        products = _as_matrices(self.by_block[:, 0, :, :, : layout.width])
+        whole, rest = divmod(layout.rows, m)
+        self.parts = [
+            (self.matrices.output[:taken], products[:, start:stop], start * m)
+            for start, stop, taken in ((0, whole, m), (whole, self.blocks, rest))
+            if start < stop
+        ]
+        if layout.phases == 2:
+            planes = self._buffer("planes", m // 2, 2, *self.by_block.shape[1:])
+            self._set_planes(planes.transpose(1, 2, 0, 3, 4, 5, 6))
+            # as matrices (phases, blocks, products or rows, elements)
+            self._plane_products, self._plane_rows = (
+                array.reshape(-1, 2, self.blocks, self.by_block[0, 0, 0].size).transpose(1, 2, 0, 3)
+                for array in (self.by_block, planes)
             )
 
     def load(self, x: Array, tile: Tile) -> None:
-        """Lay down the rows of the images under the tile."""
-        if not self.writer.begin():  # else the zeros of the last tile are still there
-            for part in self.zeros:
+        """Transform the input rows of the tile: Bᵀ @ rows."""
+        if not self.writer.begin():  # else the padding is zero from the last tile
+            for part in self.padding:
                 part[...] = 0
         self.writer.finish()
-        images = packed(x[tile.images, :, self.columns])
-        if not images.size:  # the windows see nothing but zeros
+        images = contiguous_rows(x[tile.images, :, self.columns])
+        if not images.size:  # the windows see padding only
             return
-        stride = self.shape.window.stride[0]
-        first = tile.rows.start * stride - self.shape.window.padding[0][0]
-        step = self.shape.group * stride
-        for matrix, target, start in self._loads(first, step, images.shape[1]):
+        stride = self.layout.window.stride[0]
+        first = tile.rows.start * stride - self.layout.window.padding[0][0]
+        position = (first, images.shape[1])
+        if position not in self.positions:
+            if len(self.positions) >= tuning.CACHED_POSITIONS:  # a large image has many tiles
+                self.positions.clear()
+            self.positions[position] = self._inside(*position)
+        step = self.layout.m * stride
+        for matrix, target, start in self.positions[position]:
             if matrix is None:
                 target[...] = 0
             else:
-                rows = _groups(images, start, target.shape[1], step, matrix.shape[1])
+                rows = _row_blocks(images, start, target.shape[1], step, matrix.shape[1])
                 np.matmul(matrix, rows, out=target)
 
-    def _loads(self, first: int, step: int, height: int) -> list[tuple[Array | None, Array, int]]:
-        """Which lines come from which rows: matrix (or None, for zeros), lines and first row."""
-        found = self.loads.get((first, height))
-        if found is None:
-            if len(self.loads) >= _LOADS:  # a large image has many tiles
-                self.loads.clear()
-            of_rows = self.matrices.of_rows
-            found = self.loads[first, height] = [
-                (
-                    of_rows[:, known] if known.start < known.stop else None,
-                    self.combined[:, lines],
-                    first + lines.start * step + known.start,
-                )
-                for lines, known in _runs_of_lines(
-                    first, step, of_rows.shape[1], self.lines, height
-                )
-            ]
-        return found
+    def _inside(self, first: int, height: int) -> list[tuple[Array | None, Array, int]]:
+        """What each run of blocks reads from an image, when the first begins at row ``first``.
+
+        Returns:
+            The columns of Bᵀ for the rows inside the image (None: there are none), the blocks, and
+            the first row. Blocks entirely inside are one run.
+        """
+        matrix, step = self.matrices.input, self.layout.m * self.layout.window.stride[0]
+        count = matrix.shape[1]
+        runs: list[tuple[int, int, slice]] = []
+        for block in range(self.blocks):
+            begin = first + block * step
+            start = min(count, max(0, -begin))
+            known = slice(start, max(start, min(count, height - begin)))
+            if runs and runs[-1][2] == known == slice(0, count):
+                runs[-1] = (runs[-1][0], block + 1, known)
+            else:
+                runs.append((block, block + 1, known))
+        return [
+            (
+                matrix[:, known] if known.start < known.stop else None,
+                self.target[:, start:stop],
+                first + start * step + known.start,
+            )
+            for start, stop, known in runs
+        ]
 
     def write(self, out: Array) -> None:
-        """The output as (N, rows, width, O)."""
-        if not _has_whole_rows(out):
-            whole = self._buffer("packed", *out.shape)
-            self.write(whole)
-            np.copyto(out, whole)
-            return
-        numbers = _rows(self._by_line(self.output)[:, 0, :, :, : self.shape.width])
-        for lines, rows, taken in self._whole_and_rest(out):
-            np.matmul(self.matrices.of_output[:taken], numbers[:, lines], out=rows)
-
-    def _whole_and_rest(self, array: Array) -> list[tuple[slice, Array, int]]:
-        """The rows of (N, rows, width, O) in groups, and then those that fill none."""
-        group = self.shape.group
-        whole, rest = divmod(array.shape[1], group)
-        found = []
-        if whole:
-            found.append((slice(0, whole), _groups(array, 0, whole, group, group), group))
-        if rest:
-            rows = _groups(array, whole * group, 1, group, rest)
-            found.append((slice(whole, whole + 1), rows, rest))
-        return found
+        """Transform the products into the output (N, rows, width, O): Aᵀ @ products."""
+        target = out if _has_contiguous_rows(out) else self._buffer("contiguous", *out.shape)
+        for matrix, products, first in self.parts:
+            rows = _row_blocks(target, first, products.shape[1], self.layout.m, len(matrix))
+            np.matmul(matrix, products, out=rows)
+        if target is not out:
+            np.copyto(out, target)
 
     def load_gradient(self, grad: Array) -> None:
-        """Lay down the gradient (N, rows, width, O) of the output."""
-        grad = packed(grad)
-        lines = self._by_line(self.output)[:, 0]
-        lines[:, :, :, self.shape.width :] = 0
-        numbers = _rows(lines[:, :, :, : self.shape.width])
-        for lines, rows, taken in self._whole_and_rest(grad):
-            np.matmul(self.matrices.of_output.T[:, :taken], rows, out=numbers[:, lines])
+        """The gradient of the products from that of the output (N, rows, width, O)."""
+        grad = contiguous_rows(grad)
+        self.dropped[...] = 0
+        for matrix, products, first in self.parts:
+            rows = _row_blocks(grad, first, products.shape[1], self.layout.m, len(matrix))
+            np.matmul(matrix.T, rows, out=products)
 
     def to_planes(self) -> None:
-        """The output, from the products."""
-        np.matmul(self.matrices.of_output, self._numbers, out=self._rows)
+        """Transform the products into the planes of the output."""
+        np.matmul(self.matrices.output, self._plane_products, out=self._plane_rows)
 
     def from_planes(self) -> None:
-        """The gradient of the products, from that of the output."""
-        np.matmul(self.matrices.of_output.T, self._rows, out=self._numbers)
+        """The gradient of the products from that of the output's planes."""
+        np.matmul(self.matrices.output.T, self._plane_rows, out=self._plane_products)
 
 
-def _runs_of_lines(
-    first: int, step: int, count: int, lines: int, height: int
-) -> list[tuple[slice, slice]]:
-    """Runs of lines, each with which of its ``count`` rows are inside an image of that height.
-
-    The first line begins at row ``first`` of the image, every other ``step`` rows below.
-    """
-    found: list[tuple[slice, slice]] = []
-    for line in range(lines):
-        begin = first + line * step
-        start = min(count, max(0, -begin))
-        known = slice(start, max(start, min(count, height - begin)))
-        if found and found[-1][1] == known == slice(0, count):
-            found[-1] = (slice(found[-1][0].start, line + 1), known)
-        else:
-            found.append((slice(line, line + 1), known))
-    return found
-
-
-def multiply_rows(a: Array, b: Array, out: Array) -> None:
-    """out = a @ b for a long matrix a, in small products where that can be."""
-    most = _SMALL_PRODUCT // b.size
-    whole = len(a) // most * most if most >= _FEWEST_ROWS else 0
+def matmul_small(a: Array, b: Array, out: Array) -> None:
+    """out = a @ b for a matrix a of many rows, in products small enough to need no packing."""
+    most = tuning.SMALL_GEMM // b.size
+    whole = len(a) // most * most if most >= tuning.SMALL_GEMM_MIN_ROWS else 0
     if whole:
-        blocks, results = a[:whole].reshape(-1, most, len(b)), out[:whole]
-        np.matmul(blocks, b, out=results.reshape(-1, most, b.shape[1]))
+        parts, results = a[:whole].reshape(-1, most, len(b)), out[:whole]
+        np.matmul(parts, b, out=results.reshape(-1, most, b.shape[1]))
     if whole < len(a):
         np.matmul(a[whole:], b, out=out[whole:])
 
 
-def _has_whole_rows(array: Array) -> bool:
-    """Whether the numbers of a row lie side by side."""
-    steps: tuple[int, int] = array.strides[2:]
-    return steps == (array.shape[3] * array.itemsize, array.itemsize)
+def _small_products(rows: int, kernel_size: int) -> tuple[int, int]:
+    """The number of small products for so many rows, and the rows of each."""
+    most = tuning.SMALL_GEMM // kernel_size
+    batch = max(1, -(-rows // most)) if most >= tuning.SMALL_GEMM_MIN_ROWS else 1
+    return batch, -(-rows // batch)
 
 
-def packed(array: Array) -> Array:
-    """The array, or a copy in a buffer of this thread where it has no whole rows."""
-    if _has_whole_rows(array):
+def _has_contiguous_rows(array: Array) -> bool:
+    """Whether the pixels of a row, with their channels, are contiguous."""
+    return bool(array.strides[2:] == (array.shape[3] * array.itemsize, array.itemsize))
+
+
+def contiguous_rows(array: Array) -> Array:
+    """The array, or a copy in a scratch buffer if its rows are not contiguous."""
+    if _has_contiguous_rows(array):
         return array
-    copy = buffer("packed", array.shape, array.dtype)
+    copy = buffer("contiguous", array.shape, array.dtype)
     np.copyto(copy, array)
     return copy
 
 
-def fetch(array: Array) -> None:
-    """Look at each cache line in the order of memory, which the processor foresees.
+def prefetch(array: Array) -> None:
+    """Read one element of each cache line, in the order of memory.
 
-    Rows of several images by turns it does not foresee, and waits for each of them.
+    The hardware prefetcher recognizes that order. It does not recognize the order in which a tile
+    is packed (a row of each image by turns), where each line would be waited for.
     """
-    if array.flags.c_contiguous and array.nbytes > _FETCHED:
-        lines = array.reshape(-1)[:: _CACHE_LINE // array.itemsize]
-        np.copyto(buffer("fetched", lines.shape, array.dtype), lines)
+    if array.flags.c_contiguous and array.nbytes > tuning.PREFETCH_FROM:
+        lines = array.reshape(-1)[:: tuning.CACHE_LINE // array.itemsize]
+        np.copyto(buffer("prefetched", lines.shape, array.dtype), lines)
 
 
-def _groups(images: Array, first: int, groups: int, step: int, count: int) -> Array:
-    """``count`` rows of (N, H, W, C) from each ``step``: a view (N, groups, count, W·C)."""
+def _row_blocks(images: Array, first: int, blocks: int, step: int, count: int) -> Array:
+    """``count`` rows of (N, H, W, C) from every ``step``-th: a view (N, blocks, count, W·C)."""
     image, row, _, item = images.strides
-    sizes = (len(images), groups, count, images.shape[2] * images.shape[3])
-    steps = (image, step * row, row, item)
-    if images.flags.c_contiguous:  # as_strided takes longer
-        return np.ndarray(sizes, images.dtype, images, first * row, steps)
-    return as_strided(images[:, first:], sizes, steps)
+    sizes = (len(images), blocks, count, images.shape[2] * images.shape[3])
+    strides = (image, step * row, row, item)
+    if images.flags.c_contiguous:  # as_strided takes ten times longer
+        return np.ndarray(sizes, images.dtype, images, first * row, strides)
+    return as_strided(images[:, first:], sizes, strides)
 
 
-def _rows(lines: Array) -> Array:
-    """(products, lines, images, columns, C) as matrices (images, lines, products, columns · C)."""
-    return lines.reshape(*lines.shape[:3], -1).transpose(2, 1, 0, 3)
+def _as_matrices(rows: Array) -> Array:
+    """(products, blocks, images, columns, C) as matrices (images, blocks, products, columns·C)."""
+    return rows.reshape(*rows.shape[:3], -1).transpose(2, 1, 0, 3)
 
 
-def _combinations(shape: Shape) -> Combinations:
-    return combinations(shape.group, shape.window.kernel[0], shape.window.stride[0], shape.dtype)
-
-
-def _pitch(shape: Shape) -> int:
-    """Output pixels from one row to the next: a row's first zeros end the row before, too."""
-    (left, _), stride = shape.window.padding[1], shape.window.stride[1]
-    across = (shape.width - 1) * stride + shape.window.extent[1]
-    shared = max(0, min(left, across - left - shape.pixels))
-    pitch = max(shape.width, -(-(across - shared) // stride))
-    return -(-pitch // shape.parts) * shape.parts
-
-
-def _in_blocks(rows: int, numbers: int) -> tuple[int, int]:
-    """Blocks of so many rows whose products with so many numbers are small, if that can be."""
-    most = _SMALL_PRODUCT // numbers
-    blocks = max(1, -(-rows // most)) if most >= _FEWEST_ROWS else 1
-    return blocks, -(-rows // blocks)
+def _pitch(layout: Layout) -> int:
+    """Output pixels from one packed row to the next; the padding between two rows is shared."""
+    (left, _), stride = layout.window.padding[1], layout.window.stride[1]
+    across = (layout.width - 1) * stride + layout.window.extent[1]
+    shared = max(0, min(left, across - left - layout.input_width))
+    pitch = max(layout.width, -(-(across - shared) // stride))
+    return -(-pitch // layout.phases) * layout.phases
