@@ -1,4 +1,4 @@
-"""Dropout, from the library's own random sequence."""
+"""Dropout."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ __all__ = ["dropout"]
 def dropout(
     x: Tensor, p: float = 0.5, training: bool = True, generator: Generator | None = None
 ) -> Tensor:
-    """Each element set to 0 with probability p, the others divided by 1 - p; x if not training.
+    """Zero each element with probability p and scale the others by 1 / (1 - p).
 
-    The mask comes from ``generator`` (default: the sequence of ``tinynn.manual_seed``) and is the
-    same on every device. Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov (2014).
+    The mask is the same on every device. Srivastava, Hinton, Krizhevsky, Sutskever and
+    Salakhutdinov (2014).
+
+    Args:
+        x: The input.
+        p: Probability of a zero, 0 <= p < 1.
+        training: If False, x is returned unchanged.
+        generator: Source of the mask (default: the sequence of ``tinynn.manual_seed``).
     """
     require_floating("dropout", x)
     if not 0 <= p < 1:
@@ -29,6 +35,6 @@ def dropout(
 
 
 def _masked(x: Tensor, mask: object, scale: float) -> Tensor:
-    """x · mask · scale, which is its own gradient; the mask is kept as one byte an element."""
+    """x · mask · scale, whose VJP is itself; the mask takes one byte per element."""
     out = x.backend.masked(x.data, mask, scale)
     return record("masked", out, (x, lambda grad: _masked(grad, mask, scale)))

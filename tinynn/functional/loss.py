@@ -1,4 +1,7 @@
-"""Losses: one number from predictions and targets."""
+"""Loss functions of predictions and targets.
+
+All take ``reduction``: "mean" (the default) or "sum" over the elements, or "none".
+"""
 
 from __future__ import annotations
 
@@ -36,37 +39,48 @@ def cross_entropy(
     ignore_index: int | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """Mean of -log softmax(logits)[label] over the examples.
+    """-log softmax(logits)[label], the negative log-likelihood of the label.
 
-    ``logits`` is (..., K); ``target`` holds integer labels (...) from 0 to K - 1, or probabilities
-    (..., K). ``weight`` (K,) weighs the classes; the mean is then divided by the summed weights of
-    the labels. ``label_smoothing`` moves that part of each target to all classes evenly (Szegedy
-    and others, 2016). Labels equal to ``ignore_index`` do not count. ``reduction`` is "mean", "sum"
-    or "none". Raises LabelError for a label out of range, on a GPU when something is next read from
-    it.
+    Args:
+        logits: Unnormalized scores of K classes.
+        target: Integer labels from 0 to K - 1, or probabilities of all classes.
+        weight: Weight of each class. The mean is then a weighted mean.
+        label_smoothing: Share of each target that is spread evenly over all classes. Szegedy et
+            al. (2016).
+        ignore_index: Examples with this label do not contribute.
+        reduction: "mean", "sum" or "none".
+
+    Shape:
+        logits (..., K), target (...) or (..., K), weight (K,) -> (), or (...) without reduction.
+
+    Raises:
+        LabelError: If a label is out of range; on a GPU, when a value is next read from it.
+
+    Example:
+        >>> F.cross_entropy(model(images), labels).backward()
     """
     require_floating("cross_entropy", logits)
     target = as_tensor("cross_entropy", target)
     logits = widen(logits)
     check_same("cross_entropy", logits, target, weight, floating=False)
     if not logits.ndim:
-        raise ShapeError("cross_entropy expects logits (..., classes), got a single number")
+        raise ShapeError("cross_entropy expects logits (..., classes), got a tensor without axes")
     if not 0 <= label_smoothing <= 1:
-        raise ArgumentError(f"label_smoothing is between 0 and 1, got {label_smoothing}")
+        raise ArgumentError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
     classes = logits.shape[-1]
     if weight is not None and weight.shape != (classes,):
         raise ShapeError(f"cross_entropy expects {classes} class weights, got {weight.shape}")
     if target.dtype.kind == "f":
         if ignore_index is not None:
-            raise ArgumentError("ignore_index goes with integer labels, not with probabilities")
-        losses = _soft_cross_entropy(logits, target, weight, label_smoothing)
+            raise ArgumentError("ignore_index requires integer labels, got probabilities")
+        losses = _probability_losses(logits, target, weight, label_smoothing)
         return _reduce("cross_entropy", losses, reduction)
     flat, labels, share = _flat_labels(logits, target, ignore_index)
     plain = weight is None and not label_smoothing and share is None
     if plain and reduction == "mean" and flat.size:
         return _mean_cross_entropy(flat, labels, target.origin)
     _check_labels(flat, labels, target.origin)
-    losses = _hard_cross_entropy(log_softmax(flat), labels, weight, label_smoothing)
+    losses = _label_losses(log_softmax(flat), labels, weight, label_smoothing)
     if weight is not None:
         share = index(weight, labels) if share is None else index(weight, labels) * share
     if ignore_index is not None:
@@ -77,27 +91,26 @@ def cross_entropy(
 
 
 def _mean_cross_entropy(logits: Tensor, labels: Any, origin: str | None) -> Tensor:
-    """The usual case: logits (n, K), labels (n,)."""
-    loss, kept = logits.backend.cross_entropy(logits.data, labels, origin)
+    """The frequent case in one kernel: the mean for logits (n, K) and labels (n,)."""
+    backend = logits.backend
+    loss, scores = backend.cross_entropy(logits.data, labels, origin)
 
     def vjp(grad: Tensor) -> Tensor:
-        if is_grad_enabled():
-            classes = logits.backend.xp.arange(logits.shape[1])
-            hits = Tensor((labels[:, None] == classes).astype(logits.dtype))
-            return (softmax(logits) - hits) * (grad * (1 / len(labels)))
-        backend = logits.backend
-        return Tensor(backend.cross_entropy_gradient(grad.data, logits.data, kept, labels))
+        if not is_grad_enabled():
+            return Tensor(backend.cross_entropy_gradient(grad.data, logits.data, scores, labels))
+        one_hot = labels[:, None] == backend.xp.arange(logits.shape[1])
+        difference = softmax(logits) - Tensor(one_hot.astype(logits.dtype))
+        return difference * (grad * (1 / len(labels)))
 
     return record("cross_entropy", loss, (logits, vjp))
 
 
-def _hard_cross_entropy(
-    scores: Tensor, labels: Any, weight: Tensor | None, label_smoothing: float
+def _label_losses(
+    scores: Tensor, labels: Any, weight: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """The loss of each row of log-probabilities (n, K)."""
+    """The loss of each example, from log-probabilities (n, K) and labels (n,)."""
     weighted = scores if weight is None else scores * weight
-    rows = scores.backend.xp.arange(scores.shape[0])
-    losses = -index(weighted, (rows, labels))
+    losses = -index(weighted, (scores.backend.xp.arange(scores.shape[0]), labels))
     if label_smoothing:
         even = weighted.sum(-1) * (label_smoothing / scores.shape[1])
         losses = losses * (1 - label_smoothing) - even
@@ -107,7 +120,7 @@ def _hard_cross_entropy(
 def _flat_labels(
     logits: Tensor, target: Tensor, ignore_index: int | None
 ) -> tuple[Tensor, Any, Tensor | None]:
-    """Flat logits, flat labels with 0 for ignored ones, and 1 for the others (None: all)."""
+    """Logits (n, K), labels (n,), and a mask: 0 for ignored labels, which become 0; None: none."""
     if target.shape != logits.shape[:-1]:
         raise ShapeError(
             f"cross_entropy expects labels of shape {logits.shape[:-1]} for logits of shape "
@@ -129,7 +142,7 @@ def _check_labels(logits: Tensor, labels: Any, origin: str | None) -> None:
         logits.backend.check_labels(labels, logits.shape[1], origin)
 
 
-def _soft_cross_entropy(
+def _probability_losses(
     logits: Tensor, target: Tensor, weight: Tensor | None, label_smoothing: float
 ) -> Tensor:
     """The loss of each example for target probabilities."""
@@ -147,23 +160,27 @@ def _soft_cross_entropy(
 
 
 def nll_loss(log_probabilities: Tensor, labels: Target, reduction: str = "mean") -> Tensor:
-    """Mean of -log_probabilities[label]: the second half of ``cross_entropy``."""
+    """-log_probabilities[label]: ``cross_entropy`` after ``log_softmax``.
+
+    Shape:
+        log_probabilities (..., K), labels (...) -> (), or (...) without reduction.
+    """
     log_probabilities = widen(log_probabilities)
     labels = as_tensor("nll_loss", labels)
     check_same("nll_loss", log_probabilities, labels, floating=False)
     flat, picked, _ = _flat_labels(log_probabilities, labels, None)
     _check_labels(flat, picked, labels.origin)
-    rows = flat.backend.xp.arange(flat.shape[0])
-    losses = -index(flat, (rows, picked))
+    losses = _label_losses(flat, picked)
     return _reduce("nll_loss", losses.reshape(labels.shape), reduction)
 
 
 def binary_cross_entropy_with_logits(
     logits: Tensor, target: Target, pos_weight: float = 1.0, reduction: str = "mean"
 ) -> Tensor:
-    """Mean of -pos_weight·t·log σ(x) - (1 - t)·log(1 - σ(x)), without overflow.
+    """-pos_weight·t·log σ(x) - (1 - t)·log(1 - σ(x)) for logits x and targets t, without overflow.
 
-    ``target`` has the shape of the logits, from 0 to 1.
+    Shape:
+        logits and target, from 0 to 1: the same.
     """
     x, t = _pair("binary_cross_entropy_with_logits", logits, target)
     losses = (1 - t) * softplus(x) + pos_weight * (t * softplus(-x))
@@ -177,10 +194,13 @@ def sigmoid_focal_loss(
     gamma: float = 2.0,
     reduction: str = "mean",
 ) -> Tensor:
-    """Binary cross-entropy with each element weighed by α_t·(1 - p_t)^γ.
+    """-α_t·(1 - p_t)^γ·log p_t: binary cross-entropy with less weight on easy elements.
 
-    p_t is the probability given to the truth, α_t is α for positives and 1 - α for negatives;
-    alpha < 0 leaves the classes unweighed. Lin, Goyal, Girshick, He and Dollár (2017).
+    p_t is the predicted probability of the target; α_t is α for positives and 1 - α for negatives.
+    alpha < 0 omits α_t. Lin, Goyal, Girshick, He and Dollár (2017).
+
+    Shape:
+        logits and target, from 0 to 1: the same.
     """
     x, t = _pair("sigmoid_focal_loss", logits, target)
     p = sigmoid(x)
@@ -193,13 +213,13 @@ def sigmoid_focal_loss(
 
 
 def mse_loss(prediction: Tensor, target: Target, reduction: str = "mean") -> Tensor:
-    """Mean of (prediction - target)²."""
+    """(prediction - target)², elementwise."""
     x, t = _pair("mse_loss", prediction, target)
     return _reduce("mse_loss", square(x - t), reduction)
 
 
 def l1_loss(prediction: Tensor, target: Target, reduction: str = "mean") -> Tensor:
-    """Mean of |prediction - target|."""
+    """|prediction - target|, elementwise."""
     x, t = _pair("l1_loss", prediction, target)
     return _reduce("l1_loss", absolute(x - t), reduction)
 
@@ -207,7 +227,10 @@ def l1_loss(prediction: Tensor, target: Target, reduction: str = "mean") -> Tens
 def huber_loss(
     prediction: Tensor, target: Target, delta: float = 1.0, reduction: str = "mean"
 ) -> Tensor:
-    """Mean of d²/2 where |d| <= delta, else delta·(|d| - delta/2). Huber (1964)."""
+    """d²/2 where |d| <= delta, else delta·(|d| - delta/2), with d = prediction - target.
+
+    Huber (1964).
+    """
     if delta <= 0:
         raise ArgumentError(f"huber_loss expects delta > 0, got {delta}")
     x, t = _pair("huber_loss", prediction, target)
@@ -217,7 +240,7 @@ def huber_loss(
 
 
 def _pair(name: str, prediction: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-    """Prediction and target of one shape, device and dtype."""
+    """Prediction and target after checks, as one dtype."""
     require_floating(name, prediction)
     target = as_tensor(name, target)
     prediction = widen(prediction)

@@ -1,4 +1,4 @@
-"""Normalization to mean 0 and variance 1, over the batch, the features or groups of channels."""
+"""Normalization to mean 0 and variance 1: over the batch, the features, or groups of channels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,8 @@ from tinynn.precision import widen
 __all__ = ["batch_norm", "group_norm", "layer_norm"]
 
 
-def normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
-    """(x - mean) / √(var + eps) over the axes.
-
-    The gradient is r·(g - mean(g) - y·mean(g·y)) with r = 1 / √(var + eps) and the result y.
-    """
+def _normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    """y = (x - mean)·r with r = 1 / √(var + eps); its VJP is r·(g - mean(g) - y·mean(g·y))."""
     out, _, variance = x.backend.normalize(x.data, axes, eps)
 
     def vjp(grad: Tensor, out: Tensor) -> Tensor:
@@ -43,12 +40,28 @@ def batch_norm(
     eps: float = 1e-5,
     relu: bool = False,
 ) -> Tensor:
-    """Normalize each channel (the last axis) over all other axes, then scale and shift it.
+    """weight · (x - mean) / √(var + eps) + bias, for each channel (the last axis).
 
-    In training the batch's own mean and variance are used, and ``running_mean`` and
-    ``running_var`` (C,) move toward them in place: running += momentum · (batch - running), the
-    variance without bias. Otherwise the running ones are used. With ``relu`` negative results are
-    0, in the same pass over the memory. Ioffe and Szegedy (2015).
+    In training, mean and variance are those of the batch, over all other axes, and the running
+    statistics are updated in place: running += momentum · (batch - running), with the unbiased
+    variance. Otherwise the running statistics are used. Ioffe and Szegedy (2015).
+
+    Args:
+        x: The input.
+        running_mean: Running mean of each channel; None: always use the batch.
+        running_var: Running variance of each channel.
+        weight: Scale of each channel.
+        bias: Shift of each channel.
+        training: Use and follow the statistics of the batch.
+        momentum: Step of the running statistics.
+        eps: Added to the variance.
+        relu: Apply ReLU to the output, in the same pass over memory.
+
+    Shape:
+        x (..., C) -> (..., C); all others (C,).
+
+    Raises:
+        ShapeError: In training with a single value per channel, or if the channels differ.
     """
     require_floating("batch_norm", x)
     x = widen(x)
@@ -60,8 +73,8 @@ def batch_norm(
                 f"batch_norm in training needs more than one value per channel, got {x.shape}; "
                 "use a larger batch or model.eval()"
             )
-        moved = training and running_mean is not None and running_var is not None
-        running = (array_of(running_mean), array_of(running_var)) if moved else None
+        update = training and running_mean is not None and running_var is not None
+        running = (array_of(running_mean), array_of(running_var)) if update else None
         return _batch_norm(x, weight, bias, running, momentum, eps, relu)
     scale = (running_var + eps) ** -0.5
     if weight is not None:
@@ -80,27 +93,27 @@ def _batch_norm(
     eps: float,
     relu: bool,
 ) -> Tensor:
-    """By the statistics of the batch, whose gradients come together."""
+    """Normalize with the statistics of the batch; one kernel computes all gradients."""
     backend, scale = x.backend, array_of(weight)
     out, average, variance = backend.batch_norm(
         x.data, scale, array_of(bias), running, momentum, eps, relu
     )
     kept = out if relu else None
 
-    def gradients(grad: Tensor, needs_grad: tuple[bool, ...]) -> Sequence[Tensor]:
+    def vjps(grad: Tensor, needs_grad: tuple[bool, ...]) -> Sequence[Tensor]:
         if is_grad_enabled():
-            passed = grad if kept is None else elementwise.relu_gradient(grad, kept)
-            return _batch_norm_gradients(passed, x, weight, eps)
+            upstream = grad if kept is None else elementwise.relu_gradient(grad, kept)
+            return _batch_norm_gradients(upstream, x, weight, eps)
         found = backend.batch_norm_gradient(grad.data, x.data, scale, average, variance, eps, kept)
         return [Tensor(array) for array in found]
 
-    return record_jointly("batch_norm", out, (x, weight, bias), gradients)
+    return record_jointly("batch_norm", out, (x, weight, bias), vjps)
 
 
 def _batch_norm_gradients(
     grad: Tensor, x: Tensor, weight: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Those of x, weight and bias in functions that can be differentiated again."""
+    """The gradients of x, weight and bias, composed of differentiable functions."""
     axes = tuple(range(x.ndim - 1))
     root = (var(x, axes, keepdims=True) + eps) ** -0.5
     y = (x - mean(x, axes, keepdims=True)) * root
@@ -132,7 +145,7 @@ def layer_norm(
                 f"layer_norm expects weight and bias of shape {x.shape[x.ndim - axes :]} for an "
                 f"input {x.shape}, got {parameter.shape}"
             )
-    return _affine(normalize(x, tuple(range(x.ndim - axes, x.ndim)), eps), weight, bias)
+    return _affine(_normalize(x, tuple(range(x.ndim - axes, x.ndim)), eps), weight, bias)
 
 
 def group_norm(
@@ -142,9 +155,12 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalize each example over its pixels and a group of channels, then scale and shift (C,).
+    """weight · (x - mean) / √(var + eps) + bias, over pixels and a group of channels of an example.
 
-    Images are (N, ..., C). Wu and He (2018); one channel a group is instance normalization.
+    Wu and He (2018). With one channel per group it is instance normalization.
+
+    Shape:
+        x (N, ..., C) -> (N, ..., C); weight and bias (C,).
     """
     require_floating("group_norm", x)
     x = widen(x)
@@ -153,7 +169,7 @@ def group_norm(
         raise ShapeError(f"group_norm: {groups} groups do not divide the channels of {x.shape}")
     _check_channels("group_norm", x, weight, bias)
     split = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
-    return _affine(normalize(split, (1, 3), eps).reshape(x.shape), weight, bias)
+    return _affine(_normalize(split, (1, 3), eps).reshape(x.shape), weight, bias)
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

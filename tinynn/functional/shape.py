@@ -1,4 +1,4 @@
-"""Functions that move elements about without changing them: shapes, joins, parts."""
+"""Functions that rearrange elements: reshape, permute, concat, split, index."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def reshape(x: Operand, shape: Sequence[int] | int) -> Tensor:
-    """The same elements in row-major order in another shape; one size may be -1."""
+    """The same elements, in row-major order, in another shape; one size may be -1 (inferred)."""
     x = as_tensor("reshape", x)
     sizes = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
     if sizes == x.shape:
@@ -44,14 +44,14 @@ def reshape(x: Operand, shape: Sequence[int] | int) -> Tensor:
 
 
 def flatten(x: Operand, start_axis: int = 0) -> Tensor:
-    """The axes from ``start_axis`` on joined into one."""
+    """Merge the axes from ``start_axis`` on into one."""
     x = as_tensor("flatten", x)
     start = normal_axis("flatten", start_axis, x.ndim) if x.ndim else 0
     return reshape(x, (*x.shape[:start], math.prod(x.shape[start:])))
 
 
 def permute(x: Operand, axes: Sequence[int] | None = None) -> Tensor:
-    """The axes in another order (default: reversed)."""
+    """Reorder the axes (default: reverse them)."""
     x = as_tensor("permute", x)
     order = tuple(reversed(range(x.ndim))) if axes is None else tuple(axes)
     normal = tuple(normal_axis("permute", a, x.ndim) for a in order)
@@ -62,7 +62,7 @@ def permute(x: Operand, axes: Sequence[int] | None = None) -> Tensor:
 
 
 def squeeze(x: Operand, axis: Axis = None) -> Tensor:
-    """Without the axes of length 1 (default: all of them)."""
+    """Remove axes of length 1 (default: all of them)."""
     x = as_tensor("squeeze", x)
     if axis is None:
         axes = tuple(i for i, n in enumerate(x.shape) if n == 1)
@@ -74,14 +74,14 @@ def squeeze(x: Operand, axis: Axis = None) -> Tensor:
 
 
 def unsqueeze(x: Operand, axis: int) -> Tensor:
-    """With a new axis of length 1 at ``axis``."""
+    """Insert an axis of length 1 at position ``axis``."""
     x = as_tensor("unsqueeze", x)
     position = normal_axis("unsqueeze", axis, x.ndim + 1)
     return reshape(x, (*x.shape[:position], 1, *x.shape[position:]))
 
 
 def broadcast_to(x: Operand, shape: tuple[int, ...]) -> Tensor:
-    """x repeated along new axes and axes of length 1 to the given shape."""
+    """Repeat x along new axes and axes of length 1, without copying."""
     x = as_tensor("broadcast_to", x)
     if x.shape == tuple(shape):
         return x
@@ -93,7 +93,7 @@ def broadcast_to(x: Operand, shape: tuple[int, ...]) -> Tensor:
 
 
 def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Tensors joined along an axis; all other sizes must agree."""
+    """Join tensors along an axis; their other axes must have equal lengths."""
     parts = _several("concat", tensors)
     axis = normal_axis("concat", axis, parts[0].ndim)
     for part in parts:
@@ -103,20 +103,14 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
             )
     stops = np.cumsum([part.shape[axis] for part in parts]).tolist()
     starts = [0, *stops[:-1]]
-    spans = [_along(axis, slice(a, b)) for a, b in zip(starts, stops, strict=True)]
+    slices = [_along(axis, slice(a, b)) for a, b in zip(starts, stops, strict=True)]
     out = parts[0].backend.xp.concatenate([part.data for part in parts], axis=axis)
-    return record(
-        "concat",
-        out,
-        *(
-            (part, lambda grad, span=span: grad[span])
-            for part, span in zip(parts, spans, strict=True)
-        ),
-    )
+    vjps = [lambda grad, part=part: grad[part] for part in slices]
+    return record("concat", out, *zip(parts, vjps, strict=True))
 
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Tensors of one shape side by side along a new axis."""
+    """Join tensors of equal shape along a new axis."""
     parts = _several("stack", tensors)
     if len({part.shape for part in parts}) != 1:
         raise ShapeError(f"stack expects equal shapes, got {[part.shape for part in parts]}")
@@ -124,7 +118,7 @@ def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 
 def split(x: Operand, sections: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
-    """The tensor cut along an axis, into so many equal parts or into parts of these sizes."""
+    """Split along an axis, into a number of equal parts or into parts of given lengths."""
     x = as_tensor("split", x)
     axis = normal_axis("split", axis, x.ndim)
     length = x.shape[axis]
@@ -142,7 +136,7 @@ def split(x: Operand, sections: int | Sequence[int], axis: int = 0) -> tuple[Ten
 
 
 def pad(x: Operand, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
-    """The tensor with a constant border; one (before, after) pair for each axis."""
+    """Add a constant border; ``widths`` has a pair (before, after) for each axis."""
     x = as_tensor("pad", x)
     pairs = [tuple(pair) for pair in widths]
     if len(pairs) != x.ndim or any(len(p) != 2 or min(p) < 0 for p in pairs):
@@ -156,16 +150,19 @@ def pad(x: Operand, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Te
 
 
 def flip(x: Operand, axis: Axis = None) -> Tensor:
-    """The elements in reverse order along the axes (default: all)."""
+    """Reverse the order of the elements along the axes (default: all)."""
     x = as_tensor("flip", x)
     axes = normal_axes("flip", axis, x.ndim)
     return record("flip", x.backend.xp.flip(x.data, axes), (x, lambda grad: flip(grad, axes)))
 
 
 def index(x: Operand, key: Any) -> Tensor:
-    """x[key]: integers, slices, None, Ellipsis, boolean masks, integer arrays and tensors.
+    """x[key], with NumPy's indexing: integers, slices, None, Ellipsis, masks, arrays, tensors.
 
-    An index out of range raises IndexError. The gradient adds up where an element is taken twice.
+    The gradients of an element that is selected several times add up.
+
+    Raises:
+        IndexError: If an index is out of range.
     """
     x = as_tensor("index", x)
     key = _array_key(x, key)
@@ -177,13 +174,13 @@ def index(x: Operand, key: Any) -> Tensor:
 
 
 def _scatter_add(values: Tensor, shape: tuple[int, ...], key: Any) -> Tensor:
-    """The adjoint of ``index``: zeros of ``shape`` with the values added at key."""
+    """The VJP of ``index``: zeros of ``shape`` with the values added at ``key``."""
     out = values.backend.scatter_add(shape, key, values.data)
     return record("scatter_add", out, (values, lambda grad: index(grad, key)))
 
 
 def _array_key(x: Tensor, key: Any) -> Any:
-    """The key with tensors, lists and host arrays turned into arrays of the tensor's device."""
+    """The key with tensors, lists and NumPy arrays converted to arrays on the tensor's device."""
     if isinstance(key, tuple):
         return tuple(_array_key(x, part) for part in key)
     if isinstance(key, Tensor):
@@ -208,5 +205,5 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return (*shape[:axis], *shape[axis + 1 :])
 
 
-def _along(axis: int, span: slice) -> tuple[slice, ...]:
-    return (*(slice(None) for _ in range(axis)), span)
+def _along(axis: int, part: slice) -> tuple[slice, ...]:
+    return (*(slice(None) for _ in range(axis)), part)
