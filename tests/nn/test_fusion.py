@@ -94,3 +94,47 @@ def test_a_norm_of_another_width_is_an_error_in_evaluation_too(outputs: int, cha
     model = nn.Sequential(nn.Conv2d(3, outputs, 3), nn.BatchNorm2d(channels)).eval()
     with pytest.raises(tinynn.TinynnError, match=r"in Sequential\.1 \(BatchNorm2d\)"):
         model(tinynn.zeros((1, 8, 8, 3)))
+
+
+class TestConstantWeights:
+    def test_batch_norm_is_folded_once(self, monkeypatch: pytest.MonkeyPatch):
+        model = models()["conv norm relu pool"].eval()
+        x = tinynn.ones((1, 9, 11, 3))
+        weights = []
+
+        def convolution(x: tinynn.Tensor, weight: tinynn.Tensor, *options: object):
+            weights.append(weight)
+            return compute(x, weight, *options)
+
+        compute = F.conv2d_relu_max_pool2d
+        monkeypatch.setattr(F, "conv2d_relu_max_pool2d", convolution)
+        with tinynn.no_grad():
+            expected = model(x).numpy()
+            with nn.constant_weights():
+                first, second = model(x).numpy(), model(x).numpy()
+        np.testing.assert_array_equal(first, expected)
+        np.testing.assert_array_equal(second, expected)
+        assert weights[0] is not weights[1]
+        assert weights[1] is weights[2]
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_values_are_the_same(self, name: str):
+        model = models()[name].eval()
+        x = tinynn.tensor(np.random.default_rng(1).standard_normal((2, 9, 11, 3)).astype("float32"))
+        with tinynn.no_grad():
+            expected = model(x).numpy()
+            with nn.constant_weights():
+                np.testing.assert_array_equal(model(x).numpy(), expected)
+                np.testing.assert_array_equal(model(x).numpy(), expected)
+
+    def test_changes_count_again_after_the_block(self):
+        model = models()["conv norm"].eval()
+        x = tinynn.ones((1, 9, 11, 3))
+        with tinynn.no_grad():
+            with nn.constant_weights():
+                before = model(x).numpy()
+            nn.init.normal_(model[0].weight)
+            after = model(x).numpy()
+            with nn.constant_weights():
+                np.testing.assert_array_equal(model(x).numpy(), after)
+        assert not np.array_equal(before, after)

@@ -18,6 +18,7 @@ from tinynn.nn.activation import (
 )
 from tinynn.nn.containers import ModuleDict, ModuleList, Sequential
 from tinynn.nn.convolution import Conv2d, ConvTranspose2d
+from tinynn.nn.fusion import constant_weights
 from tinynn.nn.linear import Linear
 from tinynn.nn.module import Module, Parameter
 from tinynn.nn.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
@@ -54,5 +55,6 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "constant_weights",
     "init",
 ]
