@@ -22,7 +22,7 @@ from vs_pytorch import positive
 import tinynn
 from tinynn import functional as F
 from tinynn import nn, optim
-from tinynn.training import Checkpoints, Meter
+from tinynn.training import Checkpoints, MetricAccumulator
 
 Step = Callable[[], None]
 
@@ -38,7 +38,7 @@ class Training:
         rng = np.random.default_rng(0)
         self.images = tinynn.tensor(rng.random((batch, *model.shape), dtype=np.float32))
         self.labels = tinynn.tensor(rng.integers(0, model.classes, batch))
-        self.meter = Meter()
+        self.meter = MetricAccumulator()
 
     def plain(self) -> None:
         """A step as one writes it by hand."""

@@ -35,7 +35,7 @@ from tinynn.random import numpy_generator
 from tinynn.training import (
     Checkpoints,
     History,
-    Run,
+    TrainingState,
     accuracy,
     confusion_matrix,
     fit,
@@ -388,7 +388,7 @@ def train(
     device: str,
     micro_batch: int | Literal["auto"] | None = None,
     checkpoints: Checkpoints | None = None,
-    callbacks: Sequence[Callable[[str, Run], None]] = (),
+    callbacks: Sequence[Callable[[str, TrainingState], None]] = (),
 ) -> Outcome:
     """Split, train and test. The test pictures choose nothing: the last epoch is what counts.
 

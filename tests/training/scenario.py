@@ -31,7 +31,7 @@ class Trained(NamedTuple):
     history: History
 
     def fingerprint(self) -> str:
-        """Of all bits of weights, statistics, optimizer state and figures."""
+        """A hash of all bits of weights, statistics, optimizer state and metrics."""
         found = hashlib.sha256(repr(self.history).encode())
         arrays = {path: tensor.numpy() for path, tensor in self.model.state_dict().items()}
         for path, array in sorted({**arrays, **self.optimizer.state_dict()["arrays"]}.items()):
@@ -92,7 +92,7 @@ def train(
 def main() -> int:
     place, every, pause, epochs, device = sys.argv[1:]
     checkpoints = Checkpoints(place, every=float(every), keep=2)
-    rest: list[Callable[..., None]] = [lambda event, run: time.sleep(float(pause))]
+    rest: list[Callable[..., None]] = [lambda event, state: time.sleep(float(pause))]
     try:
         trained = train(checkpoints, epochs=int(epochs), device=device, callbacks=rest)
     except Interrupted as interruption:

@@ -26,7 +26,7 @@ from tinynn.errors import (
     NonFiniteError,
     StorageError,
 )
-from tinynn.training import Checkpoints, Run, fit
+from tinynn.training import Checkpoints, TrainingState, fit
 from tinynn.training.store import Folder
 
 ROOT = Path(__file__).parents[2]
@@ -37,11 +37,11 @@ def undisturbed(device: str) -> Trained:
     return train(device=device)
 
 
-def ends_after(step: int) -> Callable[[str, Run], None]:
+def ends_after(step: int) -> Callable[[str, TrainingState], None]:
     """A callback that asks the process to end in step ``step``, as a supervisor does."""
 
-    def callback(event: str, run: Run) -> None:
-        if event == "step" and run.steps == step:
+    def callback(event: str, state: TrainingState) -> None:
+        if event == "step" and state.steps == step:
             signal.raise_signal(signal.SIGTERM)
 
     return callback
@@ -150,7 +150,10 @@ class TestExactResume:
     def test_what_callbacks_see_goes_on(self, tmp_path: Path) -> None:
         interrupt(tmp_path, 7)
         seen: list[tuple[str, int]] = []
-        train(Checkpoints(tmp_path), callbacks=[lambda event, run: seen.append((event, run.steps))])
+        train(
+            Checkpoints(tmp_path),
+            callbacks=[lambda event, state: seen.append((event, state.steps))],
+        )
         assert seen[:2] == [("start", 7), ("step", 8)]
         assert seen[-1] == ("end", EPOCHS * BATCHES)
 
@@ -304,7 +307,7 @@ class TestRefusals:
     def test_a_list_of_batches_has_no_position(self, tmp_path: Path) -> None:
         model = nn.Linear(2, 2)
         batches = [(tinynn.zeros((1, 2)), tinynn.zeros(1, dtype="int64"))]
-        with pytest.raises(ArgumentError, match=r"knows where it is.*got a list"):
+        with pytest.raises(ArgumentError, match=r"with state_dict\(\).*got a list"):
             fit(
                 model, batches, optim.SGD(model, 0.1), F.cross_entropy, epochs=1,
                 checkpoints=Checkpoints(tmp_path), description=None,
@@ -316,9 +319,9 @@ class TestRefusals:
             Checkpoints(tmp_path, **options)
 
     def test_a_state_with_nan_is_not_saved(self, tmp_path: Path) -> None:
-        def spoil(event: str, run: Run) -> None:
-            if event == "step" and run.steps == 4:
-                run.model[6].weight.data[...] = np.nan
+        def spoil(event: str, state: TrainingState) -> None:
+            if event == "step" and state.steps == 4:
+                state.model[6].weight.data[...] = np.nan
 
         with pytest.raises(NonFiniteError):
             train(Checkpoints(tmp_path, every=0), callbacks=[spoil])

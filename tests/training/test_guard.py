@@ -1,4 +1,4 @@
-"""NaN and infinity are named: the layer, the step, the batch."""
+"""The guard against NaN names the layer, the step and the batch."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from tinynn import nn, optim
 from tinynn.autograd import Tensor
 from tinynn.data import ArrayDataset, DataLoader
 from tinynn.errors import NonFiniteError
-from tinynn.training import Meter, Run, fit
+from tinynn.training import MetricAccumulator, TrainingState, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of what we provoke
 
@@ -64,7 +64,7 @@ def test_the_layer_and_the_step(device: str, micro_batch: int | None) -> None:
         train(model, loader(device), micro_batch=micro_batch)
     assert str(caught.value).startswith(
         "the loss is nan in step 5 (batch 1 of epoch 1): Sequential.3 (Explodes) is the first "
-        "whose output is not finite, from inputs up to "
+        "layer whose output is not finite, from inputs up to "
     )
     assert "smaller learning rate" in str(caught.value)
 
@@ -73,8 +73,8 @@ def test_the_parameters_stay_those_from_before(device: str) -> None:
     model = network(Explodes(3)).to(device)
     seen: list[np.ndarray] = []
 
-    def keep(event: str, run: Run) -> None:
-        if event == "step" and run.steps <= 2:
+    def keep(event: str, state: TrainingState) -> None:
+        if event == "step" and state.steps <= 2:
             seen.append(model[1].weight.numpy().copy())
 
     with pytest.raises(NonFiniteError, match="in step 3"):
@@ -82,10 +82,10 @@ def test_the_parameters_stay_those_from_before(device: str) -> None:
     np.testing.assert_array_equal(model[1].weight.numpy(), seen[1])
 
 
-def test_what_goes_in(device: str) -> None:
+def test_the_input(device: str) -> None:
     images = IMAGES.copy()
     images[7] = np.inf
-    with pytest.raises(NonFiniteError, match=r"in step \d \(.*\): what goes in is not finite"):
+    with pytest.raises(NonFiniteError, match=r"in step \d \(.*\): the input is not finite"):
         train(network().to(device), loader(device, images))
 
 
@@ -94,7 +94,8 @@ def test_a_gradient(device: str) -> None:
     model = network(nn.Linear(4, 4), Root()).to(device)
     model[3].weight.data[...] = 0
     with pytest.raises(
-        NonFiniteError, match=r"in step 2 .*parameter 3\.bias is not finite: its gradient was not"
+        NonFiniteError,
+        match=r"in step 2 .*parameter 3\.bias is not finite: its gradient in the step",
     ):
         train(model, loader(device))
 
@@ -103,7 +104,9 @@ def test_the_loss_itself(device: str) -> None:
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels) * float("inf")
 
-    with pytest.raises(NonFiniteError, match=r"loss is inf in step 1 .*the loss function made it"):
+    with pytest.raises(
+        NonFiniteError, match=r"loss is inf in step 1 .*the loss function is to blame"
+    ):
         train(network().to(device), loader(device), loss)
 
 
@@ -120,7 +123,7 @@ def test_a_list_of_batches(device: str) -> None:
         train(network(Explodes(4)).to(device), batches)
 
 
-def test_batches_that_cannot_be_made_again(device: str) -> None:
+def test_a_loader_that_cannot_repeat_a_batch(device: str) -> None:
     class Stream:
         def __len__(self) -> int:
             return 3
@@ -128,7 +131,7 @@ def test_batches_that_cannot_be_made_again(device: str) -> None:
         def __iter__(self) -> object:
             return iter(list(loader(device)))
 
-    with pytest.raises(NonFiniteError, match=r"in step 2 .*cannot be made again"):
+    with pytest.raises(NonFiniteError, match=r"in step 2 .*cannot repeat the batch"):
         train(network(Explodes(2)).to(device), Stream())
 
 
@@ -139,9 +142,9 @@ def test_on_a_cpu_at_that_very_step() -> None:
     assert model[3].calls == 3  # two steps, and once more to see where
 
 
-def test_by_hand(device: str) -> None:
-    """The same with a loop of one's own: what a Meter is for."""
-    model, meter = network(Explodes(2)).to(device), Meter()
+def test_in_a_hand_written_loop(device: str) -> None:
+    """A MetricAccumulator guards a hand-written loop."""
+    model, meter = network(Explodes(2)).to(device), MetricAccumulator()
     optimizer = optim.SGD(model, 0.1)
     weights = []
     for images, labels in loader(device):
@@ -155,14 +158,14 @@ def test_by_hand(device: str) -> None:
     assert meter.first_failure == 1
     np.testing.assert_array_equal(weights[0], weights[2])
     with pytest.raises(NonFiniteError, match="the loss is nan in batch 1"):
-        meter.figures()
+        meter.compute()
 
 
 def test_the_guard_costs_no_synchronization(device: str) -> None:
     if device == "cpu":
         pytest.skip("needs pytest --device cuda")
     cpucuda = pytest.importorskip("cpucuda")
-    model, meter = network().to(device), Meter()
+    model, meter = network().to(device), MetricAccumulator()
     optimizer = optim.SGD(model, 0.1)
     batches = list(loader(device))
 

@@ -1,4 +1,4 @@
-"""Requests to end: signals, and AWS's notice that a spot instance goes."""
+"""Requests to stop: signals, and AWS's preemption notice."""
 
 import json
 import signal
@@ -68,12 +68,12 @@ class TestSignals:
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
         assert process.returncode == EXIT_CODE == 75
-        assert f"{number.name}: ending after this step, with a checkpoint" in said
+        assert f"{number.name}: stopping after this step, with a checkpoint" in said
         assert "is written, resume goes on from there" in said
 
 
 class _Service(BaseHTTPRequestHandler):
-    """IMDSv2 as documented: a token by PUT with its time to live, all else only with the token."""
+    """IMDSv2 as documented: PUT returns a token with a time to live, all else needs the token."""
 
     notice: str | None = None
     tokens: int = 0
@@ -171,7 +171,7 @@ class TestSpotNotice:
                         break
                     time.sleep(0.01)
         assert said == [
-            "no instance metadata service answers at http://127.0.0.1:9: no spot notice here"
+            "no instance metadata service at http://127.0.0.1:9: not watching for spot notices"
         ]
         assert request.reason is None
 

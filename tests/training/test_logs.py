@@ -1,4 +1,4 @@
-"""What is written down of a training, and drawn."""
+"""Logs, histories and learning curves."""
 
 import csv
 import json
@@ -14,9 +14,9 @@ from tests.training.scenario import EPOCHS, train
 from tinynn.errors import ArgumentError, Interrupted
 from tinynn.training import (
     Checkpoints,
-    Figures,
+    EpochMetrics,
     History,
-    Run,
+    TrainingState,
     log_csv,
     log_json_lines,
     log_tensorboard,
@@ -40,9 +40,9 @@ def test_json_lines(tmp_path: Path) -> None:
     assert rows == history.rows()
 
 
-def test_a_resumed_run_has_no_gap_and_no_line_twice(tmp_path: Path) -> None:
-    def end(event: str, run: Run) -> None:
-        if event == "step" and run.steps == 8:
+def test_a_resumed_log_has_neither_gaps_nor_duplicates(tmp_path: Path) -> None:
+    def end(event: str, state: TrainingState) -> None:
+        if event == "step" and state.steps == 8:
             signal.raise_signal(signal.SIGTERM)
 
     log = log_csv(tmp_path / "log.csv")
@@ -70,7 +70,9 @@ def test_tensorboard_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_a_history_comes_back() -> None:
     history = History(
-        [Figures(1.5, 0.5), Figures(0.5, 1.0)], [Figures(2.0, 0.25, {"auc": 0.7})], [0.1, 0.01]
+        [EpochMetrics(1.5, 0.5), EpochMetrics(0.5, 1.0)],
+        [EpochMetrics(2.0, 0.25, {"auc": 0.7})],
+        [0.1, 0.01],
     )
     again = History()
     again.load_state_dict(json.loads(json.dumps(history.state_dict())))
@@ -96,14 +98,14 @@ class TestEarlyStopping:
         weights: list[np.ndarray] = []
         made_up = iter(losses)
 
-        def pretend(event: str, run: Run) -> None:
+        def pretend(event: str, state: TrainingState) -> None:
             if event == "epoch":
-                weights.append(run.model.state_dict()["6.weight"].numpy().copy())
+                weights.append(state.model.state_dict()["6.weight"].numpy().copy())
 
-        import tinynn.training.loop as loop
+        import tinynn.training.state as state
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "evaluate", lambda *_: Figures(next(made_up), 0.5))
+            patch.setattr(state, "evaluate", lambda *_: EpochMetrics(next(made_up), 0.5))
             trained = train(epochs=len(losses), callbacks=[pretend], **options)
         return trained.history, trained.model.state_dict()["6.weight"].numpy(), weights
 
@@ -127,21 +129,23 @@ class TestEarlyStopping:
             steps.clear()
             train(
                 Checkpoints(tmp_path), epochs=30, patience=1, keep_best="loss",
-                callbacks=[lambda event, run: steps.append(event)],
+                callbacks=[lambda event, state: steps.append(event)],
             )  # fmt: skip
         assert steps == ["start", "end"]
 
     def test_a_callback_may_end_it(self) -> None:
-        def enough(event: str, run: Run) -> None:
-            if event == "epoch" and run.history.training[-1].loss < 100:
-                run.stop = "good enough"
+        def enough(event: str, state: TrainingState) -> None:
+            if event == "epoch" and state.history.training[-1].loss < 100:
+                state.stop = "good enough"
 
         assert len(train(callbacks=[enough]).history.training) == 1
 
-    def test_figures_that_are_not_there(self) -> None:
-        with pytest.raises(ArgumentError, match=r"keep_best is one of .*'correct', 'loss'.*'auc'"):
+    def test_an_unknown_metric(self) -> None:
+        with pytest.raises(
+            ArgumentError, match=r"keep_best must be one of .*'correct', 'loss'.*'auc'"
+        ):
             train(keep_best="auc")
 
     def test_no_patience(self) -> None:
-        with pytest.raises(ArgumentError, match="patience is 1 epoch or more"):
+        with pytest.raises(ArgumentError, match="patience must be at least 1 epoch"):
             train(patience=0)

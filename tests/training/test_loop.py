@@ -33,7 +33,7 @@ def model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 2))
 
 
-def test_fit_learns_and_says_how_it_went(model: nn.Sequential, batches: Batches) -> None:
+def test_fit_learns_and_returns_the_history(model: nn.Sequential, batches: Batches) -> None:
     optimizer = optim.SGD(model, 0.5)
     history = fit(
         model, batches, optimizer, F.cross_entropy, epochs=30, validation=batches, description=None
@@ -43,24 +43,24 @@ def test_fit_learns_and_says_how_it_went(model: nn.Sequential, batches: Batches)
     assert history.validation[-1].accuracy > 0.9
 
 
-def test_fit_is_the_loop_that_one_would_write(batches: Batches) -> None:
+def test_fit_equals_a_hand_written_loop(batches: Batches) -> None:
     def linear() -> nn.Module:
         tinynn.manual_seed(1)
         return nn.Linear(2, 2)
 
-    fitted, by_hand = linear(), linear()
+    fitted, own = linear(), linear()
     fit(fitted, batches, optim.SGD(fitted, 0.1), F.cross_entropy, epochs=2, description=None)
-    optimizer = optim.SGD(by_hand, 0.1)
+    optimizer = optim.SGD(own, 0.1)
     for _ in range(2):
         for images, labels in batches:
             optimizer.zero_grad()
-            F.cross_entropy(by_hand(images), labels).backward()
+            F.cross_entropy(own(images), labels).backward()
             optimizer.step()
-    for one, other in zip(fitted.parameters(), by_hand.parameters(), strict=True):
+    for one, other in zip(fitted.parameters(), own.parameters(), strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_without_validation_there_are_no_validation_figures(
+def test_without_validation_there_are_no_validation_metrics(
     model: nn.Sequential, batches: Batches
 ) -> None:
     history = fit(

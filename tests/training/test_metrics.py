@@ -33,7 +33,7 @@ def test_a_single_logit_says_yes_above_zero(shape: tuple[int, ...]) -> None:
 
 
 def test_logits_of_another_shape_are_refused() -> None:
-    with pytest.raises(ShapeError, match=r"\(n, classes\).*got \(2, 3, 4\)"):
+    with pytest.raises(ShapeError, match=r"\(n, classes\).*got shape \(2, 3, 4\)"):
         predicted_classes(np.zeros((2, 3, 4), dtype=np.float32))
 
 
@@ -42,7 +42,7 @@ def test_accuracy_is_the_share_of_hits() -> None:
 
 
 def test_the_accuracy_of_nothing_is_an_error() -> None:
-    with pytest.raises(ArgumentError, match="0 labels"):
+    with pytest.raises(ArgumentError, match="0 predictions"):
         accuracy(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
 
@@ -73,7 +73,7 @@ def test_lengths_must_agree() -> None:
         accuracy(np.array([0, 1]), np.array([0, 1, 1]))
 
 
-def test_logits_are_no_predictions() -> None:
+def test_logits_are_not_predictions() -> None:
     with pytest.raises(DtypeError, match="predicted_classes"):
         accuracy(np.array([0.2, 0.8]), np.array([0, 1]))
 
@@ -81,7 +81,7 @@ def test_logits_are_no_predictions() -> None:
 class TestPrecisionAndRecall:
     PREDICTED, TRUE = np.array([0, 0, 1, 1, 1, 0]), np.array([0, 1, 1, 1, 0, 0])
 
-    def test_by_hand(self) -> None:
+    def test_values(self) -> None:
         np.testing.assert_allclose(precision(self.PREDICTED, self.TRUE, 3)[:2], [2 / 3, 2 / 3])
         np.testing.assert_allclose(recall(self.PREDICTED[:5], self.TRUE[:5], 2), [1 / 2, 2 / 3])
 
@@ -92,7 +92,9 @@ class TestPrecisionAndRecall:
 
 class TestRocAuc:
     @pytest.mark.parametrize("seed", range(5))
-    def test_it_is_the_probability_that_one_of_class_1_scores_more(self, seed: int) -> None:
+    def test_is_the_probability_that_a_positive_scores_higher_than_a_negative(
+        self, seed: int
+    ) -> None:
         rng = np.random.default_rng(seed)
         scores, labels = rng.integers(0, 6, 40).astype(np.float32), rng.integers(0, 2, 40)
         of_one, of_none = scores[labels == 1, None], scores[None, labels == 0]
@@ -110,7 +112,7 @@ class TestRocAuc:
             ([0.1, 0.2], [1, 1], ArgumentError, "both classes"),
             ([0.1, 0.2], [1, 2], LabelError, "0 and 1"),
             ([0.1, np.nan], [0, 1], ArgumentError, "NaN"),
-            ([[0.1, 0.2]], [0, 1], ShapeError, "same length"),
+            ([[0.1, 0.2]], [0, 1], ShapeError, "one length"),
         ],
     )
     def test_what_it_refuses(

@@ -122,14 +122,15 @@ def test_not_even_one(device: str) -> None:
 
 def test_out_of_memory_says_what_fits(device: str) -> None:
     with pytest.raises(
-        MemoryError, match="no memory for 7; pieces of 4 examples fit: micro_batch=4 gives the same"
+        MemoryError,
+        match="no memory for 7; micro-batches of 4 examples fit: micro_batch=4 gives the same",
     ):
         train(hungry(4, device), loader(device), None)
 
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_sizes_that_make_no_sense(size: int, device: str) -> None:
-    with pytest.raises(ArgumentError, match="1 or more"):
+    with pytest.raises(ArgumentError, match="at least 1"):
         train(network(device), loader(device), size)
 
 

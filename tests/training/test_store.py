@@ -15,7 +15,7 @@ import pytest
 from tests.training.scenario import train
 from tinynn import nn
 from tinynn.errors import Interrupted, StorageError
-from tinynn.training import Checkpoints, Run
+from tinynn.training import Checkpoints, TrainingState
 from tinynn.training.store import Folder, open_store
 
 ROOT = Path(__file__).parents[2]
@@ -87,8 +87,8 @@ class TestS3:
         assert second.stdout.strip() == train().fingerprint()
 
     def test_asked_to_end(self, s3: str) -> None:
-        def end(event: str, run: Run) -> None:
-            if event == "step" and run.steps == 4:
+        def end(event: str, state: TrainingState) -> None:
+            if event == "step" and state.steps == 4:
                 signal.raise_signal(signal.SIGTERM)
 
         with pytest.raises(Interrupted, match=f"{s3}/asked/step-000000000004.safetensors is"):

@@ -1,13 +1,14 @@
-"""Training: the loop, what survives the loss of the machine, and how good the result is."""
+"""Training: the loop, checkpoints that survive the loss of the machine, metrics and logs."""
 
 from tinynn.training.checkpoints import EXIT_CODE, Checkpoints
 from tinynn.training.curves import plot_history
-from tinynn.training.epoch_metrics import Meter
-from tinynn.training.history import Figures, History
+from tinynn.training.epoch_metrics import EpochMetrics, MetricAccumulator
+from tinynn.training.evaluation import evaluate, predict
+from tinynn.training.history import History
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
 from tinynn.training.learning_rate_finder import RateTest, find_learning_rate
 from tinynn.training.logs import log_csv, log_json_lines, log_tensorboard
-from tinynn.training.loop import Run, evaluate, fit, predict
+from tinynn.training.loop import fit
 from tinynn.training.metrics import (
     accuracy,
     confusion_matrix,
@@ -17,16 +18,17 @@ from tinynn.training.metrics import (
     roc_auc,
 )
 from tinynn.training.micro_batches import largest_micro_batch
+from tinynn.training.state import TrainingState
 
 __all__ = [
     "EXIT_CODE",
     "Checkpoints",
-    "Figures",
+    "EpochMetrics",
     "History",
-    "Meter",
+    "MetricAccumulator",
     "RateTest",
-    "Run",
     "StopRequest",
+    "TrainingState",
     "accuracy",
     "confusion_matrix",
     "evaluate",

@@ -1,4 +1,4 @@
-"""Learning curves."""
+"""Learning curves, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ def plot_history(
     training: str = "training",
     validation: str = "validation",
 ) -> Any:
-    """Loss and accuracy over the epochs: a matplotlib Figure, which ``savefig`` writes to a file.
+    """Plot loss and accuracy over the epochs. Needs matplotlib (``'.[examples]'``).
 
-    ``training`` and ``validation`` name the curves. Needs matplotlib (``'.[examples]'``).
+    Args:
+        training: label of the training curves.
+        validation: label of the validation curves.
+
+    Returns:
+        A matplotlib Figure; ``savefig`` writes it to a file.
     """
     figure, (left, right) = new_figure(columns=2, width=9.0, height=3.4)
     figure.suptitle(title, fontsize=11)
     for axes, name in ((left, "loss"), (right, "accuracy")):
-        _line(axes, [f.named()[name] for f in history.training], BLUE, training)
-        _line(axes, [f.named()[name] for f in history.validation], ORANGE, validation)
+        _line(axes, [epoch.named()[name] for epoch in history.training], BLUE, training)
+        _line(axes, [epoch.named()[name] for epoch in history.validation], ORANGE, validation)
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
@@ -37,7 +42,7 @@ def plot_history(
 
 
 def new_figure(columns: int, width: float, height: float) -> tuple[Any, Any]:
-    """A figure that needs no screen, drawn by Agg, unknown to pyplot; and its axes."""
+    """A figure on the Agg canvas, which needs no display and no pyplot, and its axes."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

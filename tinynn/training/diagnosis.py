@@ -1,4 +1,4 @@
-"""Where a training went wrong: the step of the first NaN is computed again, layer by layer."""
+"""Where a training diverged: computes the step of the first NaN again, layer by layer."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from tinynn.nn import Module
 from tinynn.random import default_generator
 
 ADVICE = (
-    "Use a smaller learning rate, clip the gradients (optim.clip_grad_norm), and look at what goes "
-    "in; parameters are still those from before this step"
+    "Use a smaller learning rate, clip the gradients (optim.clip_grad_norm), and check the inputs; "
+    "the parameters are still those from before this step"
 )
 
 
-class Place(NamedTuple):
-    """One call of the model: which examples of which batch, and the random sequence before it."""
+class ForwardPass(NamedTuple):
+    """One call of the model in training: examples ``start`` to ``stop`` of a batch."""
 
     batch: int
     start: int
     stop: int
     random: tuple[int, int]
+    """The state of the random sequence before it."""
 
 
-def batch_again(loader: Any, epoch: int, batch: int) -> tuple[Tensor, Tensor] | None:
-    """A batch of a loader that can make one again; None where that is not possible."""
+def recompute_batch(loader: Any, epoch: int, batch: int) -> tuple[Tensor, Tensor] | None:
+    """A batch of an epoch once more; None if the loader cannot repeat it."""
     if hasattr(loader, "batches"):
         batches: Iterator[tuple[Tensor, Tensor]] = loader.batches(epoch, batch)
         return next(batches, None)
@@ -35,47 +36,45 @@ def batch_again(loader: Any, epoch: int, batch: int) -> tuple[Tensor, Tensor] | 
     return None
 
 
-def first_fault(model: Module, images: Tensor, place: Place) -> str:
-    """In words, what first was not finite: an input, a parameter, a layer's output, the loss."""
-    images = images[place.start : place.stop]
+def find_fault(model: Module, images: Tensor, failed: ForwardPass) -> str:
+    """Describe what was not finite first: an input, a parameter, a layer's output or the loss."""
+    images = images[failed.start : failed.stop]
     if not is_finite(images):
-        return "what goes in is not finite"
-    # gradients run backwards: the last layer that they spoiled is where they went wrong
+        return "the input is not finite"
+    # the backward pass spoils the layers from the last to the first
     spoiled = [path for path, p in model.named_parameters() if not is_finite(p)]
     if spoiled:
-        return (
-            f"the parameter {spoiled[-1]} is not finite: its gradient was not, in the step before"
-        )
-    found = _first_output(model, images, place)
-    return found or "every layer's output is finite: the loss function made it"
+        return f"the parameter {spoiled[-1]} is not finite: its gradient in the step before was not"
+    found = _first_output(model, images, failed)
+    return found or "every layer's output is finite, so the loss function is to blame"
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all elements are; waits for a GPU."""
+    """Whether all elements are finite; synchronizes."""
     if tensor.dtype.kind != "f":
         return True
     return bool(tensor.backend.xp.isfinite(tensor.data).all())
 
 
-def _first_output(model: Module, images: Tensor, place: Place) -> str | None:
-    """The first layer whose output is not finite, when the step is computed once more."""
+def _first_output(model: Module, images: Tensor, failed: ForwardPass) -> str | None:
+    """The first layer whose output is not finite when the forward pass is computed again."""
     found: list[str] = []
     paths = {id(module): path for path, module in model.named_modules()}
 
-    def look(module: Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def inspect(module: Module, inputs: tuple[Any, ...], output: Any) -> None:
         if found or not isinstance(output, Tensor) or is_finite(output):
             return
         largest = max((_largest(value) for value in inputs if isinstance(value, Tensor)), default=0)
         name = f"{type(model).__name__}.{paths[id(module)]}".rstrip(".")
         found.append(
-            f"{name} ({type(module).__name__}) is the first whose output is not finite, from "
+            f"{name} ({type(module).__name__}) is the first layer whose output is not finite, from "
             f"inputs up to {largest:.3g}"
         )
 
     before = default_generator.state
-    removers = [module.register_forward_hook(look) for module in model.modules()]
+    removers = [module.register_forward_hook(inspect) for module in model.modules()]
     try:
-        default_generator.state = place.random
+        default_generator.state = failed.random
         with no_grad():
             model(images)
     finally:

@@ -1,9 +1,10 @@
-"""The running figures of an epoch, summed where the batches are, and the guard against NaN."""
+"""Loss and accuracy of an epoch, summed on the device, and the guard against NaN."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,28 +12,55 @@ from tinynn.autograd import Tensor
 from tinynn.backend import Array
 from tinynn.creation import tensor, zeros
 from tinynn.errors import ArgumentError, FileFormatError, NonFiniteError, ShapeError
-from tinynn.training.history import Figures
+
+NO_METRICS: Mapping[str, float] = MappingProxyType({})
 
 
-class Meter:
-    """Mean loss and accuracy of the batches so far; the first loss that is not finite stands out.
+class EpochMetrics(NamedTuple):
+    """Mean loss per example, accuracy from 0 to 1, and further metrics by name."""
 
-    Everything is summed on the device, in one launch a batch on a GPU, and nothing waits for it
-    until ``figures`` is called. ``failed`` is an array of one bool there, true from the first loss
-    on that is infinite or not a number: ``optimizer.step(skip=meter.failed)`` leaves the parameters
-    as they were before it.
+    loss: float
+    accuracy: float
+    metrics: Mapping[str, float] = NO_METRICS
+
+    def named(self) -> dict[str, float]:
+        """All values by name."""
+        return {"loss": self.loss, "accuracy": self.accuracy, **self.metrics}
+
+
+class MetricAccumulator:
+    """Accumulates mean loss and accuracy over batches, and guards against NaN.
+
+    The sums are on the device: one kernel launch per batch on a GPU, and no synchronization before
+    ``compute``. ``failed`` is an array of one bool on the device, true from the first infinite or
+    NaN loss on: ``optimizer.step(skip=meter.failed)`` then leaves the parameters unchanged.
+
+    Example:
+        >>> meter = MetricAccumulator()
+        >>> for images, labels in loader:
+        ...     logits = model(images)
+        ...     meter.add(F.cross_entropy(logits, labels), logits, labels)
+        >>> print(meter.compute().accuracy)
     """
 
     def __init__(self) -> None:
         self.examples = self.batches = 0
-        self._totals: Tensor | None = None  # loss · examples, rightly classified, finite batches
+        self._totals: Tensor | None = None  # loss · examples, correct predictions, finite batches
         self.failed: Array | None = None
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: mean loss, logits (n, classes), (n, 1) or (n,), and labels (n,)."""
-        scores = _scores(logits)
+        """Add a batch.
+
+        Args:
+            loss: the mean loss of the batch, a scalar.
+            logits: (n, classes), or (n, 1) or (n,) for a single logit.
+            labels: (n,), integers.
+        """
+        scores = _as_matrix(logits)
         if labels.shape != scores.shape[:1]:
-            raise ShapeError(f"one label per row of logits: got {labels.shape} for {logits.shape}")
+            raise ShapeError(
+                f"expected one label per row of the logits: got {labels.shape} for {logits.shape}"
+            )
         if self._totals is None or self._totals.backend is not logits.backend:
             sums = zeros(3, dtype="float64") if self._totals is None else self._totals
             self._totals = sums.to(logits.device)
@@ -44,9 +72,9 @@ class Meter:
         self.batches += 1
 
     def check(self, wait: bool = True) -> None:
-        """Raise NonFiniteError if a loss was not finite.
+        """Raise NonFiniteError if a loss was infinite or NaN.
 
-        With ``wait=False`` only where that can be known at once: on a CPU.
+        Without ``wait``, only if that is known without a synchronization: on a CPU.
         """
         if self._totals is None:
             return
@@ -56,26 +84,26 @@ class Meter:
             raise NonFiniteError(
                 f"the loss is {'nan' if np.isnan(loss) else loss} in batch {self.first_failure}: "
                 "the training has diverged. Use a smaller learning rate, clip the gradients, and "
-                "look for inputs that are not finite"
+                "check the inputs for NaN and infinity"
             )
 
     @property
     def first_failure(self) -> int | None:
-        """The number, from 0, of the first batch with a loss that is not finite; waits."""
+        """The number, from 0, of the first batch with an infinite or NaN loss; synchronizes."""
         finite = self.batches if self._totals is None else int(self._totals.numpy()[2])
         return finite if finite < self.batches else None
 
-    def figures(self) -> Figures:
-        """Loss and accuracy of all batches; waits for the device, once."""
+    def compute(self) -> EpochMetrics:
+        """Loss and accuracy of all batches; synchronizes once."""
         if self._totals is None or not self.examples:
-            raise ArgumentError("nothing to measure: the loader gave no batch")
-        loss, right, finite = self._totals.numpy()
+            raise ArgumentError("no metrics: the loader returned no batch")
+        loss, correct, finite = self._totals.numpy()
         if finite < self.batches:
             self.check()
-        return Figures(float(loss) / self.examples, float(right) / self.examples)
+        return EpochMetrics(float(loss) / self.examples, float(correct) / self.examples)
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts and the sums; waits for the device."""
+        """The counts and the sums; synchronizes."""
         totals = None if self._totals is None else self._totals.numpy()
         return {"examples": self.examples, "batches": self.batches, "totals": totals}
 
@@ -83,7 +111,8 @@ class Meter:
         """Continue from what ``state_dict`` returned."""
         if set(state) != {"examples", "batches", "totals"}:
             raise FileFormatError(
-                f"a Meter's state has examples, batches and totals, got {sorted(state)}"
+                "the state of a MetricAccumulator has examples, batches and totals, "
+                f"got {sorted(state)}"
             )
         self.examples, self.batches = int(state["examples"]), int(state["batches"])
         totals = state["totals"]
@@ -91,8 +120,8 @@ class Meter:
         self.failed = None if self._totals is None else np.asarray(totals[2] < self.batches)
 
 
-def _scores(logits: Tensor) -> Array:
-    """The logits as (n, classes); (n,), one logit a row, becomes (n, 1)."""
+def _as_matrix(logits: Tensor) -> Array:
+    """The logits as (n, classes); single logits (n,) become (n, 1)."""
     if logits.ndim not in (1, 2):
-        raise ShapeError(f"logits are (n, classes), (n, 1) or (n,), got {logits.shape}")
+        raise ShapeError(f"expected logits (n, classes), (n, 1) or (n,), got shape {logits.shape}")
     return logits.data.reshape(len(logits), -1)

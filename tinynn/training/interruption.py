@@ -1,4 +1,4 @@
-"""Requests to end: Ctrl-C, SIGTERM, and the two-minute notice of a spot instance."""
+"""Requests to stop: Ctrl-C, SIGTERM, and the preemption notice of a spot instance."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from typing import Any
 
 METADATA_SERVICE = "http://169.254.169.254"
-_TOKEN_SECONDS = 21600  # the longest that IMDSv2 allows
-_PATIENCE = 2.0  # seconds for one request: the service is on the machine itself
+_TOKEN_SECONDS = 21600  # the longest lifetime that IMDSv2 allows
+_TIMEOUT = 2.0  # seconds per request; the service is on the same host
 
 
 class StopRequest:
-    """Why a training is asked to end; ``reason`` is None as long as it is not."""
+    """Why training should stop: ``reason`` is None until it is called with the first reason."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -30,9 +30,10 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals(request: StopRequest) -> Iterator[None]:
-    """The first SIGINT (Ctrl-C) or SIGTERM makes a request; a second one acts as always, at once.
+    """Install signal handlers: the first SIGINT (Ctrl-C) or SIGTERM calls ``request``.
 
-    Signals reach the main thread only: elsewhere nothing changes.
+    A second signal has its usual effect, at once. Python delivers signals to the main thread only:
+    in another thread nothing is installed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -43,15 +44,15 @@ def stop_on_signals(request: StopRequest) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def ask(number: int, frame: Any) -> None:
+    def handle(number: int, frame: Any) -> None:
         restore()
         name = signal.Signals(number).name
         request(name)
-        text = f"\n{name}: ending after this step, with a checkpoint; a second one ends at once\n"
+        text = f"\n{name}: stopping after this step, with a checkpoint; send it again to stop now\n"
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
 
     for number in before:
-        signal.signal(number, ask)
+        signal.signal(number, handle)
     try:
         yield
     finally:
@@ -62,17 +63,17 @@ def stop_on_signals(request: StopRequest) -> Iterator[None]:
 def stop_on_spot_notice(
     request: StopRequest, say: Callable[[str], None], every: float = 5.0
 ) -> Iterator[None]:
-    """Ask the instance metadata service every few seconds whether AWS takes the machine back.
+    """Poll the instance metadata service every few seconds for AWS's preemption notice.
 
-    AWS announces it about two minutes ahead. Where there is no such service, that is said once and
-    nothing is watched. ``AWS_EC2_METADATA_SERVICE_ENDPOINT`` names another address.
+    The notice comes about two minutes ahead; then ``request`` is called. If no service answers,
+    ``say`` is told so once. ``AWS_EC2_METADATA_SERVICE_ENDPOINT`` sets another address.
     """
     ended = threading.Event()
     service = MetadataService()
 
     def watch() -> None:
         if not service.answers():
-            say(f"no instance metadata service answers at {service.address}: no spot notice here")
+            say(f"no instance metadata service at {service.address}: not watching for spot notices")
             return
         while not ended.wait(every):
             notice = service.spot_notice()
@@ -86,14 +87,14 @@ def stop_on_spot_notice(
         yield
     finally:
         ended.set()
-        thread.join(2 * _PATIENCE)
+        thread.join(2 * _TIMEOUT)
 
 
 class MetadataService:
-    """The part of AWS's instance metadata service (IMDSv2) that tells of an interruption.
+    """The part of AWS's instance metadata service (IMDSv2) that announces a preemption.
 
-    "Instance Metadata Service Version 2" and "Spot Instance interruption notices" in the user
-    guide of Amazon EC2: a token by PUT, then GET with it; 404 as long as nothing is planned.
+    "Instance Metadata Service Version 2" and "Spot Instance interruption notices" in the Amazon EC2
+    User Guide: PUT returns a token, GET with the token the notice, or 404 while there is none.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -103,43 +104,33 @@ class MetadataService:
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
     def answers(self) -> bool:
-        """Whether there is a service: whether it gives a token."""
+        """Whether the service exists, that is, returns a token."""
+        ttl = {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)}
         try:
-            self._token = self._request(
-                "/latest/api/token",
-                {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)},
-                "PUT",
-            )
+            self._token = self._request("/latest/api/token", ttl, "PUT")
         except (OSError, ValueError):
             return False
         return bool(self._token)
 
     def spot_notice(self) -> str | None:
-        """What is going to happen and when, such as "terminate at 2026-01-01T12:00:00Z"."""
+        """The announced action and its time, such as "terminate at 2026-01-01T12:00:00Z"."""
+        token = {"X-aws-ec2-metadata-token": self._token}
         try:
-            text = self._request(
-                "/latest/meta-data/spot/instance-action",
-                {"X-aws-ec2-metadata-token": self._token},
-                "GET",
-            )
+            text = self._request("/latest/meta-data/spot/instance-action", token, "GET")
         except urllib.error.HTTPError as error:
             if error.code == 401:  # the token has expired
                 self.answers()
             return None
         except (OSError, ValueError):
             return None
-        return _in_words(text)
+        try:
+            notice = json.loads(text)
+            return f"{notice['action']} at {notice['time']}"
+        except (ValueError, LookupError, TypeError):
+            return " ".join(text.split())[:100]
 
     def _request(self, path: str, headers: dict[str, str], method: str) -> str:
         request = urllib.request.Request(self.address + path, headers=headers, method=method)
-        with self._open(request, timeout=_PATIENCE) as answer:
+        with self._open(request, timeout=_TIMEOUT) as answer:
             content: bytes = answer.read(10_000)
             return content.decode("utf-8", "replace")
-
-
-def _in_words(text: str) -> str:
-    try:
-        notice = json.loads(text)
-        return f"{notice['action']} at {notice['time']}"
-    except (ValueError, LookupError, TypeError):
-        return " ".join(text.split())[:100]

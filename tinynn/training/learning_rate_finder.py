@@ -1,10 +1,11 @@
-"""Which learning rate? The loss while it grows says it."""
+"""The learning-rate range test: train while the learning rate grows, and watch the loss."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -12,33 +13,33 @@ import numpy as np
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError
 from tinynn.nn import Module
-from tinynn.random import default_generator
 from tinynn.training.curves import BLUE, ORANGE, new_figure
-from tinynn.training.loop import Loader, LossFunction
+from tinynn.training.protocols import Loader, LossFunction
+from tinynn.training.snapshot import restored
 
-_SMOOTHING = 0.9  # share of what was before in the running mean of the loss
+_SMOOTHING = 0.9  # weight of the past in the moving average of the loss
 _DIVERGED = 4.0  # times the smallest loss so far
 
 
 @dataclass(frozen=True)
 class RateTest:
-    """Learning rates that were tried, and the running mean of the loss at each."""
+    """The learning rates of a range test, and the moving average of the loss at each."""
 
     rates: list[float]
     losses: list[float]
 
     @property
     def suggestion(self) -> float:
-        """The rate at which the loss falls fastest per decade: a good peak of a schedule."""
+        """The rate at which the loss falls fastest per decade: a good peak for a schedule."""
         slopes = np.gradient(self.losses, np.log(self.rates))
         return self.rates[int(np.argmin(slopes))]
 
     def plot(self) -> Any:
-        """The loss over the rate, a matplotlib Figure."""
+        """Plot the loss over the learning rate; returns a matplotlib Figure."""
         figure, (axes,) = new_figure(columns=1, width=6.0, height=3.6)
         axes.semilogx(self.rates, self.losses, color=BLUE)
         axes.axvline(self.suggestion, color=ORANGE, label=f"suggestion {self.suggestion:.2g}")
-        axes.set(xlabel="learning rate", ylabel="loss, running mean")
+        axes.set(xlabel="learning rate", ylabel="loss, moving average")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
         return figure
@@ -54,26 +55,32 @@ def find_learning_rate(
     high: float = 1.0,
     steps: int = 100,
 ) -> RateTest:
-    """Train for ``steps`` batches while the learning rate grows from ``low`` to ``high``.
+    """Train for ``steps`` steps while the learning rate grows exponentially from low to high.
 
-    It ends early where the loss explodes. Afterwards model, optimizer, loader and random sequence
-    are as they were. Smith, "Cyclical learning rates for training neural networks" (2017).
+    Ends early when the loss diverges. Afterwards model, optimizer, loader and random sequence are
+    back in their state of before. Smith, "Cyclical learning rates for training neural networks"
+    (2017).
+
+    Raises:
+        ArgumentError: the loss diverges already at ``low``.
+
+    Example:
+        >>> result = find_learning_rate(model, loader, optimizer, F.cross_entropy)
+        >>> optimizer.learning_rate = result.suggestion
     """
     if not 0 < low < high or steps < 10:
         raise ArgumentError(
             f"expected 0 < low < high and steps >= 10, got {low}, {high} and {steps}"
         )
-    before = [(part, part.state_dict()) for part in (optimizer, default_generator)]
-    weights = {path: np.array(tensor.numpy()) for path, tensor in model.state_dict().items()}
-    position = loader.state_dict() if hasattr(loader, "state_dict") else None
     rates: list[float] = []
     losses: list[float] = []
     schedule = optimizer.schedule
-    optimizer.learning_rate = lambda step: low * (high / low) ** (len(rates) / (steps - 1))
+    parts = [optimizer, loader] if hasattr(loader, "state_dict") else [optimizer]
     mean = 0.0
-    try:
-        with model.in_mode(training=True):
-            for number, (images, labels) in enumerate(_endless(loader, steps), 1):
+    with restored(model, *parts):
+        optimizer.learning_rate = lambda step: low * (high / low) ** (len(rates) / (steps - 1))
+        try:
+            for number, (images, labels) in enumerate(_batches(loader, steps), 1):
                 rate = optimizer.learning_rate
                 optimizer.zero_grad()
                 loss = loss_function(model(images), labels)
@@ -85,25 +92,16 @@ def find_learning_rate(
                     break
                 rates.append(rate)
                 losses.append(smooth)
-    finally:
-        optimizer.zero_grad()
-        optimizer.learning_rate = schedule
-        model.load_state_dict(weights)
-        for part, state in before:
-            part.load_state_dict(state)
-        if position is not None:
-            loader.load_state_dict(position)  # type: ignore[attr-defined]
+        finally:
+            optimizer.zero_grad()
+            optimizer.learning_rate = schedule
     if len(rates) < 3:
-        raise ArgumentError(f"the loss explodes at a learning rate of {low} already: lower low")
+        raise ArgumentError(
+            f"the loss diverges already at a learning rate of {low}: use a lower low"
+        )
     return RateTest(rates, losses)
 
 
-def _endless(loader: Loader, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(loader: Loader, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
     """``steps`` batches, from as many epochs as it takes."""
-    done = 0
-    while True:
-        for pair in loader:
-            if done == steps:
-                return
-            yield pair
-            done += 1
+    return islice(chain.from_iterable(repeat(loader)), steps)

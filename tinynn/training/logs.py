@@ -1,7 +1,7 @@
-"""Callbacks that write down what ``fit`` measured, for people and for other programs.
+"""Callbacks that log the metrics of a training to files.
 
-A file is written anew after each epoch, whole or not at all, from the history of the run: a run
-that was resumed has no gap in it and no line twice.
+A file is rewritten atomically after each epoch, from the whole history: after a resume it has
+neither gaps nor duplicate lines.
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ import csv
 import io
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinynn.errors import ArgumentError
 from tinynn.files import write_atomically
-
-if TYPE_CHECKING:
-    from tinynn.training.loop import Callback, Run
+from tinynn.training.state import Callback, TrainingState
 
 
 def log_csv(path: str | os.PathLike[str]) -> Callback:
-    """A table: one line per epoch, the names of the columns in the first."""
+    """A CSV table with one row per epoch and a header row."""
 
-    def write(event: str, run: Run) -> None:
+    def write(event: str, state: TrainingState) -> None:
         if event == "epoch":
-            rows = run.history.rows()
+            rows = state.history.rows()
             text = io.StringIO()
             table = csv.DictWriter(text, list(rows[-1]), restval="", extrasaction="ignore")
             table.writeheader()
@@ -37,18 +35,18 @@ def log_csv(path: str | os.PathLike[str]) -> Callback:
 def log_json_lines(path: str | os.PathLike[str]) -> Callback:
     """One JSON object per line and epoch."""
 
-    def write(event: str, run: Run) -> None:
+    def write(event: str, state: TrainingState) -> None:
         if event == "epoch":
-            lines = [json.dumps(row) + "\n" for row in run.history.rows()]
+            lines = [json.dumps(row) + "\n" for row in state.history.rows()]
             write_atomically(path, "".join(lines).encode())
 
     return write
 
 
 def log_tensorboard(folder: str | os.PathLike[str]) -> Callback:
-    """Scalars for TensorBoard, by its own writer: needs ``pip install -e '.[tensorboard]'``.
+    """Scalars for TensorBoard: needs ``pip install -e '.[tensorboard]'``.
 
-    A resumed run hides what an earlier process wrote behind the checkpoint.
+    After a resume, TensorBoard hides what an earlier process logged after the checkpoint.
     """
     try:
         from tensorboardX import SummaryWriter
@@ -58,13 +56,13 @@ def log_tensorboard(folder: str | os.PathLike[str]) -> Callback:
         ) from error
     writer: Any = None
 
-    def write(event: str, run: Run) -> None:
+    def write(event: str, state: TrainingState) -> None:
         nonlocal writer
-        done = len(run.history.training)
+        done = len(state.history.training)
         if event == "start":
             writer = SummaryWriter(os.fspath(folder), purge_step=done + 1 if done else None)
         elif event == "epoch":
-            for name, value in run.history.rows()[-1].items():
+            for name, value in state.history.rows()[-1].items():
                 if name != "epoch":
                     writer.add_scalar(name.replace("_", "/", 1), value, done)
             writer.flush()

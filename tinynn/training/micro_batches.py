@@ -1,26 +1,25 @@
-"""Large batches in small pieces: the gradient is the same, the memory is that of a piece."""
+"""Gradient accumulation: a large batch in micro-batches, with the memory of one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
-
-import numpy as np
+from collections.abc import Iterator
+from typing import Literal
 
 from tinynn.autograd import Tensor
-from tinynn.errors import DeviceMemoryError
+from tinynn.errors import ArgumentError, DeviceMemoryError
 from tinynn.nn import Module
 from tinynn.nn.summary import summary
-from tinynn.random import default_generator
+from tinynn.training.diagnosis import recompute_batch
+from tinynn.training.protocols import Loader, LossFunction
+from tinynn.training.snapshot import restored
 
-if TYPE_CHECKING:
-    from tinynn.training.loop import LossFunction
-
-_SHARE = 0.8  # of the memory that is there: others want some too
+_MEMORY_SHARE = 0.8  # of the free memory; the rest is for other processes and for fragmentation
 
 
-def pieces(images: Tensor, labels: Tensor, size: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batch in order, at most ``size`` examples at a time; None: all at once."""
+def split_batch(
+    images: Tensor, labels: Tensor, size: int | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Consecutive micro-batches of at most ``size`` examples; None: the whole batch."""
     if size is None or size >= len(labels):
         yield images, labels
         return
@@ -30,20 +29,39 @@ def pieces(images: Tensor, labels: Tensor, size: int | None) -> Iterator[tuple[T
         yield images[start : start + size], some
 
 
+def choose_micro_batch(
+    micro_batch: int | Literal["auto"] | None,
+    model: Module,
+    loader: Loader,
+    loss_function: LossFunction,
+) -> int | None:
+    """The micro-batch size that ``fit`` was asked for; "auto" tries it out with the first batch."""
+    if micro_batch != "auto":
+        if micro_batch is not None and micro_batch < 1:
+            raise ArgumentError(f'micro_batch must be at least 1, or "auto", got {micro_batch}')
+        return micro_batch
+    example = recompute_batch(loader, getattr(loader, "epoch", 0), 0)
+    if example is None:
+        raise ArgumentError('micro_batch="auto" needs a DataLoader or a list of batches')
+    return largest_micro_batch(model, loss_function, *example)
+
+
 def largest_micro_batch(
     model: Module, loss_function: LossFunction, images: Tensor, labels: Tensor
 ) -> int:
-    """How many of these examples fit into memory in one training step, found by trying.
+    """Find by trial how many of these examples fit into memory in one training step.
 
-    The whole batch first, then halves of it; what ``summary`` estimates to be too much for the
-    memory there is is not even tried. Nothing is changed: not the parameters, not running
-    statistics, not the random sequence. DeviceMemoryError if not even one example fits.
+    Tries the whole batch first, then halves it. Sizes that ``summary`` estimates to exceed the
+    free memory are skipped. Parameters, running statistics and random sequence stay unchanged.
+
+    Raises:
+        DeviceMemoryError: not even one example fits.
     """
     size = len(labels)
     while True:
         try:
-            if size == 1 or _is_worth_trying(model, images[:size]):
-                _try(model, loss_function, images[:size], labels[:size])
+            if size == 1 or _may_fit(model, images[:size]):
+                _try_step(model, loss_function, images[:size], labels[:size])
                 return size
         except MemoryError as error:
             if size == 1:
@@ -53,37 +71,36 @@ def largest_micro_batch(
         size = -(-size // 2)
 
 
-def _is_worth_trying(model: Module, images: Tensor) -> bool:
-    """On a CPU the system ends a process rather than say that memory is short."""
+def _may_fit(model: Module, images: Tensor) -> bool:
+    """Estimate it: on a CPU, Linux kills the process instead of refusing the memory."""
     images.backend.free_memory()
     one = summary(model, images.shape[1:])
     more = (len(images) - 1) * 2 * one.activation_bytes
-    return one.training_bytes + more <= _SHARE * images.backend.available_memory()
+    return one.training_bytes + more <= _MEMORY_SHARE * images.backend.available_memory()
 
 
-def _try(model: Module, loss_function: LossFunction, images: Tensor, labels: Tensor) -> None:
-    """One step without an update, and everything as it was before."""
-    state = {path: np.array(tensor.numpy()) for path, tensor in model.state_dict().items()}
-    random, gradients = default_generator.state, [(p, p.grad) for p in model.parameters()]
+def _try_step(model: Module, loss_function: LossFunction, images: Tensor, labels: Tensor) -> None:
+    """Run one training step without the update, and undo it."""
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
-        with model.in_mode(training=True):
-            # what an optimizer will keep must fit as well
+        with restored(model):
+            # as much as an optimizer's state takes
             held = [p.backend.xp.empty((2, *p.shape), p.dtype) for p in model.parameters()]
             loss_function(model(images), labels).backward()
             del held
     finally:
-        default_generator.state = random
         for parameter, grad in gradients:
             parameter.grad = grad
-        model.load_state_dict(state)
 
 
-def with_advice(error: MemoryError, find: Callable[[], int]) -> MemoryError:
-    """The error, with the micro-batch that fits."""
+def with_advice(
+    error: MemoryError, model: Module, loss_function: LossFunction, images: Tensor, labels: Tensor
+) -> MemoryError:
+    """The error, with the micro-batch size that fits."""
     try:
-        fits = find()
+        fits = largest_micro_batch(model, loss_function, images, labels)
     except MemoryError:
         return error
     return type(error)(
-        f"{error}; pieces of {fits} examples fit: micro_batch={fits} gives the same gradient"
+        f"{error}; micro-batches of {fits} examples fit: micro_batch={fits} gives the same gradient"
     )

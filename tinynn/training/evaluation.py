@@ -1,0 +1,85 @@
+"""Evaluation and prediction, batch by batch and without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinynn.autograd import Tensor, no_grad
+from tinynn.creation import zeros
+from tinynn.data import ArrayDataset, DataLoader
+from tinynn.nn import Module, constant_weights
+from tinynn.training.epoch_metrics import EpochMetrics, MetricAccumulator
+from tinynn.training.protocols import Loader, LossFunction, Metric
+
+
+def evaluate(
+    model: Module,
+    loader: Loader,
+    loss_function: LossFunction,
+    metrics: Mapping[str, Metric] | None = None,
+) -> EpochMetrics:
+    """Compute loss and accuracy of ``model`` over ``loader``, in evaluation mode.
+
+    Args:
+        metrics: further metrics by name, functions of all logits (n, ...) and labels (n,).
+
+    Raises:
+        NonFiniteError: the loss is infinite or NaN.
+    """
+    accumulator = MetricAccumulator()
+    kept: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
+    with _inference(model):
+        for images, labels in loader:
+            logits = model(images)
+            accumulator.add(loss_function(logits, labels), logits, labels)
+            if metrics:
+                kept.append((logits.numpy(), labels.numpy()))
+    measured = accumulator.compute()
+    if not metrics:
+        return measured
+    scores, truth = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    return measured._replace(metrics={k: float(f(scores, truth)) for k, f in metrics.items()})
+
+
+def predict(
+    model: Module, images: npt.NDArray[Any], batch_size: int = 256
+) -> npt.NDArray[np.floating]:
+    """Compute the outputs of ``model`` for ``images``, in evaluation mode.
+
+    Args:
+        images: (N, H, W, C), uint8 or float32. uint8 is divided by 255, as in training.
+        batch_size: the number of images in one forward pass on the model's device.
+
+    Returns:
+        The outputs, a NumPy array (N, ...).
+    """
+    device = next((weights.device for weights in model.parameters()), "cpu")
+    unlabeled = ArrayDataset(images, np.zeros(len(images), dtype=np.int64))
+    loader = DataLoader(unlabeled, batch_size, device=device)
+    with _inference(model):
+        return _concatenated(len(images), (model(batch) for batch, _ in loader)).numpy()
+
+
+@contextmanager
+def _inference(model: Module) -> Iterator[None]:
+    with model.in_mode(training=False), no_grad(), constant_weights():
+        yield
+
+
+def _concatenated(rows: int, parts: Iterator[Tensor]) -> Tensor:
+    """All parts in one tensor of ``rows`` rows, each copied as soon as it is computed."""
+    first = next(parts)
+    if len(first) == rows:
+        return first
+    out = zeros((rows, *first.shape[1:]), first.dtype, first.device)
+    xp, start = out.backend.xp, 0
+    for part in chain([first], parts):
+        xp.copyto(out.data[start : start + len(part)], part.data)
+        start += len(part)
+    return out

@@ -1,0 +1,49 @@
+"""What training expects of a data loader, an optimizer, a loss function and a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tinynn.autograd import Tensor
+from tinynn.backend import Array
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""``loss_function(logits, labels)`` returns the mean loss of a batch, a scalar tensor."""
+
+Metric = Callable[[npt.NDArray[np.floating], npt.NDArray[np.int64]], float]
+"""``metric(logits, labels)`` takes all examples as NumPy arrays and returns a number."""
+
+
+class Loader(Protocol):
+    """Iterates over the batches of an epoch: a ``DataLoader``, or a list of (images, labels)."""
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each batch as (images, labels)."""
+        ...
+
+
+class Optimizer(Protocol):
+    """Updates the parameters after each batch: one of :mod:`tinynn.optim`."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        ...
+
+    def zero_grad(self) -> None:
+        """Drop the gradients of the last batch."""
+        ...
+
+    def step(self, skip: Array | None = None) -> None:
+        """Update the parameters from their gradients, unless ``skip``, an array of one bool, is
+        true.
+        """
+        ...

@@ -1,0 +1,36 @@
+"""Copies of weights, and experiments that leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinynn.nn import Module
+from tinynn.random import default_generator
+
+
+def copy_weights(model: Module) -> dict[str, npt.NDArray[Any]]:
+    """Copies of all parameters and buffers by path, in host memory."""
+    return {path: np.array(tensor.numpy()) for path, tensor in model.state_dict().items()}
+
+
+@contextmanager
+def restored(model: Module, *parts: Any) -> Iterator[None]:
+    """Undo at the end of the block what it changed.
+
+    That is: the parameters and buffers of ``model``, the random sequence, and ``parts``, which
+    have ``state_dict()`` and ``load_state_dict()``. The model is in training mode in the block.
+    """
+    weights = copy_weights(model)
+    states = [(part, part.state_dict()) for part in (default_generator, *parts)]
+    try:
+        with model.in_mode(training=True):
+            yield
+    finally:
+        model.load_state_dict(weights)
+        for part, state in states:
+            part.load_state_dict(state)

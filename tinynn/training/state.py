@@ -1,0 +1,181 @@
+"""The state of a running training: what callbacks see and what a checkpoint stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinynn.autograd import Tensor
+from tinynn.errors import ArgumentError, NonFiniteError
+from tinynn.nn import Module
+from tinynn.random import default_generator
+from tinynn.training.diagnosis import ADVICE, ForwardPass, find_fault, recompute_batch
+from tinynn.training.early_stopping import BestEpoch
+from tinynn.training.epoch_metrics import EpochMetrics, MetricAccumulator
+from tinynn.training.evaluation import evaluate
+from tinynn.training.history import History
+from tinynn.training.micro_batches import split_batch, with_advice
+from tinynn.training.protocols import Loader, LossFunction, Metric, Optimizer
+
+
+@dataclass(eq=False, repr=False)
+class TrainingState:
+    """A training in progress, as ``fit`` runs it: ``callback(event, state)`` gets it."""
+
+    model: Module
+    loader: Loader
+    optimizer: Optimizer
+    loss_function: LossFunction
+    epochs: int
+    validation: Loader | None
+    metrics: Mapping[str, Metric]
+    best: BestEpoch
+    micro_batch: int | None = None
+    history: History = field(default_factory=History)
+    steps: int = 0
+    """Optimizer steps so far."""
+    epoch: int = 0
+    """The loader's number of the current epoch, from 0."""
+    position: int = 0
+    """Batches of the current epoch that are done."""
+    meter: MetricAccumulator = field(default_factory=MetricAccumulator)
+    """Loss and accuracy of the current epoch."""
+    stop: str | None = None
+    """Why training ends after this epoch; callbacks may set it."""
+    _passes: list[ForwardPass] = field(default_factory=list)  # of this process in this epoch
+    _earlier_passes: int = 0  # in this epoch, before it was resumed in this process
+
+    def __post_init__(self) -> None:
+        if len(self.loader) == 0:
+            raise ArgumentError("fit needs at least one batch, but the loader is empty")
+        if self.metrics and self.validation is None:
+            raise ArgumentError(
+                f"metrics {sorted(self.metrics)} are computed in validation: pass validation=loader"
+            )
+
+    # -- one step, one epoch ------------------------------------------------------------------
+
+    def train_step(self, images: Tensor, labels: Tensor) -> None:
+        """One optimizer step: the batch in micro-batches, whose gradients accumulate."""
+        self.optimizer.zero_grad()
+        self.epoch = getattr(self.loader, "epoch", len(self.history.training))
+        start = 0
+        for some_images, some_labels in split_batch(images, labels, self.micro_batch):
+            stop = start + len(some_labels)
+            self._passes.append(ForwardPass(self.position, start, stop, default_generator.state))
+            try:
+                logits = self.model(some_images)
+                loss = self.loss_function(logits, some_labels)
+                self.meter.add(loss, logits, some_labels)
+                share = len(some_labels) / len(labels)
+                (loss if share == 1 else loss * share).backward()
+            except MemoryError as error:
+                self.optimizer.zero_grad()
+                error.__traceback__ = None  # its frames keep the memory of this step alive
+                raise with_advice(error, self.model, self.loss_function, images, labels) from error
+            start = stop
+        self.optimizer.step(skip=self.meter.failed)
+        self.position += 1
+        self.steps += 1
+        self.check(wait=False)
+
+    def end_epoch(self) -> None:
+        """Record the metrics of the epoch, and validate."""
+        try:
+            self.history.training.append(self.meter.compute())
+        except NonFiniteError as error:
+            raise self._explain(error) from None
+        self.history.learning_rate.append(float(self.optimizer.learning_rate))
+        if self.validation is not None:
+            self.history.validation.append(self._validate(self.validation))
+        self.best.update(self.model, self.history)
+        self.meter, self.position, self._earlier_passes = MetricAccumulator(), 0, 0
+        self._passes.clear()
+
+    def _validate(self, loader: Loader) -> EpochMetrics:
+        try:
+            return evaluate(self.model, loader, self.loss_function, self.metrics)
+        except NonFiniteError as error:
+            epoch = len(self.history.training)
+            raise NonFiniteError(f"in the validation after epoch {epoch}: {error}") from None
+
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or a callback or early stopping ends the training."""
+        self.stop = self.stop or self.best.reason_to_stop(self.history)
+        return len(self.history.training) >= self.epochs or self.stop is not None
+
+    def notify(self, event: str, callbacks: Sequence[Callback]) -> None:
+        """Call all callbacks."""
+        for callback in callbacks:
+            callback(event, self)
+
+    # -- the guard against NaN ----------------------------------------------------------------
+
+    def check(self, wait: bool = True) -> None:
+        """Raise NonFiniteError, with layer and step, if a loss was infinite or NaN.
+
+        Without ``wait``, only if that is known without a synchronization: on a CPU.
+        """
+        try:
+            self.meter.check(wait)
+        except NonFiniteError as error:
+            raise self._explain(error) from None
+
+    def _explain(self, error: NonFiniteError) -> NonFiniteError:
+        """The error with what was not finite, found by computing the step again."""
+        failure = self.meter.first_failure
+        if failure is None or failure < self._earlier_passes:
+            return error
+        failed = self._passes[failure - self._earlier_passes]
+        step = self.steps - (self.position - failed.batch) + 1
+        batch = recompute_batch(self.loader, self.epoch, failed.batch)
+        fault = "the loader cannot repeat the batch, so the layer is unknown"
+        if batch is not None:
+            fault = find_fault(self.model, batch[0], failed)
+        loss = str(error).partition(" in batch")[0]
+        return NonFiniteError(
+            f"{loss} in step {step} (batch {failed.batch} of epoch {self.epoch}): {fault}. {ADVICE}"
+        )
+
+    # -- checkpoints --------------------------------------------------------------------------
+
+    def parts(self) -> dict[str, Any]:
+        """Everything that a checkpoint of this training tracks, by name."""
+        if not hasattr(self.loader, "state_dict"):
+            raise ArgumentError(
+                "checkpoints need a loader with state_dict(), such as tinynn.data.DataLoader; "
+                f"got a {type(self.loader).__name__}"
+            )
+        parts = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "loader": self.loader,
+            "validation": self.validation,
+            "random": default_generator,
+            "run": self,
+        }
+        return {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, metrics and best weights; NonFiniteError rather than a state with NaN."""
+        self.check()
+        return {
+            "steps": self.steps,
+            "position": self.position,
+            "history": self.history.state_dict(),
+            "meter": self.meter.state_dict(),
+            "best": self.best.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what ``state_dict`` returned."""
+        self.steps, self.position = int(state["steps"]), int(state["position"])
+        self.history.load_state_dict(state["history"])
+        self.meter.load_state_dict(state["meter"])
+        self.best.load_state_dict(state["best"])
+        self._earlier_passes = self.meter.batches
+
+
+Callback = Callable[[str, TrainingState], None]
+"""``callback(event, state)``: the event is "start", "step", "epoch" or "end"."""
