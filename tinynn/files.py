@@ -1,85 +1,221 @@
-"""Named arrays in files: safetensors, with a checksum for each array, written all or nothing."""
+"""Files: named arrays as safetensors with checksums, nested state as JSON, atomic writes.
+
+Everything that the library writes goes through ``write_atomically`` or a checkpoint store, array
+after array: writing takes no memory besides the arrays themselves.
+"""
 
 from __future__ import annotations
 
-# import tinynn is to be quick: what only files need is imported by the functions that use it
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from tinynn.errors import FileFormatError
+from tinynn.errors import ArgumentError, FileFormatError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+Content = bytes | Iterable[bytes | memoryview]
+"""The content of a file, at once or in pieces."""
+
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
+_PIECE = 1 << 20  # bytes handed to a file at a time: small against the buffers of object stores
 _CHECKSUMS = "crc32"
+_DTYPES = {  # in the order of the data in the file: descending alignment, as safetensors has it
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+    "complex64": "C64",
+    "float32": "F32",
+    "uint32": "U32",
+    "int32": "I32",
+    "float16": "F16",
+    "uint16": "U16",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 
 
-def to_bytes(arrays: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file: equal content makes equal bytes.
+# -- safetensors -----------------------------------------------------------------------------------
 
-    Its header gets the CRC-32 of each array and of the metadata, which ``from_bytes`` checks.
+
+def safetensors_content(
+    arrays: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """The content of a safetensors file in pieces; equal arrays make equal bytes.
+
+    The pieces are views of the arrays, which must not change in between. The header stores the
+    CRC-32 of each array and of the metadata, which ``from_bytes`` checks.
     """
-    import json
+    import json  # here, because import tinynn must be fast
 
-    from safetensors.numpy import save
-
-    # not ascontiguousarray, which gives an array without axes one
-    contiguous = {name: np.array(array, order="C", copy=None) for name, array in arrays.items()}
-    checksums = json.dumps(_checksums(contiguous, metadata), sort_keys=True)
-    content: bytes = save(contiguous, metadata={**metadata, _CHECKSUMS: checksums})
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:start]), sort_keys=True).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[start:]
+    for name, array in arrays.items():
+        if array.dtype.name not in _DTYPES:
+            raise ArgumentError(f"safetensors cannot store {name}: its dtype is {array.dtype}")
+    order = list(_DTYPES)
+    names = sorted(arrays, key=lambda name: (order.index(arrays[name].dtype.name), name))
+    checksums = json.dumps(_checksums(arrays, metadata), sort_keys=True)
+    header: dict[str, Any] = {"__metadata__": {**metadata, _CHECKSUMS: checksums}}
+    end = 0
+    for name in names:
+        array = arrays[name]
+        start, end = end, end + array.nbytes
+        dtype = _DTYPES[array.dtype.name]
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (start, end)}
+    text = json.dumps(header, sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in names:
+        content = _bytes_of(arrays[name])
+        for start in range(0, len(content), _PIECE):
+            yield content[start : start + _PIECE]
 
 
 def from_bytes(content: bytes, name: str) -> tuple[dict[str, str], Arrays]:
-    """The metadata and the arrays of a safetensors file; FileFormatError if it is damaged.
+    """The metadata and arrays of a safetensors file; FileFormatError, naming it, if damaged.
 
-    ``name`` is that of the file, for the message. Files of other programs have no checksums: they
-    are read as they are.
+    Files of other programs have no checksums and are read without.
     """
-    import json
-
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
         arrays = load(content)
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + min(length, _LARGEST_HEADER)])
-        metadata = dict(header.get("__metadata__") or {})
-        checksums = json.loads(metadata.pop(_CHECKSUMS, "null"))
-    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise FileFormatError(
-            f"{name} is no intact safetensors file ({error}); was it cut off, or is it of "
-            "another kind?"
-        ) from error
+        metadata, checksums = _metadata(content[8 : 8 + _header_length(content)])
+    except (SafetensorError, *_DAMAGED) as error:
+        raise _not_intact(name, error) from error
     if checksums is not None and checksums != _checksums(arrays, metadata):
-        raise FileFormatError(f"{name} is damaged: its content does not have its checksums")
+        raise FileFormatError(f"{name} is damaged: its content does not match its checksums")
     return metadata, arrays
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, str], Arrays]:
-    """The metadata and the arrays of a safetensors file; FileFormatError if it is damaged."""
-    if Path(path).is_dir():
-        raise FileFormatError(f"{path} is a directory, not a safetensors file")
+    """The metadata and arrays of a safetensors file; FileFormatError if it is damaged."""
+    _refuse_directory(path)
     return from_bytes(Path(path).read_bytes(), str(path))
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file so that its name shows either the old content or all of the new."""
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata of a safetensors file, without reading its arrays."""
+    _refuse_directory(path)
+    with Path(path).open("rb") as file:
+        try:
+            metadata, checksums = _metadata(file.read(_header_length(file.read(8))))
+            intact = checksums is None or checksums["metadata"] == _metadata_checksum(metadata)
+        except _DAMAGED as error:
+            raise _not_intact(path, error) from error
+    if not intact:
+        raise FileFormatError(f"{path} is damaged: its header does not match its checksum")
+    return metadata
+
+
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+
+def _header_length(start: bytes) -> int:
+    return min(int.from_bytes(start[:8], "little"), _LARGEST_HEADER)
+
+
+def _metadata(header: bytes) -> tuple[dict[str, str], Any]:
+    """The metadata in a header, and its checksums or None."""
+    import json
+
+    metadata = dict(json.loads(header).get("__metadata__") or {})
+    return metadata, json.loads(metadata.pop(_CHECKSUMS, "null"))
+
+
+def _not_intact(name: str | os.PathLike[str], error: Exception) -> FileFormatError:
+    return FileFormatError(
+        f"{name} is not an intact safetensors file ({error}): it is truncated or of another format"
+    )
+
+
+def _refuse_directory(path: str | os.PathLike[str]) -> None:
+    if Path(path).is_dir():
+        raise FileFormatError(f"{path} is a directory, not a safetensors file")
+
+
+def _checksums(arrays: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]) -> Any:
+    """CRC-32 of each array with its dtype and shape, and of the metadata, by name."""
+    found = {
+        name: zlib.crc32(_bytes_of(array), zlib.crc32(f"{array.dtype}{array.shape}".encode()))
+        for name, array in arrays.items()
+    }
+    return {"arrays": found, "metadata": _metadata_checksum(metadata)}
+
+
+def _metadata_checksum(metadata: Mapping[str, str]) -> int:
+    return zlib.crc32("".join(f"{key}\0{metadata[key]}\0" for key in sorted(metadata)).encode())
+
+
+def _bytes_of(array: np.ndarray[Any, Any]) -> memoryview:
+    """The elements in C order; without a copy if the array is contiguous."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A read-only contiguous copy. What is one already is returned: it needs no second copy."""
+    flags = array.flags
+    if flags.owndata and flags.c_contiguous and not flags.writeable:
+        return array
+    copied = np.array(array, order="C")
+    copied.flags.writeable = False
+    return copied
+
+
+# -- nested state as JSON --------------------------------------------------------------------------
+
+
+def to_json(value: Any, encode: Callable[[Any, str], Any], path: str = "") -> Any:
+    """JSON data of a nested value; ``encode(value, path)`` handles what is not JSON by itself.
+
+    These are all values but None, bool, int, float, str and list.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list):
+        return [to_json(item, encode, f"{path}.{i}") for i, item in enumerate(value)]
+    return encode(value, path)
+
+
+def entries_to_json(
+    entries: Mapping[str, Any], encode: Callable[[Any, str], Any], path: str
+) -> dict[str, Any]:
+    """JSON data of each entry; the path of an entry is ``path.key``."""
+    prefix = f"{path}." if path else ""
+    return {key: to_json(value, encode, prefix + key) for key, value in entries.items()}
+
+
+def from_json(value: Any, decode: Callable[[dict[str, Any]], Any]) -> Any:
+    """The value that ``to_json`` described; ``decode`` gets every object."""
+    if isinstance(value, list):
+        return [from_json(item, decode) for item in value]
+    return decode(value) if isinstance(value, dict) else value
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+def write_into(file: IO[bytes], content: Content) -> None:
+    """Write the content piece by piece into an open file."""
+    for piece in [content] if isinstance(content, bytes) else content:
+        file.write(piece)
+
+
+def write_atomically(path: str | os.PathLike[str], content: Content) -> None:
+    """Write a file so that its name refers to the old content or to all of the new one."""
     from uuid import uuid4
 
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
         with temporary.open("xb") as file:
-            file.write(content)
+            write_into(file, content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
@@ -90,26 +226,12 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def _flush_directory(folder: Path) -> None:
-    """Bring the new name itself to the disk, on the systems that can."""
+    """Make the new name durable, on systems that can."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems refuse; the file itself is there
+        with suppress(OSError):  # some network file systems refuse; the file itself is durable
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _checksums(arrays: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]) -> Any:
-    """CRC-32 of each array with its dtype and shape, and of the metadata, by name."""
-    import zlib
-
-    found = {
-        name: zlib.crc32(array.data, zlib.crc32(f"{array.dtype}{array.shape}".encode()))
-        if array.size
-        else zlib.crc32(f"{array.dtype}{array.shape}".encode())
-        for name, array in arrays.items()
-    }
-    described = "".join(f"{key}\0{metadata[key]}\0" for key in sorted(metadata))
-    return {"arrays": found, "metadata": zlib.crc32(described.encode())}

@@ -510,7 +510,7 @@ def test_an_identification_that_is_lost_goes_on(
         assert process.returncode == -signal.SIGKILL
     result = program(*options)
     assert result.returncode == 0, result.stderr
-    assert "going on from saved/identify/step-" in result.stderr
+    assert "resuming from saved/identify/step-" in result.stderr
     for name in ("identify.safetensors", "identify_log.csv"):
         resumed, undisturbed = tmp_path / "face_detect_out" / name, tmp_path / "undisturbed" / name
         assert resumed.read_bytes() == undisturbed.read_bytes()
@@ -523,7 +523,7 @@ def test_a_place_that_holds_checkpoints_is_not_used_by_accident(
     assert program(*options).returncode == 0
     again = program(*options)
     assert again.returncode == 2
-    assert "saved/identify holds checkpoints already" in again.stderr
+    assert "saved/identify already contains checkpoints" in again.stderr
     assert again.stderr.count("\n") == 1
 
 
@@ -532,7 +532,7 @@ def test_other_options_are_not_the_same_run(program: Program, two_people: list[s
     assert program(*options, "--epochs", 1).returncode == 0
     other = program(*options, "--epochs", 2, "--resume", "auto")
     assert other.returncode == 2
-    assert "is of another run: epochs was 1, is 2" in other.stderr
+    assert "belongs to another run: epochs was 1, is 2" in other.stderr
 
 
 def test_resume_needs_a_place(program: Program, two_people: list[str]) -> None:

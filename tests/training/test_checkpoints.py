@@ -1,4 +1,4 @@
-"""A training that is lost goes on exactly, and what is saved is never half there."""
+"""A lost training resumes exactly, and no checkpoint is ever incomplete."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tinynn.errors import (
     NonFiniteError,
     StorageError,
 )
+from tinynn.files import Content
 from tinynn.training import Checkpoints, TrainingState, fit
 from tinynn.training.store import Folder
 
@@ -97,7 +99,7 @@ class TestExactResume:
         )
         assert finished.returncode == 0, finished.stderr
         assert finished.stdout.strip() == undisturbed.fingerprint()
-        assert "going on from" in finished.stderr
+        assert "resuming from" in finished.stderr
         assert "step 7" in finished.stderr
 
     def test_a_finished_run_is_there_again(
@@ -202,8 +204,8 @@ class TestDamage:
         last.write_bytes(last.read_bytes()[:-100])
         assert train(Checkpoints(tmp_path)).fingerprint() == train().fingerprint()
         said = capsys.readouterr().err
-        assert "step-000000000009.safetensors is no intact safetensors file" in said
-        assert "going on from" in said
+        assert "step-000000000009.safetensors is not an intact safetensors file" in said
+        assert "resuming from" in said
         assert "step-000000000004.safetensors, step 4" in said
 
     def test_the_new_ones_of_a_run_that_was_set_back_are_kept(self, tmp_path: Path) -> None:
@@ -219,12 +221,14 @@ class TestDamage:
     def test_none_is_good(self, tmp_path: Path) -> None:
         for step in (1, 2):
             (tmp_path / f"step-{step:012d}.safetensors").write_bytes(b"nothing of use")
-        with pytest.raises(FileFormatError, match=r"step-000000000001\.safetensors is no intact"):
+        with pytest.raises(
+            FileFormatError, match=r"step-000000000001\.safetensors is not an intact"
+        ):
             Checkpoints(tmp_path)
 
     def test_a_model_file_is_no_checkpoint(self, tmp_path: Path) -> None:
         tinynn.save(nn.Linear(2, 2), tmp_path / "step-000000000001.safetensors")
-        with pytest.raises(FileFormatError, match=r"000001.safetensors is no checkpoint of tinynn"):
+        with pytest.raises(FileFormatError, match=r"000001.safetensors is not a tinynn checkpoint"):
             Checkpoints(tmp_path)
 
     def test_a_thousand_damaged_files(self, tmp_path: Path) -> None:
@@ -256,7 +260,7 @@ class TestDamage:
 class TestRefusals:
     def test_never_begins_in_a_used_place(self, tmp_path: Path) -> None:
         interrupt(tmp_path, 2)
-        with pytest.raises(ArgumentError, match="holds checkpoints already, the last is step-0"):
+        with pytest.raises(ArgumentError, match="already contains checkpoints, the last is step-0"):
             Checkpoints(tmp_path, resume="never")
 
     def test_one_by_name(self, tmp_path: Path) -> None:
@@ -297,7 +301,7 @@ class TestRefusals:
         first.save()
         second = Checkpoints(tmp_path)
         second.track(model=nn.Linear(2, 2))
-        with pytest.raises(FileFormatError, match="holds other, which nothing tracks"):
+        with pytest.raises(FileFormatError, match="contains other, which is not tracked"):
             second.save()
 
     def test_a_part_without_a_state(self, tmp_path: Path) -> None:
@@ -334,6 +338,7 @@ import resource, signal, sys
 import tinynn
 from tinynn import nn
 from tinynn.errors import StorageError
+from tinynn.files import Content
 from tinynn.training import Checkpoints
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 checkpoints = Checkpoints(sys.argv[1])
@@ -365,7 +370,7 @@ def run_python(program: str, *arguments: object, user: int | None = None) -> str
 class TestPlacesThatFail:
     def test_a_full_disk(self, tmp_path: Path) -> None:
         said = run_python(FULL, tmp_path)
-        assert "NOT SAVED, going on: cannot write" in said
+        assert "NOT SAVED, continuing: cannot write" in said
         assert said.count("File too large") >= 2
         assert names(tmp_path) == ["step-000000000001.safetensors"]  # and nothing half
         assert Checkpoints(tmp_path).steps == 1
@@ -389,7 +394,7 @@ class TestPlacesThatFail:
         checkpoints.track(model=nn.Linear(2, 2))
         real, times = Folder.write, []
 
-        def write(self: Folder, name: str, content: bytes) -> None:
+        def write(self: Folder, name: str, content: Content) -> None:
             times.append(name)
             if len(times) == 1:
                 raise StorageError("the network is gone")
@@ -401,30 +406,68 @@ class TestPlacesThatFail:
                 checkpoints.after_step()
                 while checkpoints._writing is not None and not checkpoints._writing.done():
                     time.sleep(0.001)
-        assert "NOT SAVED, going on: the network is gone" in capsys.readouterr().err
+        assert "NOT SAVED, continuing: the network is gone" in capsys.readouterr().err
         assert Checkpoints(tmp_path).steps == 3
 
     def test_a_place_that_fails_at_the_end_costs_no_result(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        def write(self: Folder, name: str, content: bytes) -> None:
+        def write(self: Folder, name: str, content: Content) -> None:
             raise StorageError("the network is gone")
 
         checkpoints = Checkpoints(tmp_path)
         monkeypatch.setattr(Folder, "write", write)
         assert train(checkpoints).fingerprint() == train().fingerprint()
-        assert "NOT SAVED, going on: the network is gone" in capsys.readouterr().err
+        assert "NOT SAVED, continuing: the network is gone" in capsys.readouterr().err
 
     def test_asked_to_end_where_nothing_can_be_saved(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def write(self: Folder, name: str, content: bytes) -> None:
+        def write(self: Folder, name: str, content: Content) -> None:
             raise StorageError("the network is gone")
 
         checkpoints = Checkpoints(tmp_path)
         monkeypatch.setattr(Folder, "write", write)
         with pytest.raises(StorageError, match="the network is gone"):
             train(checkpoints, callbacks=[ends_after(4)])
+
+
+class TestMemory:
+    def test_saving_takes_the_memory_of_the_state_once_more(self, tmp_path: Path) -> None:
+        """The snapshot itself: neither the optimizer nor the writer makes another copy."""
+        model = nn.Linear(700, 700)
+        optimizer = optim.Adam(model, 0.01)
+        (model(tinynn.ones((1, 700))) ** 2).sum().backward()
+        optimizer.step()
+        size = 3 * sum(parameter.data.nbytes for parameter in model.parameters())
+        checkpoints = Checkpoints(tmp_path, every=3600)
+        checkpoints.track(model=model, optimizer=optimizer)
+        checkpoints.save()
+        checkpoints.after_step()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            checkpoints.save()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert (tmp_path / names(tmp_path)[-1]).stat().st_size > size
+        assert peak - before <= 1.1 * size
+
+    def test_resuming_takes_the_file_and_its_arrays(self, tmp_path: Path) -> None:
+        model = nn.Linear(700, 700)
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.track(model=model)
+        checkpoints.save()
+        size = sum(parameter.data.nbytes for parameter in model.parameters())
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            Checkpoints(tmp_path).track(model=model)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak - before <= 2.1 * size
 
 
 class TestInTheBackground:
@@ -435,7 +478,7 @@ class TestInTheBackground:
         before = model.weight.numpy().copy()
         real = Folder.write
 
-        def slow(self: Folder, name: str, content: bytes) -> None:
+        def slow(self: Folder, name: str, content: Content) -> None:
             time.sleep(0.2)
             real(self, name, content)
 

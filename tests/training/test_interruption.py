@@ -69,7 +69,7 @@ class TestSignals:
         _, said = process.communicate(timeout=60)
         assert process.returncode == EXIT_CODE == 75
         assert f"{number.name}: stopping after this step, with a checkpoint" in said
-        assert "is written, resume goes on from there" in said
+        assert "is written, resume continues from there" in said
 
 
 class _Service(BaseHTTPRequestHandler):

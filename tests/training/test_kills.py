@@ -30,7 +30,7 @@ def test_killed_at_random(kills: int, tmp_path: Path) -> None:
         while True:
             life = None if killed == kills else chance.uniform(0.1, LIFE)
             ended, said, fingerprint = _live(tmp_path / str(run), epochs, life)
-            resumed += "going on from" in said
+            resumed += "resuming from" in said
             assert "damaged" not in said
             assert "no intact" not in said
             if ended:

@@ -1,4 +1,4 @@
-"""Places for checkpoints: a folder, memory, and an S3 server in a process of its own."""
+"""Checkpoint stores: a folder, memory, and an S3 server in a process of its own."""
 
 import os
 import signal
@@ -83,7 +83,7 @@ class TestS3:
             [*command, "0", "3", "cpu"], cwd=ROOT, capture_output=True, text=True, timeout=120
         )
         assert second.returncode == 0, second.stderr
-        assert f"going on from {s3}/run/step-" in second.stderr
+        assert f"resuming from {s3}/run/step-" in second.stderr
         assert second.stdout.strip() == train().fingerprint()
 
     def test_asked_to_end(self, s3: str) -> None:
@@ -105,7 +105,24 @@ class TestS3:
         assert [name[-14:] for name in store.names()] == ["02.safetensors", "03.safetensors"]
         store.write("step-000000000003.safetensors", b"damaged")
         assert Checkpoints(f"{s3}/damaged").steps == 2
-        assert "step-000000000003.safetensors is no intact" in capsys.readouterr().err
+        assert "step-000000000003.safetensors is not an intact" in capsys.readouterr().err
+
+    def test_a_large_file_is_uploaded_in_parts(self, s3: str) -> None:
+        store = open_store(f"{s3}/parts")
+        pieces = [bytes([number]) * (1 << 20) for number in range(12)]
+        store.write("a", map(memoryview, pieces))
+        assert store.read("a") == b"".join(pieces)
+        assert store.names() == ["a"]
+
+    def test_an_upload_that_fails_leaves_the_old_file(self, s3: str) -> None:
+        store = open_store(f"{s3}/failing")
+        store.write("a", b"old")
+        with pytest.raises(StorageError, match=r"cannot write .*/failing/a: connection lost"):
+            store.write("a", interrupted())
+        assert store.read("a") == b"old"
+        store.write("a", b"new")
+        assert store.read("a") == b"new"
+        assert store.names() == ["a"]
 
     def test_a_bucket_that_is_not_there(self, s3: str) -> None:
         assert s3
@@ -121,23 +138,30 @@ def test_memory(tmp_path: Path) -> None:
     assert Checkpoints("memory://runs/one").steps == 1
 
 
-def test_places_without_whole_uploads_get_a_temporary_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """fsspec's own local files stand for SFTP and the like."""
-    from fsspec.implementations.local import LocalFileSystem
+def interrupted() -> Iterator[bytes]:
+    """Content whose last piece never comes."""
+    yield b"new " * 4_000_000  # more than one part of a multipart upload
+    raise OSError("connection lost")
 
+
+def test_an_upload_to_memory_that_fails() -> None:
+    store = open_store("memory://runs/failing")
+    store.write("a", b"old")
+    with pytest.raises(StorageError, match=r"cannot write .*/failing/a: connection lost"):
+        store.write("a", interrupted())
+    assert store.read("a") == b"old"
+
+
+def test_file_systems_without_uploads_get_a_temporary_name(tmp_path: Path) -> None:
+    """fsspec's own local files stand for SFTP and the like."""
     store = open_store(f"local://{tmp_path}/there")
     store.write("a", b"old")
-
-    def dies(self: LocalFileSystem, path: str, value: bytes, **options: object) -> None:
-        Path(path).write_bytes(value[:1])
-        raise OSError("connection lost")
-
-    monkeypatch.setattr(LocalFileSystem, "pipe_file", dies)
     with pytest.raises(StorageError, match=r"cannot write .*/there/a: connection lost"):
-        store.write("a", b"new")
+        store.write("a", interrupted())
     assert store.read("a") == b"old"
+    store.write("a", iter([b"n", memoryview(b"ew")]))
+    assert store.read("a") == b"new"
+    assert (tmp_path / "there" / "a").read_bytes() == b"new"
 
 
 def test_a_url_of_a_folder_is_a_folder(tmp_path: Path) -> None:
@@ -148,7 +172,7 @@ def test_a_url_of_a_folder_is_a_folder(tmp_path: Path) -> None:
 
 
 def test_an_unknown_protocol() -> None:
-    with pytest.raises(StorageError, match="no place that fsspec knows"):
+    with pytest.raises(StorageError, match="not a URL that fsspec knows"):
         open_store("nowhere://run")
 
 

@@ -1,46 +1,62 @@
-"""Models in files: safetensors for the numbers, the model's construction in the header.
+"""Models in files: safetensors for the weights, the construction of the model in the header.
 
-The header holds the class names and constructor arguments of the layers, as JSON. Loading builds
-the model from classes that are known by name (those of ``tinynn.nn`` and the ones handed in) and
-copies the numbers into it: a file cannot make it run anything else.
+The header stores the class names and constructor arguments of the layers as JSON. Loading builds
+the model from classes known by name (those of ``tinynn.nn`` and those passed in) and copies the
+weights into it: a file cannot make it run any other code.
 """
 
 from __future__ import annotations
 
-# import tinynn is to be quick: what only files need is imported by the functions that use it
 import os
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from tinynn import nn
 from tinynn.backend import default_device
 from tinynn.errors import ArgumentError, FileFormatError
-from tinynn.files import read_safetensors, to_bytes, write_atomically
+from tinynn.files import (
+    entries_to_json,
+    from_json,
+    read_metadata,
+    read_safetensors,
+    safetensors_content,
+    to_json,
+    write_atomically,
+)
 from tinynn.nn import init
 from tinynn.nn.module import Module
 
 FORMAT = "tinynn-1"
-_SPARE = 1_000_000  # numbers that constructors may make and drop again
+_SPARE = 1_000_000  # elements that constructors may allocate temporarily
+_Classes = dict[str, type[Module]]
 
 
 def save(model: Module, path: str | os.PathLike[str], extra: dict[str, Any] | None = None) -> None:
-    """Write a model to a safetensors file: its parameters, buffers and construction.
+    """Write a model to a safetensors file: parameters, buffers and construction.
 
-    ``extra`` is JSON data of your own, which ``load_extra`` gives back. The file appears under its
-    name only when it is complete. Raises ArgumentError if the model would not come back as it is:
-    because an argument that it was made with cannot be written down, or because layers were
-    exchanged, shared or changed after they were made.
+    The write is atomic: the file appears under its name when it is complete.
+
+    Args:
+        extra: JSON data of your own, which ``load_extra`` returns.
+
+    Raises:
+        ArgumentError: the model could not be rebuilt from the file, because a constructor argument
+            is not JSON, or because layers were replaced, shared or changed after construction.
+
+    Example:
+        >>> tinynn.save(model, "model.safetensors", extra={"classes": ["cat", "dog"]})
     """
-    import json
+    import json  # here, because import tinynn must be fast
 
-    description = _describe(model, type(model).__name__)
-    _check_comes_back(model, description)
+    description = _encode(model, type(model).__name__)
+    _check_rebuilds(model, description)
     arrays = {name: t.numpy() for name, t in model.state_dict().items()}
     header = {"tinynn": FORMAT, "model": json.dumps(description)}
     if extra is not None:
         header["extra"] = json.dumps(extra)
-    write_atomically(path, to_bytes(arrays, header))
+    write_atomically(path, safetensors_content(arrays, header))
 
 
 def load(
@@ -48,100 +64,130 @@ def load(
     classes: Iterable[type[Module]] = (),
     device: str | None = None,
 ) -> Module:
-    """The model from a file that ``save`` wrote, in evaluation mode.
+    """Load a model that ``save`` wrote; it is in evaluation mode.
 
-    ``classes`` are the module classes of your own that it is made of. Raises FileFormatError,
-    naming the file, if it is damaged, foreign, or needs a class that was not handed in.
+    Args:
+        classes: the module classes of your own that the model contains.
+        device: where its parameters go; None: the default device.
+
+    Raises:
+        FileFormatError: the file is damaged, of another format, or needs a class that is not in
+            ``classes``.
     """
     import json
 
     header, arrays = read_safetensors(path)
-    known = {cls.__name__: cls for cls in (*_library_classes(), *classes)}
     if header.get("tinynn") != FORMAT or "model" not in header:
         raise FileFormatError(
             f"{path} is a safetensors file, but not one of tinynn.save: its header has no "
-            f'"tinynn": "{FORMAT}"; load its numbers with load_state_dict into a model of your own'
+            f'"tinynn": "{FORMAT}"; load its arrays with load_state_dict into a model of your own'
         )
-    place = default_device() if device is None else device
+    target = default_device() if device is None else device
     try:
         held = sum(array.size for array in arrays.values())
-        with default_device(place), init.skip_initialization(limit=2 * held + _SPARE):
-            model = _build(json.loads(header["model"]), known)
+        with default_device(target):
+            model = _build(json.loads(header["model"]), _by_name(classes), held)
         if not isinstance(model, Module):
             raise FileFormatError("its header describes no module")
         _take_dtypes(model, arrays)
         model.load_state_dict(arrays)
-    except Exception as error:  # a damaged header makes constructors fail in every way there is
+    except Exception as error:  # constructors called with damaged arguments raise anything
         raise FileFormatError(f"cannot build the model of {path}: {error}") from error
     model.eval()
-    return model.to(place)
+    return model.to(target)
 
 
 def _take_dtypes(model: Module, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
-    """Give new parameters and buffers the floating-point dtypes of the file."""
+    """Convert new parameters and buffers to the floating-point dtypes of the file."""
     for name, tensor in model.state_dict().items():
         if name in arrays and arrays[name].dtype.kind == tensor.dtype.kind == "f":
             tensor.data = tensor.backend.xp.asarray(tensor.data, arrays[name].dtype)
 
 
 def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON data that was handed to ``save`` as ``extra``; empty if there was none."""
+    """The JSON data that was passed to ``save`` as ``extra``; empty if there was none.
+
+    Reads the header of the file only.
+    """
     import json
 
-    header, _ = read_safetensors(path)
     try:
-        extra = json.loads(header.get("extra", "{}"))
+        extra = json.loads(read_metadata(path).get("extra", "{}"))
     except (ValueError, RecursionError) as error:
+        if isinstance(error, FileFormatError):
+            raise
         raise FileFormatError(f"{path} has a damaged header: {error}") from error
     if not isinstance(extra, dict):
-        raise FileFormatError(f"{path} has a damaged header: extra is no object")
+        raise FileFormatError(f"{path} has a damaged header: extra is not an object")
     return extra
 
 
 # -- the construction of a model as JSON -----------------------------------------------------------
 
 
-def _describe(value: Any, where: str) -> Any:
-    """A constructor argument as JSON; tuples and modules are marked."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, list):
-        return [_describe(item, f"{where}[{i}]") for i, item in enumerate(value)]
+def _encode(value: Any, path: str) -> Any:
+    """A constructor argument as JSON; tuples, dicts and modules are tagged."""
     if isinstance(value, tuple):
-        return {"tuple": [_describe(item, f"{where}[{i}]") for i, item in enumerate(value)]}
+        return {"tuple": to_json(list(value), _encode, path)}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: _describe(item, f"{where}.{key}") for key, item in value.items()}}
+        return {"dict": entries_to_json(value, _encode, path)}
     if isinstance(value, Module):
         args, kwargs = value._arguments
         return {
             "class": type(value).__name__,
-            "args": [_describe(a, f"{where}({i})") for i, a in enumerate(args)],
-            "kwargs": {k: _describe(a, f"{where}({k})") for k, a in kwargs.items()},
+            "args": to_json(list(args), _encode, path),
+            "kwargs": entries_to_json(kwargs, _encode, path),
         }
     raise ArgumentError(
-        f"cannot write down the argument {where} = {value!r:.60}: a model that is saved is made "
-        "from numbers, strings, tuples, lists, dicts and modules; or store state_dict() yourself"
+        f"cannot store the argument {path} = {value!r:.60}: constructor arguments of a saved model "
+        "must be numbers, strings, tuples, lists, dicts or modules; or save state_dict() yourself"
     )
 
 
-def _check_comes_back(model: Module, description: Any) -> None:
-    """Build the model anew from its description and compare the two."""
-    known = {cls.__name__: cls for cls in (*_library_classes(), *map(type, model.modules()))}
-    held = sum(tensor.size for tensor in model.state_dict().values())
+def _build(description: Any, known: _Classes, held: int) -> Any:
+    """The model of a description, uninitialized, for a file that holds ``held`` elements."""
+
+    def decode(value: dict[str, Any]) -> Any:
+        if "tuple" in value:
+            return tuple(from_json(value["tuple"], decode))
+        if "dict" in value:
+            return {key: from_json(item, decode) for key, item in value["dict"].items()}
+        name = value["class"]
+        if name not in known:
+            raise FileFormatError(
+                f"it needs the class {name!r}, which is not in tinynn.nn: pass it with "
+                f"tinynn.load(path, classes=[{name}])"
+            )
+        kwargs = {key: from_json(item, decode) for key, item in value["kwargs"].items()}
+        return known[name](*from_json(value["args"], decode), **kwargs)
+
     with init.skip_initialization(limit=2 * held + _SPARE):
-        own, twin = _structure(model), _structure(_build(description, known))
-    for path in (*own, *twin):
-        if own.get(path) != twin.get(path):
+        return from_json(description, decode)
+
+
+def _by_name(classes: Iterable[type[Module]]) -> _Classes:
+    """The layers of the library and ``classes``, by name."""
+    layers = [c for c in vars(nn).values() if isinstance(c, type) and issubclass(c, Module)]
+    return {cls.__name__: cls for cls in (*layers, *classes) if cls is not Module}
+
+
+def _check_rebuilds(model: Module, description: Any) -> None:
+    """Build the model again from its description and compare the two."""
+    held = sum(tensor.size for tensor in model.state_dict().values())
+    twin = _build(description, _by_name(map(type, model.modules())), held)
+    own, rebuilt = _structure(model), _structure(twin)
+    for path in (*own, *rebuilt):
+        if own.get(path) != rebuilt.get(path):
             raise ArgumentError(
-                f"{type(model).__name__} would not come back from the file as it is: "
-                f"{path or 'it'} is {own.get(path, 'missing')}, but its constructor arguments "
-                f"make {twin.get(path, 'nothing')}; make the model from arguments, without "
-                "changing its layers afterwards, or store its state_dict() yourself"
+                f"{type(model).__name__} could not be rebuilt from the file: {path or 'it'} is "
+                f"{own.get(path, 'missing')}, but its constructor arguments make "
+                f"{rebuilt.get(path, 'nothing')}; pass everything to constructors, without "
+                "changing layers afterwards, or save its state_dict() yourself"
             )
 
 
 def _structure(model: Module) -> dict[str, str]:
-    """By path what each module is, and the shape of each tensor; things that are shared say so."""
+    """Class, settings and shapes by path; a shared module or tensor refers to its first path."""
     first: dict[int, str] = {}
     found: dict[str, str] = {}
     for path, module in model.named_modules():
@@ -154,37 +200,10 @@ def _structure(model: Module) -> dict[str, str]:
 
 
 def _class_and_settings(module: Module) -> str:
-    """The class, and for layers of this library the settings too."""
+    """The class; for layers of this library with the settings."""
     name = type(module).__name__
     if not type(module).__module__.startswith("tinynn.nn."):
         return name
     simple = {k: v for k, v in vars(module).items() if isinstance(v, (bool, int, float, str))}
     simple.pop("training", None)
     return f"{name} {simple}" if simple else name
-
-
-def _build(value: Any, known: dict[str, type[Module]]) -> Any:
-    """The argument that ``_describe`` wrote down."""
-    if isinstance(value, list):
-        return [_build(item, known) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "tuple" in value:
-        return tuple(_build(item, known) for item in value["tuple"])
-    if "dict" in value:
-        return {key: _build(item, known) for key, item in value["dict"].items()}
-    name = value["class"]
-    if name not in known:
-        raise FileFormatError(
-            f"it needs the class {name!r}, which is not one of tinynn.nn: hand it in, "
-            f"tinynn.load(path, classes=[{name}])"
-        )
-    args = [_build(item, known) for item in value["args"]]
-    return known[name](*args, **{k: _build(item, known) for k, item in value["kwargs"].items()})
-
-
-def _library_classes() -> list[type[Module]]:
-    from tinynn import nn
-
-    members = vars(nn).values()
-    return [m for m in members if isinstance(m, type) and issubclass(m, Module) and m is not Module]

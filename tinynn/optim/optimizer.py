@@ -11,6 +11,7 @@ import numpy as np
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, Backend, tracing
 from tinynn.errors import ArgumentError, FileFormatError, GradientError
+from tinynn.files import read_only
 
 Schedule = Callable[[int], float]
 LearningRate = float | Schedule
@@ -109,7 +110,7 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """The numbers of steps and updates and, by path and name, the arrays on the host."""
         arrays = {
-            f"{path}.{name}": self.parameters[path].backend.to_host(array).copy()
+            f"{path}.{name}": read_only(self.parameters[path].backend.to_host(array))
             for path, entry in self.state.items()
             for name, array in entry.items()
         }

@@ -1,7 +1,8 @@
-"""Checkpoints: everything that a training needs to go on, saved so that it is never half there."""
+"""Checkpoints: everything that a training needs to resume, saved atomically in the background."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -25,39 +26,49 @@ _NAME = re.compile(r"step-(\d{12})\.safetensors")
 
 
 class Part(Protocol):
-    """What a checkpoint can hold: a model, an optimizer, a loader, anything with these two."""
+    """What a checkpoint can hold: a model, an optimizer, a loader, anything with these methods."""
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Numbers, strings, lists, dicts and arrays that tell all there is to know."""
+        """The complete state: numbers, strings, lists, dicts and arrays."""
         ...
 
     def load_state_dict(self, state: Any, /) -> None:
-        """Be as it was when ``state_dict`` was called."""
+        """Restore what ``state_dict`` returned."""
         ...
 
 
 class Checkpoints:
-    """Saves what it tracks every few seconds, and gives it back to a later process.
+    """Saves the state of a training every few seconds and restores it in a later process.
 
-    >>> with Checkpoints("runs/ann", every=60) as checkpoints:
-    ...     checkpoints.track(model=model, optimizer=optimizer, loader=loader)
-    ...     checkpoints.track(random=tinynn.random.default_generator)
-    ...     for _ in range(loader.epoch, 20):
-    ...         for images, labels in loader:
-    ...             ...  # one step
-    ...             checkpoints.after_step()
+    A checkpoint is a snapshot, written by a background thread: atomically, durably, with a checksum
+    per tensor. The last ``keep`` are kept. A snapshot takes the memory of the state once more.
 
-    ``place`` is a folder or a URL of fsspec ("s3://bucket/run"). A checkpoint is written in the
-    background every ``every`` seconds, under a temporary name until it is whole and on the disk,
-    with a checksum for each tensor; the last ``keep`` are kept. Within ``with``, SIGTERM and
-    Ctrl-C end the training after the step under way: a checkpoint is written and
-    :class:`Interrupted` raised (a program exits with ``EXIT_CODE``, 75). ``watch_spot`` does the
-    same on the two-minute notice of an AWS spot instance.
+    As a context manager it installs signal handlers: after SIGTERM or Ctrl-C the training ends with
+    the current step, a checkpoint and :class:`Interrupted`. A program should then exit with
+    ``EXIT_CODE``, 75.
 
-    ``resume`` is "auto": go on from the newest good checkpoint, or begin if there is none;
-    "never": an error if there is one; or the name of one. A damaged one is named and the one
-    before it taken. ``config``, JSON data of your own, must be what it was: the error says what
-    differs.
+    Args:
+        place: a folder or a URL of fsspec ("s3://bucket/run").
+        every: seconds between two checkpoints.
+        keep: how many checkpoints are kept.
+        resume: "auto" resumes from the newest intact checkpoint and starts anew if there is none; a
+            damaged one is reported and the one before it used. "never" raises an error if there is
+            a checkpoint. Otherwise the name of the checkpoint.
+        config: JSON data of your own that must be equal on resume; the error names the differences.
+        watch_spot: treat the two-minute preemption notice of an AWS spot instance like SIGTERM.
+
+    Raises:
+        StorageError: the place cannot be read or written.
+        FileFormatError: no checkpoint is intact, or it belongs to another run.
+
+    Example:
+        >>> with Checkpoints("runs/ann", every=60) as checkpoints:
+        ...     checkpoints.track(model=model, optimizer=optimizer, loader=loader)
+        ...     checkpoints.track(random=tinynn.random.default_generator)
+        ...     for _ in range(loader.epoch, 20):
+        ...         for images, labels in loader:
+        ...             ...  # one step
+        ...             checkpoints.after_step()
     """
 
     def __init__(
@@ -77,32 +88,33 @@ class Checkpoints:
         self.every, self.keep, self.watch_spot = every, keep, watch_spot
         self.config = dict(config or {})
         self.steps = 0
-        """Steps of the whole training so far, those before it was resumed among them."""
+        """Steps of the whole training so far, including those before it was resumed."""
         self.resumed_from: str | None = None
-        """The name of the checkpoint that this process went on from."""
+        """The name of the checkpoint that was resumed from."""
         self._store: Store = open_store(place)
         self._parts: dict[str, Part] = {}
-        self._saved: dict[str, Any] = {}  # of parts that are not tracked yet
+        self._saved: dict[str, Any] = {}  # states of parts that are not tracked yet
         self._stop = StopRequest()
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
         self._depth = 0
         self._stack = ExitStack()
-        self._take_up(resume)
+        self._resume(resume)
         self._last = time.monotonic()
 
     # -- what is saved ------------------------------------------------------------------------
 
     def track(self, **parts: Part) -> None:
-        """Save these from now on, by name; one that the resumed checkpoint holds gets its state.
+        """Save these parts from now on, by name; restore those that the checkpoint contains.
 
-        FileFormatError if a state does not fit its part.
+        Raises:
+            FileFormatError: a saved state does not fit its part.
         """
         for name, part in parts.items():
             if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
                 raise ArgumentError(
-                    f"a checkpoint holds what has state_dict() and load_state_dict(): {name} is "
-                    f"{part!r:.60}"
+                    "a checkpoint tracks objects with state_dict() and load_state_dict(): "
+                    f"{name} is {part!r:.60}"
                 )
             self._parts[name] = part
             if name in self._saved:
@@ -113,55 +125,52 @@ class Checkpoints:
             part.load_state_dict(state)
         except (TinynnError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(
-                f"{self._place(self.resumed_from)} cannot be resumed: {name} does not fit "
+                f"cannot resume from {self._path(self.resumed_from)}: {name} does not fit "
                 f"({type(error).__name__}: {error})"
             ) from error
 
     # -- when ---------------------------------------------------------------------------------
 
     def after_step(self) -> None:
-        """To be called after every step of the optimizer: saves if it is time.
+        """Count an optimizer step, and save if it is time.
 
-        Raises Interrupted, after a last checkpoint, when the training was asked to end.
+        Raises:
+            Interrupted: after a last checkpoint, if a signal or a preemption notice has come.
         """
         self.steps += 1
         self.save_if_due()
 
     def save_if_due(self) -> None:
-        """The same where no step was made: after an evaluation, say."""
+        """Like ``after_step`` without a step: after validation, for example."""
         if self._stop.reason is not None:
             self.save()
-            self._end_if_asked()
+            raise Interrupted(
+                f"{self._stop.reason}: ended after step {self.steps}; "
+                f"{self._path(self._name())} is written, resume continues from there"
+            )
         if self._writing is not None and self._writing.done():
-            self._finish_writing(complain=True)
+            self._finish_writing(report=True)
         if self._writing is None and time.monotonic() - self._last >= self.every:
             self._start_writing()
 
-    def _end_if_asked(self) -> None:
-        if self._stop.reason is not None:
-            raise Interrupted(
-                f"{self._stop.reason}: ended after step {self.steps}; "
-                f"{self._place(self._name())} is written, resume goes on from there"
-            )
-
     def save(self) -> None:
         """Save now, and wait until it is written; StorageError if that fails."""
-        self._finish_writing(complain=True)
+        self._finish_writing(report=True)
         self._start_writing()
         self._finish_writing()
 
     def save_at_end(self) -> None:
-        """The same after the last step: a failure is told, the result must not be lost by it."""
-        self._finish_writing(complain=True)
+        """Save now and wait, but only report a failure, so that the result is not lost."""
+        self._finish_writing(report=True)
         self._start_writing()
-        self._finish_writing(complain=True)
+        self._finish_writing(report=True)
 
     def _start_writing(self) -> None:
-        """Copy all states now, and write them in the background: training may go on."""
+        """Take a snapshot of all states and write it in the background."""
         if self._saved:
             raise FileFormatError(
-                f"{self._place(self.resumed_from)} holds {', '.join(sorted(self._saved))}, which "
-                "nothing tracks here: track() them, or begin in another place"
+                f"{self._path(self.resumed_from)} contains {', '.join(sorted(self._saved))}, which "
+                "is not tracked here: track() it, or use another place"
             )
         captured = capture(
             {
@@ -178,36 +187,36 @@ class Checkpoints:
 
     def _write(self, name: str, captured: tuple[str, Arrays]) -> None:
         self._store.write(name, pack(captured))
-        # files behind this one are of a future that was lost: they do not count
+        # later checkpoints are damaged ones of a run that was resumed before them: do not count
         until_now = [other for other in self._names() if other <= name]
         for old in until_now[: -self.keep]:
             self._store.delete(old)
 
-    def _finish_writing(self, complain: bool = False) -> None:
-        """Wait for the background; a failure is raised, or told where training can go on."""
+    def _finish_writing(self, report: bool = False) -> None:
+        """Wait for the background thread; raise its failure, or report it and continue."""
         writing, self._writing = self._writing, None
         if writing is None:
             return
         try:
             writing.result()
         except StorageError as error:
-            if not complain:
+            if not report:
                 raise
-            say(f"NOT SAVED, going on: {error}")
+            say(f"NOT SAVED, continuing: {error}")
 
     # -- resuming -----------------------------------------------------------------------------
 
-    def _take_up(self, resume: str) -> None:
-        """Read the checkpoint that ``resume`` names, if there is one."""
+    def _resume(self, resume: str) -> None:
+        """Read the checkpoint to resume from, if there is one."""
         names = self._names()
         if resume == "never" and names:
             raise ArgumentError(
-                f"{self._store.place} holds checkpoints already, the last is {names[-1]}: resume "
-                "(auto) goes on from it; or name another place"
+                f"{self._store.place} already contains checkpoints, the last is {names[-1]}: "
+                'resume="auto" resumes from it; or use another place'
             )
         if resume not in ("auto", "never"):
             names = [resume]
-        state = self._newest_good(names)
+        state = self._newest_intact(names)
         if state is None:
             return
         try:
@@ -215,19 +224,19 @@ class Checkpoints:
             config, versions = dict(state["config"]), dict(state["versions"])
         except (LookupError, TypeError, ValueError) as error:
             raise FileFormatError(
-                f"{self._place(self.resumed_from)} has a damaged header: {error}"
+                f"{self._path(self.resumed_from)} has a damaged header: {error}"
             ) from error
         self._check_config(config)
-        say(f"going on from {self._place(self.resumed_from)}, step {self.steps}")
+        say(f"resuming from {self._path(self.resumed_from)}, step {self.steps}")
         other = {k: v for k, v in versions.items() if v != _versions().get(k, v)}
         if other:
             was = ", ".join(f"{name} {version}" for name, version in sorted(other.items()))
-            say(f"it was made with {was}: the numbers may differ in the last bits from here on")
+            say(f"it was saved with {was}: from here on the last bits of results may differ")
 
-    def _newest_good(self, names: list[str]) -> dict[str, Any] | None:
+    def _newest_intact(self, names: list[str]) -> dict[str, Any] | None:
         for name in reversed(names):
             try:
-                state = unpack(self._store.read(name), self._place(name))
+                state = unpack(self._store.read(name), self._path(name))
             except FileFormatError as error:
                 if name == names[0]:
                     raise
@@ -238,28 +247,28 @@ class Checkpoints:
         return None
 
     def _check_config(self, config: dict[str, Any]) -> None:
-        own = unpacked(self.config)
+        own = json.loads(capture(self.config)[0])  # as a file returns it: tuples are lists
         differing = sorted(k for k in {*config, *own} if config.get(k) != own.get(k))
         if differing:
             changes = "; ".join(f"{k} was {config.get(k)!r}, is {own.get(k)!r}" for k in differing)
             raise FileFormatError(
-                f"{self._place(self.resumed_from)} is of another run: {changes}. Repeat the "
-                "options of that run, or begin in another place"
+                f"{self._path(self.resumed_from)} belongs to another run: {changes}. Use the "
+                "options of that run, or another place"
             )
 
-    # -- the names of files -------------------------------------------------------------------
+    # -- names of files -----------------------------------------------------------------------
 
     def _names(self) -> list[str]:
-        """The checkpoints that are there, the oldest first."""
+        """The existing checkpoints, the oldest first."""
         return [name for name in self._store.names() if _NAME.fullmatch(name)]
 
     def _name(self) -> str:
         return f"step-{self.steps:012d}.safetensors"
 
-    def _place(self, name: str | None) -> str:
+    def _path(self, name: str | None) -> str:
         return f"{self._store.place}/{name}"
 
-    # -- as a context -------------------------------------------------------------------------
+    # -- as a context manager -----------------------------------------------------------------
 
     def __enter__(self) -> Checkpoints:
         self._depth += 1
@@ -279,8 +288,8 @@ class Checkpoints:
         if self._depth:
             return
         try:
-            if kind is not KeyboardInterrupt:  # that one ends at once
-                self._finish_writing(complain=True)
+            if kind is not KeyboardInterrupt:  # a second Ctrl-C: do not wait
+                self._finish_writing(report=True)
             if kind is None and self._parts:
                 if self._stop.reason is not None:
                     self.save_if_due()
@@ -292,22 +301,14 @@ class Checkpoints:
                 self._writer = None
 
 
-def unpacked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as it comes back from a file: tuples as lists."""
-    import json
-
-    copied: dict[str, Any] = json.loads(capture(config)[0])
-    return copied
-
-
 def say(text: str) -> None:
-    """One line on the standard error stream, beside a progress bar if there is one."""
+    """Print one line on standard error, above a progress bar if there is one."""
     from tqdm import tqdm
 
     tqdm.write(f"checkpoints: {' '.join(text.split())}", file=sys.stderr)
 
 
 def _versions() -> dict[str, str]:
-    """What decides the bits of a result, besides the device."""
+    """The versions that decide the bits of a result."""
     loaded = {name: sys.modules.get(name) for name in ("tinynn", "numpy", "cupy")}
     return {name: module.__version__ for name, module in loaded.items() if module is not None}

@@ -1,13 +1,13 @@
-"""A nested state of numbers, strings and arrays as one safetensors file, and back.
+"""The checkpoint format: a nested state as one safetensors file.
 
-The arrays become tensors named by their path, all else is JSON in the header: other programs read
-the file with the public safetensors tools, and reading it never runs code.
+Arrays become tensors named by their path in the state, everything else JSON in the header. Public
+safetensors tools read the file, and reading it runs no code.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,69 +15,74 @@ import numpy as np
 from tinynn.autograd import Tensor
 from tinynn.backend import backend_of
 from tinynn.errors import ArgumentError, FileFormatError
-from tinynn.files import Arrays, from_bytes, to_bytes
+from tinynn.files import (
+    Arrays,
+    entries_to_json,
+    from_bytes,
+    from_json,
+    read_only,
+    safetensors_content,
+    to_json,
+)
 
 FORMAT = "checkpoint-1"
-_TENSOR = "$tensor"  # what stands in the JSON for an array: {"$tensor": name}
+_TENSOR = "$tensor"  # key of a reference to an array in the JSON: {"$tensor": name}
 
 
 def capture(state: Mapping[str, Any]) -> tuple[str, Arrays]:
-    """The state as it is now: JSON, and copies of the arrays on the host; waits for a GPU."""
+    """A snapshot of the state: JSON, and copies of the arrays in host memory; synchronizes.
+
+    Read-only arrays that own their memory cannot change and are not copied.
+    """
     arrays: Arrays = {}
-    described = _describe(state, "", arrays)
+
+    def encode(value: Any, path: str) -> Any:
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, tuple):
+            return to_json(list(value), encode, path)
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return entries_to_json(value, encode, path)
+        data = value.data if isinstance(value, Tensor) else value
+        backend = backend_of(data)
+        if backend is None:
+            raise ArgumentError(
+                "a checkpoint can store numbers, strings, lists, dicts and arrays; "
+                f"{path} is {value!r:.60}"
+            )
+        name = path
+        while name in arrays:
+            name += "'"
+        arrays[name] = read_only(backend.to_host(data))
+        return {_TENSOR: name}
+
+    described = encode(state, "")
     return json.dumps(described), arrays
 
 
-def pack(captured: tuple[str, Arrays]) -> bytes:
-    """The file of a captured state."""
+def pack(captured: tuple[str, Arrays]) -> Iterator[bytes | memoryview]:
+    """The content of the file of a captured state."""
     described, arrays = captured
-    return to_bytes(arrays, {"tinynn": FORMAT, "state": described})
+    return safetensors_content(arrays, {"tinynn": FORMAT, "state": described})
 
 
 def unpack(content: bytes, name: str) -> dict[str, Any]:
-    """The state in a file; FileFormatError, naming it, if it is damaged or another kind of file."""
+    """The state in a file; FileFormatError, naming it, if it is damaged or of another format."""
     metadata, arrays = from_bytes(content, name)
     if metadata.get("tinynn") != FORMAT or "state" not in metadata:
         raise FileFormatError(
-            f'{name} is no checkpoint of tinynn: its header has no "tinynn": "{FORMAT}"'
+            f'{name} is not a tinynn checkpoint: its header has no "tinynn": "{FORMAT}"'
         )
+
+    def decode(value: dict[str, Any]) -> Any:
+        if value.keys() == {_TENSOR}:
+            return arrays[value[_TENSOR]]
+        return {key: from_json(item, decode) for key, item in value.items()}
+
     try:
-        state = _restore(json.loads(metadata["state"]), arrays)
+        state = from_json(json.loads(metadata["state"]), decode)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise FileFormatError(f"{name} has a damaged header: {error}") from error
     if not isinstance(state, dict):
-        raise FileFormatError(f"{name} has a damaged header: its state is no object")
+        raise FileFormatError(f"{name} has a damaged header: its state is not an object")
     return state
-
-
-def _describe(value: Any, path: str, arrays: Arrays) -> Any:
-    """JSON of a value whose arrays are put aside."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {k: _describe(v, f"{path}.{k}" if path else k, arrays) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_describe(item, f"{path}.{i}", arrays) for i, item in enumerate(value)]
-    data = value.data if isinstance(value, Tensor) else value
-    backend = backend_of(data)
-    if backend is None:
-        raise ArgumentError(
-            f"a checkpoint holds numbers, strings, lists, dicts and arrays; {path} is {value!r:.60}"
-        )
-    name = path
-    while name in arrays:
-        name += "'"
-    arrays[name] = np.array(backend.to_host(data), order="C")
-    return {_TENSOR: name}
-
-
-def _restore(value: Any, arrays: Arrays) -> Any:
-    if isinstance(value, list):
-        return [_restore(item, arrays) for item in value]
-    if isinstance(value, dict):
-        if set(value) == {_TENSOR}:
-            return arrays[value[_TENSOR]]
-        return {key: _restore(item, arrays) for key, item in value.items()}
-    return value

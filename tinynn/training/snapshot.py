@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
+from tinynn.files import read_only
 from tinynn.nn import Module
 from tinynn.random import default_generator
 
 
 def copy_weights(model: Module) -> dict[str, npt.NDArray[Any]]:
-    """Copies of all parameters and buffers by path, in host memory."""
-    return {path: np.array(tensor.numpy()) for path, tensor in model.state_dict().items()}
+    """Read-only copies of all parameters and buffers by path, in host memory."""
+    return {path: read_only(tensor.numpy()) for path, tensor in model.state_dict().items()}
 
 
 @contextmanager

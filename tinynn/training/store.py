@@ -1,7 +1,8 @@
-"""Where checkpoints lie: a folder, or any place that fsspec knows by a URL (S3 among them).
+"""Where checkpoints are stored: a local folder, or any URL that fsspec knows (S3 among them).
 
-Whatever happens, a name shows a whole file or none: in a folder by rename, in an object store
-because an upload appears when it is complete, elsewhere by a move on the other side.
+Writes are atomic and streamed: a name refers to a complete file or to none. A folder gets that by
+renaming, an object store because an object appears when its multipart upload is completed, other
+file systems by a move on the server.
 """
 
 from __future__ import annotations
@@ -13,27 +14,28 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tinynn.errors import StorageError
-from tinynn.files import write_atomically
+from tinynn.files import Content, write_atomically, write_into
 
 _PROBE = ".tinynn-can-write-here"
-_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "memory"}
+_PART_BYTES = 5 << 20  # of a multipart upload: the least that S3 allows, as it is held in memory
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "memory"}  # whose uploads fsspec can discard
 
 
 class Store(Protocol):
-    """Files by name in one place; every failure is a StorageError that names the place."""
+    """Files by name in one location; every failure is a StorageError that names it."""
 
     place: str
 
     def names(self) -> list[str]:
-        """The files that are there, sorted; none where there is no such place yet."""
+        """The existing files, sorted; none if the location does not exist yet."""
         ...
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
         ...
 
-    def write(self, name: str, content: bytes) -> None:
-        """Make a file, or replace it: all of it or nothing."""
+    def write(self, name: str, content: Content) -> None:
+        """Create or replace a file, atomically."""
         ...
 
     def delete(self, name: str) -> None:
@@ -42,7 +44,7 @@ class Store(Protocol):
 
 
 def open_store(place: str | os.PathLike[str]) -> Store:
-    """The store at a path or a URL; StorageError if it cannot be written to."""
+    """The store at a path or a URL; StorageError if it is not writable."""
     text = os.fspath(place)
     store: Store
     if text.startswith("file://"):
@@ -55,7 +57,7 @@ def open_store(place: str | os.PathLike[str]) -> Store:
 
 
 class Folder:
-    """A folder of this machine, made if need be."""
+    """A local folder, created if necessary."""
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -72,7 +74,7 @@ class Folder:
         with _failing(f"cannot read {self.place}/{name}"):
             return Path(self.place, name).read_bytes()
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: Content) -> None:
         with _failing(f"cannot write {self.place}/{name}"):
             write_atomically(Path(self.place, name), content)
 
@@ -82,11 +84,10 @@ class Folder:
 
 
 class Remote:
-    """A place behind a URL, by fsspec and the package for its protocol."""
+    """A URL, opened by fsspec and the package for its protocol."""
 
     def __init__(self, place: str) -> None:
         self.place = place.rstrip("/")
-        protocol = place.partition("://")[0]
         try:
             from fsspec.core import url_to_fs
 
@@ -94,17 +95,17 @@ class Remote:
         except ImportError as error:
             raise StorageError(
                 f"{place} needs a package that is not installed ({error}): "
-                "pip install -e '.[s3]' brings fsspec and s3fs, other places need their own"
+                "pip install -e '.[s3]' installs fsspec and s3fs, other protocols need their own"
             ) from error
         except ValueError as error:
-            raise StorageError(f"{place} is no place that fsspec knows: {error}") from error
+            raise StorageError(f"{place} is not a URL that fsspec knows: {error}") from error
         self._files: Any = files
         self._root = str(root).rstrip("/")
-        self._appears_whole = protocol in _OBJECT_STORES
+        self._is_object_store = place.partition("://")[0] in _OBJECT_STORES
 
     def names(self) -> list[str]:
         with _failing(f"cannot list {self.place}"):
-            self._files.invalidate_cache()  # others may have written since
+            self._files.invalidate_cache()  # other processes may have written since
             try:
                 found = self._files.ls(self._root, detail=False)
             except FileNotFoundError:
@@ -116,15 +117,20 @@ class Remote:
             content: bytes = self._files.cat_file(f"{self._root}/{name}")
             return content
 
-    def write(self, name: str, content: bytes) -> None:
-        target = f"{self._root}/{name}"
+    def write(self, name: str, content: Content) -> None:
+        target, temporary = f"{self._root}/{name}", f"{self._root}/.{name}"
         with _failing(f"cannot write {self.place}/{name}"):
-            if self._appears_whole:
-                self._files.pipe_file(target, content)
+            if self._is_object_store:
+                with self._files.transaction:  # completes the upload, or discards it on an error
+                    self._stream(target, content)
                 return
             self._files.makedirs(self._root, exist_ok=True)
-            self._files.pipe_file(f"{self._root}/.{name}", content)
-            self._files.mv(f"{self._root}/.{name}", target)
+            self._stream(temporary, content)
+            self._files.mv(temporary, target)
+
+    def _stream(self, path: str, content: Content) -> None:
+        with self._files.open(path, "wb", block_size=_PART_BYTES) as file:
+            write_into(file, content)
 
     def delete(self, name: str) -> None:
         with _failing(f"cannot delete {self.place}/{name}"), suppress(FileNotFoundError):
@@ -133,7 +139,7 @@ class Remote:
 
 @contextmanager
 def _failing(what: str) -> Iterator[None]:
-    """Storage of any kind fails in its own way: one error, one line."""
+    """Turn every kind of storage failure into a StorageError of one line."""
     try:
         yield
     except Exception as error:
