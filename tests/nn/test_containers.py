@@ -59,5 +59,5 @@ class TestModuleDict:
 
     @pytest.mark.parametrize("name", ["training", "forward", "items", "state_dict"])
     def test_names_do_not_hide_what_a_module_has(self, name: str) -> None:
-        with pytest.raises(ArgumentError, match=f"{name!r}.*is what every ModuleDict has"):
+        with pytest.raises(ArgumentError, match=f"{name!r}.*every ModuleDict has that attribute"):
             nn.ModuleDict({name: nn.ReLU()})

@@ -261,7 +261,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("sizes", [(0, 2), (2, -1), (2.0, 2), (True, 2)])
     def test_sizes_are_whole_numbers(self, sizes: tuple[Any, Any]) -> None:
-        with pytest.raises(ArgumentError, match="Linear expects sizes that are whole numbers >= 1"):
+        with pytest.raises(ArgumentError, match="Linear expects sizes that are integers >= 1"):
             nn.Linear(*sizes)
 
 

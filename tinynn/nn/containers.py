@@ -1,4 +1,4 @@
-"""Modules that hold modules."""
+"""Containers: modules that hold modules."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from tinynn.errors import ArgumentError
 from tinynn.nn import fusion
 from tinynn.nn.module import Module
 
+__all__ = ["ModuleDict", "ModuleList", "Sequential"]
+
 
 class _Container(Module):
-    """Children under names of their own choice, without an attribute in between."""
+    """Its children are attributes with any names, such as "0": paths have no extra component."""
 
     def _add(self, name: str, module: Module) -> None:
         if not isinstance(module, Module):
             raise ArgumentError(
                 f"{type(self).__name__} holds modules, got {type(module).__name__} as {name!r}; "
-                "a plain function can be wrapped in a Module with a forward()"
+                "wrap a plain function in a Module with a forward()"
             )
         vars(self)[name] = module
 
@@ -29,27 +31,34 @@ class _Container(Module):
 
 
 class Sequential(_Container):
-    """Modules one after the other, each given what the one before returned."""
+    """Chains modules: the output of each is the input of the next.
+
+    Runs of layers that are faster together are fused, see ``tinynn.nn.fusion``.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten())
+        >>> model[0].weight.shape
+        (3, 3, 3, 8)
+    """
 
     def __init__(self, *modules: Module) -> None:
         for position, module in enumerate(modules):
             self._add(str(position), module)
 
     def forward(self, x: Any) -> Any:
-        """The last module's output."""
         return fusion.run(self._modules(), x)
 
     def __iter__(self) -> Iterator[Module]:
         return iter(self._modules())
 
     def __getitem__(self, index: int | slice) -> Module:
-        """One module, or a Sequential of some (which share their parameters with this one)."""
+        """One module, or a Sequential of a slice, which shares its parameters with this one."""
         chosen = self._modules()[index]
         return chosen if isinstance(chosen, Module) else Sequential(*chosen)
 
 
 class ModuleList(_Container):
-    """A list of modules; what to do with them is the forward() of the module that holds it."""
+    """A list of modules, without a forward() of its own."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         self._arguments = ((list(modules),), {})
@@ -69,7 +78,7 @@ class ModuleList(_Container):
 
 
 class ModuleDict(_Container):
-    """Modules by name; what to do with them is the forward() of the module that holds it."""
+    """A dict of modules by name, without a forward() of its own."""
 
     def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
         self._arguments = (({},), {})
@@ -80,7 +89,7 @@ class ModuleDict(_Container):
         if not isinstance(name, str) or not name or "." in name:
             raise ArgumentError(f"ModuleDict expects names without dots, got {name!r}")
         if hasattr(ModuleDict, name):
-            raise ArgumentError(f"{name!r} as a name is no name: it is what every ModuleDict has")
+            raise ArgumentError(f"{name!r} cannot be a name: every ModuleDict has that attribute")
         self._add(name, module)
         self._arguments = ((dict(self.named_children()),), {})
 

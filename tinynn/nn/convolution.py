@@ -8,15 +8,38 @@ from tinynn import functional as F
 from tinynn.autograd import Tensor
 from tinynn.functional.geometry import Padding, Pair, check_groups, pair
 from tinynn.nn import init
-from tinynn.nn.linear import new_parameter
 from tinynn.nn.module import Module
+
+__all__ = ["Conv2d", "ConvTranspose2d"]
 
 
 class Conv2d(Module):
-    """``functional.conv2d`` with a weight (kh, kw, in_channels / groups, out_channels) and a bias.
+    """2-D convolution, that is, cross-correlation with a learned kernel, plus a bias.
 
-    Images are (N, H, W, in_channels). ``padding`` is a number, (rows, columns),
-    ((top, bottom), (left, right)) or "same". The weight is drawn by Kaiming's rule.
+    With stride s, dilation d and padding p,
+
+        y[n, i, j, o] = b[o] + Σ x[n, i·s + u·d - p, j·s + v·d - p, c] · W[u, v, c, o]
+
+    summed over the kernel positions u, v and the input channels c.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: one size, or (rows, columns); the same holds for ``stride`` and ``dilation``.
+        padding: zeros around the image: a number, (rows, columns), ((top, bottom), (left, right)),
+            or "same" for an output of ceil(H / stride) rows.
+        groups: divide the channels into groups that are convolved separately.
+        bias: whether to add b.
+
+    Shape:
+        x: (N, H, W, in_channels) -> (N, H', W', out_channels) with
+        H' = (H + 2·padding - dilation·(kh - 1) - 1) // stride + 1.
+        ``weight`` is (kh, kw, in_channels / groups, out_channels), initialized by
+        ``init.kaiming_uniform_``.
+
+    Example:
+        >>> nn.Conv2d(3, 16, 3, padding="same")(tinynn.ones((8, 48, 48, 3))).shape
+        (8, 48, 48, 16)
     """
 
     def __init__(
@@ -33,23 +56,44 @@ class Conv2d(Module):
         check_groups("Conv2d", in_channels, out_channels, groups)
         kernel = pair("Conv2d", "kernel_size", kernel_size, 1)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self.weight = new_parameter("Conv2d", *kernel, in_channels // groups, out_channels)
+        self.weight = init.new_parameter("Conv2d", *kernel, in_channels // groups, out_channels)
         init.kaiming_uniform_(self.weight)
-        self.bias = new_parameter("Conv2d", out_channels) if bias else None
+        self.bias = init.new_parameter("Conv2d", out_channels) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, in_channels) -> (N, H', W', out_channels)."""
         return F.conv2d(
             x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
 
     def multiply_adds(self, output_shape: tuple[int, ...]) -> int:
-        """One for each tap of the kernel and channel of its group, for each output."""
         return math.prod(output_shape) * math.prod(self.weight.shape[:3])
 
 
 class ConvTranspose2d(Module):
-    """``functional.conv_transpose2d``: weight (kh, kw, out_channels / groups, in_channels)."""
+    """2-D transposed convolution: the gradient of ``Conv2d`` with respect to its input.
+
+    Used to upsample: each input pixel adds a kernel, times its value, to the output.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: one size, or (rows, columns); the same holds for the arguments below.
+        stride: step in the output from one input pixel to the next.
+        padding: rows and columns cut off the output on each side.
+        output_padding: rows and columns appended to the output, below and to the right.
+        dilation: step between kernel elements.
+        groups: divide the channels into groups that are convolved separately.
+        bias: whether to add a bias.
+
+    Shape:
+        x: (N, H, W, in_channels) -> (N, H', W', out_channels) with
+        H' = (H - 1)·stride - 2·padding + dilation·(kh - 1) + output_padding + 1.
+        ``weight`` is (kh, kw, out_channels / groups, in_channels).
+
+    Example:
+        >>> nn.ConvTranspose2d(16, 8, 2, stride=2)(tinynn.ones((1, 24, 24, 16))).shape
+        (1, 48, 48, 8)
+    """
 
     def __init__(
         self,
@@ -63,34 +107,25 @@ class ConvTranspose2d(Module):
         groups: int = 1,
         bias: bool = True,
     ) -> None:
-        check_groups("ConvTranspose2d", in_channels, out_channels, groups)
-        kernel = pair("ConvTranspose2d", "kernel_size", kernel_size, 1)
+        name = "ConvTranspose2d"
+        check_groups(name, in_channels, out_channels, groups)
+        kernel = pair(name, "kernel_size", kernel_size, 1)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.output_padding = output_padding
-        shape = (*kernel, out_channels // groups, in_channels)
-        self.weight = new_parameter("ConvTranspose2d", *shape)
-        # each output gathers from every stride-th tap of all input channels of its group
-        taps = kernel[0] * kernel[1] / math.prod(pair("ConvTranspose2d", "stride", stride, 1))
-        fan_in = max(1.0, taps) * in_channels / groups
+        self.weight = init.new_parameter(name, *kernel, out_channels // groups, in_channels)
+        # each output pixel sums over every stride-th kernel position and the channels of its group
+        positions = kernel[0] * kernel[1] / math.prod(pair(name, "stride", stride, 1))
+        fan_in = max(1.0, positions) * in_channels / groups
         bound = math.sqrt(6 / fan_in)
         init.uniform_(self.weight, -bound, bound)
-        self.bias = new_parameter("ConvTranspose2d", out_channels) if bias else None
+        self.bias = init.new_parameter(name, out_channels) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, in_channels) -> (N, H', W', out_channels)."""
-        return F.conv_transpose2d(
-            x,
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            self.output_padding,
-            self.dilation,
-            self.groups,
-        )
+        geometry = (self.stride, self.padding, self.output_padding, self.dilation, self.groups)
+        return F.conv_transpose2d(x, self.weight, self.bias, *geometry)
 
     def multiply_adds(self, output_shape: tuple[int, ...]) -> int:
-        """An upper bound: every tap of the kernel for every stride-th output pixel."""
+        """An upper bound: it counts kernel positions outside of the image, too."""
         stride = math.prod(pair("ConvTranspose2d", "stride", self.stride, 1))
         kh, kw, _, inputs = self.weight.shape
         return math.prod(output_shape) * kh * kw * inputs // (self.groups * stride)

@@ -30,6 +30,8 @@ from tinynn.nn.module import Module, note_call
 from tinynn.nn.normalization import BatchNorm2d
 from tinynn.nn.pooling import MaxPool2d
 
+__all__ = ["constant_weights"]
+
 _Folded = tuple[Tensor, Tensor]  # weight and bias of a convolution that also normalizes
 _folds: ContextVar[dict[tuple[int, int], _Folded] | None] = ContextVar("folds", default=None)
 

@@ -1,7 +1,10 @@
-"""Initial values of parameters, written in place; drawn from the sequence of ``manual_seed``.
+"""Initializers: they write random or constant values into a tensor, in place.
 
-For a linear weight (in, out) and a convolution weight (kh, kw, in, out) the fan-in is the number of
-inputs to one output, the fan-out the number of outputs that one input reaches.
+Random values come from the sequence of ``tinynn.manual_seed`` and are the same on every device.
+
+The fan-in of a weight is the number of inputs to one output, the fan-out the number of outputs that
+one input contributes to: of a linear weight (in, out) they are in and out; of a convolution weight
+(kh, kw, in, out) they are kh·kw·in and kh·kw·out.
 """
 
 from __future__ import annotations
@@ -15,74 +18,85 @@ from typing import Any
 import numpy as np
 
 from tinynn.autograd import Tensor
+from tinynn.backend import Array, default_backend
 from tinynn.errors import ArgumentError, FileFormatError, ShapeError
+from tinynn.nn.module import Parameter
 from tinynn.random import default_generator
 
-
-class _Allowance:
-    """How many numbers new parameters and buffers may still hold."""
-
-    def __init__(self, numbers: int) -> None:
-        self.numbers = numbers
-
-
-_skipped: ContextVar[_Allowance | None] = ContextVar("skipped", default=None)
+_allowance: ContextVar[list[int] | None] = ContextVar("allowance", default=None)
+"""[elements that new parameters and buffers may still hold], or None: no limit, and initialize."""
 
 
 @contextmanager
 def skip_initialization(limit: int) -> Iterator[None]:
-    """Draw no initial values: for a model whose values are about to be loaded.
+    """Skip the random initialization of layers whose weights are about to be loaded.
 
-    Layers that hold more than ``limit`` numbers together raise FileFormatError before they take
-    the memory for them.
+    Raises:
+        FileFormatError: the layers hold more than ``limit`` elements together; raised before the
+            memory for them is allocated.
     """
-    token = _skipped.set(_Allowance(limit))
+    token = _allowance.set([limit])
     try:
         yield
     finally:
-        _skipped.reset(token)
+        _allowance.reset(token)
 
 
-def new_array(shape: tuple[int, ...], value: float = 0.0) -> np.ndarray[Any, Any]:
-    """A float32 array for a new parameter or buffer, the same value everywhere."""
-    allowance = _skipped.get()
+def new_parameter(layer: str, *shape: int, value: float = 0.0) -> Parameter:
+    """A float32 parameter on the default device, filled with ``value``.
+
+    Raises:
+        ArgumentError: a size is not an integer >= 1.
+    """
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
+        raise ArgumentError(f"{layer} expects sizes that are integers >= 1, got {shape}")
+    return Parameter(_allocate(shape, value))
+
+
+def new_buffer(*shape: int, value: float = 0.0) -> Tensor:
+    """A float32 tensor on the default device, filled with ``value``."""
+    return Tensor(_allocate(shape, value))
+
+
+def _allocate(shape: tuple[int, ...], value: float) -> Array:
+    allowance = _allowance.get()
     if allowance is not None:
-        allowance.numbers -= math.prod(shape)
-        if allowance.numbers < 0:
+        allowance[0] -= math.prod(shape)
+        if allowance[0] < 0:
             raise FileFormatError(f"an array of shape {shape} is more than the file holds")
-    return np.full(shape, value, dtype=np.float32)
+    return default_backend().from_host(np.full(shape, value, dtype=np.float32))
 
 
 def zeros_(tensor: Tensor) -> None:
-    """All zeros."""
+    """Fill with 0."""
     constant_(tensor, 0)
 
 
 def ones_(tensor: Tensor) -> None:
-    """All ones."""
+    """Fill with 1."""
     constant_(tensor, 1)
 
 
 def constant_(tensor: Tensor, value: float) -> None:
-    """The same value everywhere."""
+    """Fill with ``value``."""
     tensor.backend.xp.copyto(tensor.data, value)
 
 
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> None:
-    """Uniform between low and high."""
-    if not _skipped.get():
+    """Uniform distribution U(low, high)."""
+    if not _is_skipped():
         _write(tensor, low + (high - low) * default_generator.uniform(tensor.shape))
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> None:
-    """Normal with this mean and standard deviation."""
-    if not _skipped.get():
+    """Normal distribution N(mean, std²)."""
+    if not _is_skipped():
         _write(tensor, mean + std * default_generator.normal(tensor.shape))
 
 
 def truncated_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> None:
-    """Normal, with values beyond two standard deviations drawn again."""
-    if _skipped.get():
+    """Normal distribution without the tails: values beyond 2 std are drawn again."""
+    if _is_skipped():
         return
     values = default_generator.normal(tensor.shape)
     while (outside := np.abs(values) > 2).any():
@@ -91,21 +105,22 @@ def truncated_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> No
 
 
 def kaiming_uniform_(tensor: Tensor, gain: float = math.sqrt(2)) -> None:
-    """Uniform with standard deviation gain / √fan-in, gain √2 for ReLU.
+    """U(-a, a) with a = gain · √(3 / fan_in); gain is √2 for ReLU.
 
-    He, Zhang, Ren and Sun, "Delving deep into rectifiers" (2015).
+    The standard deviation is gain / √fan_in, which keeps the variance of activations constant from
+    layer to layer. He, Zhang, Ren and Sun, "Delving deep into rectifiers" (2015).
     """
     bound = gain * math.sqrt(3 / fans(tensor)[0])
     uniform_(tensor, -bound, bound)
 
 
 def kaiming_normal_(tensor: Tensor, gain: float = math.sqrt(2)) -> None:
-    """Normal with standard deviation gain / √fan-in, gain √2 for ReLU. He and others (2015)."""
+    """N(0, std²) with std = gain / √fan_in; gain is √2 for ReLU. He et al. (2015)."""
     normal_(tensor, 0.0, gain / math.sqrt(fans(tensor)[0]))
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> None:
-    """Uniform with standard deviation gain · √(2 / (fan-in + fan-out)).
+    """U(-a, a) with a = gain · √(6 / (fan_in + fan_out)).
 
     Glorot and Bengio, "Understanding the difficulty of training deep networks" (2010).
     """
@@ -114,32 +129,36 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> None:
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> None:
-    """Normal with standard deviation gain · √(2 / (fan-in + fan-out)). Glorot and Bengio (2010)."""
+    """N(0, std²) with std = gain · √(2 / (fan_in + fan_out)). Glorot and Bengio (2010)."""
     normal_(tensor, 0.0, gain * math.sqrt(2 / sum(fans(tensor))))
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1.0) -> None:
-    """A random matrix (fan-in, outputs) with orthonormal rows or columns, times gain.
+    """gain times a random matrix (fan_in, outputs) with orthonormal rows or columns.
 
     Saxe, McClelland and Ganguli, "Exact solutions to the nonlinear dynamics of learning" (2014).
     """
     if tensor.ndim < 2:
         raise ShapeError(f"orthogonal_ expects at least two axes, got shape {tensor.shape}")
-    if _skipped.get():
+    if _is_skipped():
         return
     rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]
     values = default_generator.normal((max(rows, columns), min(rows, columns)))
     q, r = np.linalg.qr(values)
-    q *= np.sign(np.diag(r))  # uniform over all rotations (Mezzadri, 2007)
+    q *= np.sign(np.diag(r))  # else not uniform over all rotations (Mezzadri, 2007)
     _write(tensor, gain * (q if rows >= columns else q.T).reshape(tensor.shape))
 
 
 def fans(tensor: Tensor) -> tuple[int, int]:
-    """Fan-in and fan-out of a weight (in, out) or (kh, kw, in, out)."""
+    """The fan-in and fan-out of a weight (in, out) or (kh, kw, in, out)."""
     if tensor.ndim < 2 or tensor.size == 0:
-        raise ArgumentError(f"a fan-in needs a weight with two axes or more, got {tensor.shape}")
-    taps = math.prod(tensor.shape[:-2])
-    return taps * tensor.shape[-2], taps * tensor.shape[-1]
+        raise ArgumentError(f"a fan-in needs two or more axes, got shape {tensor.shape}")
+    area = math.prod(tensor.shape[:-2])
+    return area * tensor.shape[-2], area * tensor.shape[-1]
+
+
+def _is_skipped() -> bool:
+    return _allowance.get() is not None
 
 
 def _write(tensor: Tensor, values: np.ndarray[Any, Any]) -> None:

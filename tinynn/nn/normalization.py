@@ -4,33 +4,27 @@ from __future__ import annotations
 
 from tinynn import functional as F
 from tinynn.autograd import Tensor
-from tinynn.backend import default_backend
 from tinynn.errors import ShapeError
 from tinynn.nn import init
-from tinynn.nn.linear import new_parameter
 from tinynn.nn.module import Module
+
+__all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
 
 
 class BatchNorm(Module):
-    """``functional.batch_norm`` for (N, C) or (N, H, W, C), with running mean and variance.
-
-    In training the batch's own statistics are used and the running ones follow them; in
-    evaluation the running ones are used.
-    """
+    """What BatchNorm1d and BatchNorm2d have in common."""
 
     def __init__(
         self, channels: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True
     ) -> None:
         self.eps, self.momentum = eps, momentum
-        self.weight = new_parameter("BatchNorm", channels) if affine else None
-        self.bias = new_parameter("BatchNorm", channels) if affine else None
-        if self.weight is not None:
-            init.ones_(self.weight)
-        self.running_mean = _new_buffer(channels, 0.0)
-        self.running_var = _new_buffer(channels, 1.0)
+        self.weight = init.new_parameter("BatchNorm", channels, value=1) if affine else None
+        self.bias = init.new_parameter("BatchNorm", channels) if affine else None
+        self.running_mean = init.new_buffer(channels)
+        self.running_var = init.new_buffer(channels, value=1)
 
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:
-        """The shape of x; with ``relu`` negative results are 0."""
+        """Normalize x; with ``relu``, replace negative results by 0 in the same pass."""
         return F.batch_norm(
             x,
             self.running_mean,
@@ -45,55 +39,91 @@ class BatchNorm(Module):
 
 
 class BatchNorm1d(BatchNorm):
-    """Batch normalization of features (N, C) or sequences (N, L, C)."""
+    """Batch normalization of features or sequences, see :class:`BatchNorm2d`.
+
+    Shape:
+        x: (N, C) or (N, L, C); the output has the shape of x.
+    """
 
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:
-        """The shape of x; with ``relu`` negative results are 0."""
+        """Normalize x; with ``relu``, replace negative results by 0 in the same pass."""
         if x.ndim not in (2, 3):
             raise ShapeError(f"BatchNorm1d expects (N, C) or (N, L, C), got shape {x.shape}")
         return super().forward(x, relu)
 
 
 class BatchNorm2d(BatchNorm):
-    """Batch normalization of images (N, H, W, C)."""
+    """Batch normalization of images: y = (x - E[x]) / √(Var[x] + eps) · γ + β.
+
+    Mean and variance are per channel. In training mode they are those of the batch, and the
+    running statistics move towards them by ``momentum``; in evaluation mode the running statistics
+    are used. Ioffe and Szegedy, "Batch normalization" (2015).
+
+    Args:
+        channels: size of the last axis.
+        eps: added to the variance for numerical stability.
+        momentum: weight of the batch in the running statistics.
+        affine: whether there are γ (``weight``, initially 1) and β (``bias``, initially 0).
+
+    Shape:
+        x: (N, H, W, channels); the output has the shape of x. The buffers ``running_mean`` and
+        ``running_var`` are (channels,).
+    """
 
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:
-        """The shape of x; with ``relu`` negative results are 0."""
+        """Normalize x; with ``relu``, replace negative results by 0 in the same pass."""
         if x.ndim != 4:
             raise ShapeError(f"BatchNorm2d expects images (N, H, W, C), got shape {x.shape}")
         return super().forward(x, relu)
 
 
 class LayerNorm(Module):
-    """``functional.layer_norm`` over the last axes, whose sizes are ``normalized_shape``."""
+    """Layer normalization: y = (x - E[x]) / √(Var[x] + eps) · γ + β.
+
+    Mean and variance are per example, over the last axes. Ba, Kiros and Hinton, "Layer
+    normalization" (2016).
+
+    Args:
+        normalized_shape: the sizes of the last axes, or the size of the last one.
+        eps: added to the variance for numerical stability.
+
+    Shape:
+        x: (..., *normalized_shape); the output has the shape of x. ``weight`` (γ) and ``bias`` (β)
+        have the shape ``normalized_shape``.
+    """
 
     def __init__(self, normalized_shape: int | tuple[int, ...], eps: float = 1e-5) -> None:
         sizes = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
         self.eps = eps
-        self.weight = new_parameter("LayerNorm", *sizes)
-        self.bias = new_parameter("LayerNorm", *sizes)
-        init.ones_(self.weight)
+        self.weight = init.new_parameter("LayerNorm", *sizes, value=1)
+        self.bias = init.new_parameter("LayerNorm", *sizes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The shape of x."""
         return F.layer_norm(x, self.weight.ndim, self.weight, self.bias, self.eps)
 
 
 class GroupNorm(Module):
-    """``functional.group_norm`` over groups of channels, (N, ..., channels)."""
+    """Group normalization: y = (x - E[x]) / √(Var[x] + eps) · γ + β.
+
+    Mean and variance are per example and group of channels. Wu and He, "Group normalization"
+    (2018).
+
+    Args:
+        groups: number of groups of equally many consecutive channels.
+        channels: size of the last axis.
+        eps: added to the variance for numerical stability.
+
+    Shape:
+        x: (N, ..., channels); the output has the shape of x. ``weight`` (γ) and ``bias`` (β) are
+        (channels,).
+    """
 
     def __init__(self, groups: int, channels: int, eps: float = 1e-5) -> None:
         if groups < 1 or channels % groups:
             raise ShapeError(f"GroupNorm: {groups} groups do not divide {channels} channels")
         self.groups, self.eps = groups, eps
-        self.weight = new_parameter("GroupNorm", channels)
-        self.bias = new_parameter("GroupNorm", channels)
-        init.ones_(self.weight)
+        self.weight = init.new_parameter("GroupNorm", channels, value=1)
+        self.bias = init.new_parameter("GroupNorm", channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The shape of x."""
         return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
-
-
-def _new_buffer(channels: int, value: float) -> Tensor:
-    return Tensor(default_backend().from_host(init.new_array((channels,), value)))

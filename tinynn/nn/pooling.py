@@ -8,9 +8,27 @@ from tinynn.errors import ArgumentError
 from tinynn.functional.geometry import Pair
 from tinynn.nn.module import Module
 
+__all__ = ["AvgPool2d", "GlobalAvgPool2d", "GlobalMaxPool2d", "MaxPool2d", "Resize"]
+
 
 class MaxPool2d(Module):
-    """``functional.max_pool2d``: the largest value under each window."""
+    """Max pooling: the largest value in each window.
+
+    Args:
+        kernel_size: one size of the window, or (rows, columns); the same holds for the others.
+        stride: step from one window to the next; None: the size of the window.
+        padding: rows and columns of -∞ on each side of the image.
+        dilation: step between the pixels of a window.
+        ceil_mode: whether windows may exceed the image at the bottom and on the right.
+
+    Shape:
+        x: (N, H, W, C) -> (N, H', W', C) with
+        H' = (H + 2·padding - dilation·(kh - 1) - 1) // stride + 1, rounded up with ``ceil_mode``.
+
+    Example:
+        >>> nn.MaxPool2d(2)(tinynn.ones((8, 48, 48, 16))).shape
+        (8, 24, 24, 16)
+    """
 
     def __init__(
         self,
@@ -24,14 +42,24 @@ class MaxPool2d(Module):
         self.dilation, self.ceil_mode = dilation, ceil_mode
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) -> (N, H', W', C)."""
         return F.max_pool2d(
             x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
         )
 
 
 class AvgPool2d(Module):
-    """``functional.avg_pool2d``: the mean value under each window."""
+    """Average pooling: the mean of each window.
+
+    Args:
+        kernel_size: one size of the window, or (rows, columns); the same holds for the others.
+        stride: step from one window to the next; None: the size of the window.
+        padding: rows and columns of zeros on each side of the image.
+        ceil_mode: whether windows may exceed the image at the bottom and on the right.
+        count_include_pad: whether the padding counts in the mean.
+
+    Shape:
+        x: (N, H, W, C) -> (N, H', W', C) with H' as for :class:`MaxPool2d` without dilation.
+    """
 
     def __init__(
         self,
@@ -45,30 +73,35 @@ class AvgPool2d(Module):
         self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) -> (N, H', W', C)."""
         return F.avg_pool2d(
             x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
         )
 
 
 class GlobalAvgPool2d(Module):
-    """The mean over the pixels: (N, H, W, C) -> (N, C)."""
+    """The mean over all pixels: (N, H, W, C) -> (N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C)."""
         return F.global_avg_pool2d(x)
 
 
 class GlobalMaxPool2d(Module):
-    """The largest value over the pixels: (N, H, W, C) -> (N, C)."""
+    """The maximum over all pixels: (N, H, W, C) -> (N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C)."""
         return F.global_max_pool2d(x)
 
 
 class Resize(Module):
-    """Images in another size, by mode "nearest" or "bilinear"."""
+    """Resize images by interpolation.
+
+    Args:
+        size: the new height and width, or one number for both.
+        mode: "nearest" or "bilinear".
+
+    Shape:
+        x: (N, H, W, C) -> (N, *size, C).
+    """
 
     def __init__(self, size: int | Pair, mode: str = "bilinear") -> None:
         if mode not in ("nearest", "bilinear"):
@@ -76,6 +109,5 @@ class Resize(Module):
         self.size, self.mode = size, mode
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) -> (N, *size, C)."""
         resize = F.resize_nearest if self.mode == "nearest" else F.resize_bilinear
         return resize(x, self.size)

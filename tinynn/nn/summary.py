@@ -1,4 +1,4 @@
-"""One place to see shapes and sizes, layer by layer."""
+"""Output shapes, parameters, multiply-adds and memory of a model, layer by layer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 from typing import Any, NamedTuple
 
 from tinynn.autograd import Tensor, no_grad
+from tinynn.backend import get_backend
 from tinynn.errors import TinynnError
-from tinynn.nn.module import Module
+from tinynn.nn.module import ForwardHook, Module
 
 
 class LayerSummary(NamedTuple):
-    """One layer as it ran: sizes are per call, with the batch that was asked for."""
+    """One call of a layer; sizes are for the whole batch."""
 
     path: str
     kind: str
@@ -22,13 +23,13 @@ class LayerSummary(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The layers of a model in the order they ran; printing it gives a table."""
+    """The layers of a model in the order of execution; printing it shows a table."""
 
     model: str
     input_shape: tuple[int, ...]
     layers: tuple[LayerSummary, ...]
     parameters: int
-    """Parameters of the whole model, each counted once."""
+    """Parameters of the whole model; shared ones count once."""
     parameter_bytes: int
 
     @property
@@ -38,55 +39,48 @@ class Summary(NamedTuple):
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes of all layers' outputs."""
+        """Bytes of the outputs of all layers."""
         return sum(layer.activation_bytes for layer in self.layers)
 
     @property
     def training_bytes(self) -> int:
-        """Bytes that a training step takes, an estimate from above.
+        """Upper estimate of the memory of a training step, in bytes.
 
-        Parameters, gradients and two numbers each for an optimizer; all outputs and their
-        gradients.
+        Parameters, their gradients and an optimizer state of twice their size; all activations and
+        their gradients.
         """
         return 4 * self.parameter_bytes + 2 * self.activation_bytes
 
     def __str__(self) -> str:
         head = ("layer", "output shape", "parameters", "multiply-adds", "activations")
-        rows = [("input", str(self.input_shape), "", "", "")]
+        rows = [head, ("input", str(self.input_shape), "", "", "")]
         rows += [
-            (
-                f"{layer.path} ({layer.kind})" if layer.path else layer.kind,
-                str(layer.output_shape),
-                f"{layer.parameters:,}",
-                f"{layer.multiply_adds:,}",
-                _bytes(layer.activation_bytes),
-            )
+            _row(f"{layer.path} ({layer.kind})" if layer.path else layer.kind, layer)
             for layer in self.layers
         ]
-        total = (
-            f"{self.model} in total",
-            "",
-            f"{self.parameters:,}",
-            f"{self.multiply_adds:,}",
-            _bytes(self.activation_bytes),
-        )
-        widths = [max(map(len, column)) for column in zip(head, *rows, total, strict=True)]
+        rows.append(_row(f"{self.model} in total", self))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [_line(row, widths) for row in rows]
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        lines = [_line(head, widths), rule, *(_line(row, widths) for row in rows), rule]
         memory = f"memory of a training step with this batch: about {_bytes(self.training_bytes)}"
-        return "\n".join([*lines, _line(total, widths), memory])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], memory])
 
 
 def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) -> Summary:
-    """Run the model once on zeros and tell what each layer makes of them.
+    """Run the model once on zeros, in evaluation mode, and describe the output of each layer.
 
-    ``input_shape`` is the shape of one example, without the batch axis: (48, 48, 3). The model runs
-    in evaluation mode and is left as it was. Layers without children are listed; what a
-    ``forward`` computes besides calling layers is not.
+    Layers without children are listed; what a ``forward`` computes besides calling layers is not.
+
+    Args:
+        input_shape: the shape of one example, without the batch axis, such as (48, 48, 3).
+        batch_size: the number of examples.
+
+    Example:
+        >>> print(tinynn.summary(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (48, 48, 3)))
     """
     layers: list[LayerSummary] = []
     removers = [
-        module.register_forward_hook(_observer(path, layers))
+        module.register_forward_hook(_recorder(path, layers))
         for path, module in model.named_modules()
         if next(module.named_children(), None) is None
     ]
@@ -96,7 +90,7 @@ def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) ->
             model(_zeros(model, shape))
     except TinynnError as error:
         error.add_note(
-            f"summary({input_shape}) ran the model on {shape}: it takes the shape of one example, "
+            f"summary({input_shape}) ran the model on {shape}: pass the shape of one example, "
             "without the batch axis"
         )
         raise
@@ -108,16 +102,14 @@ def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) ->
 
 
 def _zeros(model: Module, shape: tuple[int, ...]) -> Tensor:
-    """An input of zeros with the model's dtype, on its device."""
-    from tinynn.backend import get_backend
-
+    """An input with the model's dtype, on its device."""
     first = next(model.parameters(), None)
     backend = get_backend("cpu") if first is None else first.backend
     return Tensor(backend.xp.zeros(shape, dtype="float32" if first is None else first.dtype))
 
 
-def _observer(path: str, layers: list[LayerSummary]) -> Any:
-    def observe(module: Module, inputs: tuple[Any, ...], output: Any) -> None:
+def _recorder(path: str, layers: list[LayerSummary]) -> ForwardHook:
+    def record(module: Module, inputs: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor):
             layers.append(
                 LayerSummary(
@@ -130,7 +122,17 @@ def _observer(path: str, layers: list[LayerSummary]) -> Any:
                 )
             )
 
-    return observe
+    return record
+
+
+def _row(name: str, sizes: LayerSummary | Summary) -> tuple[str, str, str, str, str]:
+    return (
+        name,
+        str(sizes.output_shape) if isinstance(sizes, LayerSummary) else "",
+        f"{sizes.parameters:,}",
+        f"{sizes.multiply_adds:,}",
+        _bytes(sizes.activation_bytes),
+    )
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:
