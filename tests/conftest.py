@@ -1,4 +1,4 @@
-"""``pytest --device cuda`` runs the tests that compute with tensors on a GPU (default: cpu)."""
+"""``pytest --device cuda`` runs the tests that compute with tensors on a GPU (default: CPU)."""
 
 import pytest
 
@@ -9,7 +9,9 @@ from tinynn.errors import DeviceError
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--device", default="cpu", help="where tensors of the tests live: cpu (default) or cuda"
+        "--device",
+        default="cpu",
+        help="device of the tensors: cpu (default) or cuda",
     )
 
 
@@ -21,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Elsewhere than on the CPU, only what computes there is worth a second run."""
+    """On a device other than the CPU, run only the tests that use it."""
     if config.getoption("--device") == "cpu":
         return
     chosen = [item for item in items if "device" in getattr(item, "fixturenames", ())]
@@ -31,11 +33,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def same_random_sequence() -> None:
-    """Every test draws the same initial weights, whichever tests ran before."""
+    """Every test draws the same initial weights, whichever tests ran before it."""
     tinynn.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> str:
-    """The device that was asked for on the command line."""
+    """The device named on the command line."""
     return request.config.getoption("--device")

@@ -1,7 +1,7 @@
-"""One mathematical fact per function: ⟨v, VJP(u)⟩ is the slope of ⟨u, f(x)⟩ along v.
+"""Gradient check: ⟨v, VJP(u)⟩ equals the directional derivative of ⟨u, f(x)⟩ along v.
 
-The slope is measured by a central difference along one random direction v, in float64. The second
-order is the same fact about another function: the gradient.
+The derivative is a central difference along one random direction v, in float64. For the second
+order, f is the gradient of the function.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +12,14 @@ import tinynn
 from tinynn.autograd import Tensor
 
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
-STEP = 1e-5  # the error of the difference is about STEP², that of rounding about 1e-16 / STEP
+STEP = 1e-5  # truncation error about STEP², rounding error about 1e-16 / STEP
 
 
 def check_gradients(function: Function, arrays: Sequence[np.ndarray], device: str) -> None:
-    """First and second order at the point ``arrays`` (float64).
+    """Check the gradients of first and second order at the point ``arrays`` (float64).
 
-    Functions may have a faster product for gradients that are not recorded: both are checked.
+    The first order is checked with and without ``create_graph``: a function may have a faster VJP
+    for gradients that are not differentiated again.
     """
     check_gradient(function, arrays, device, order=1)
     check_gradient(function, arrays, device, order=1, create_graph=True)
@@ -32,12 +33,12 @@ def check_gradient(
     order: int,
     create_graph: bool = False,
 ) -> None:
-    """Compare the recorded gradient of ``function`` with a central difference."""
+    """Compare the gradient of ``function`` by backward pass with a central difference."""
     rng = np.random.default_rng(order)
     along = [rng.standard_normal(array.shape) for array in arrays]
     inputs = [tinynn.tensor(array, device=device, requires_grad=True) for array in arrays]
-    gradients = product(function, inputs, create_graph)
-    recorded = sum(
+    gradients = vjp(function, inputs, create_graph)
+    computed = sum(
         float((g.numpy() * v).sum()) for g, v in zip(gradients, along, strict=True) if g is not None
     )
     ends = [
@@ -49,9 +50,9 @@ def check_gradient(
         for sign in (1, -1)
     ]
     measured = (ends[0] - ends[1]) / (2 * STEP)
-    tolerance = 1e-6 * max(1.0, abs(recorded), abs(measured), *map(abs, ends))
-    assert abs(recorded - measured) <= tolerance, (
-        f"order {order}: the record says {recorded!r}, a central difference {measured!r}"
+    tolerance = 1e-6 * max(1.0, abs(computed), abs(measured), *map(abs, ends))
+    assert abs(computed - measured) <= tolerance, (
+        f"order {order}: the backward pass gives {computed!r}, a central difference {measured!r}"
     )
 
 
@@ -72,10 +73,10 @@ def _weighted(function: Function, inputs: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def product(
+def vjp(
     function: Function, inputs: Sequence[Tensor], create_graph: bool = False
 ) -> tuple[Tensor | None, ...]:
-    """The gradient of ⟨u, f(x)⟩ in each input, None where it does not depend on it."""
+    """The gradient of ⟨u, f(x)⟩ with respect to each input, None for inputs it does not use."""
     total = _weighted(function, inputs)
     if not total.requires_grad:
         return (None,) * len(inputs)
@@ -83,9 +84,9 @@ def product(
 
 
 def gradient_of(function: Function) -> Function:
-    """The function from inputs to their gradients, itself recorded."""
+    """The function from inputs to their gradients, differentiable itself."""
 
     def gradient(*inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(g for g in product(function, inputs, create_graph=True) if g is not None)
+        return tuple(g for g in vjp(function, inputs, create_graph=True) if g is not None)
 
     return gradient

@@ -1,4 +1,4 @@
-"""python -m tinynn.gpucheck: complete tables, honest verdicts, exit codes."""
+"""python -m tinynn.gpucheck: parity of every case, verdicts, exit codes."""
 
 import json
 import os
@@ -9,21 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinynn import functional as F
 from tinynn.backend import get_backend
 from tinynn.gpucheck import limits, parity
 from tinynn.gpucheck.__main__ import main
+from tinynn.gpucheck.cases import FUNCTIONS, KERNELS, Case
 
 
-def test_no_function_is_missing() -> None:
-    assert {function.name for function in parity.functions()} == set(F.__all__)
+@pytest.mark.parametrize("case", FUNCTIONS, ids=str)
+def test_functions_agree_with_float64(case: Case, device: str) -> None:
+    expected = parity.run_function(case, get_backend("cpu"), "float64")
+    results = parity.run_function(case, get_backend(device), "float32")
+    assert parity.error(results, expected) < parity.TOLERANCE["float32"]
 
 
-@pytest.mark.parametrize("function", parity.functions(), ids=lambda function: function.name)
-def test_functions_agree_with_float64(function: parity.Function, device: str) -> None:
-    expected = parity.call_function(function, "cpu", "float64")
-    ours = parity.call_function(function, device, "float32")
-    assert parity.error(ours, expected) < parity.TOLERANCE["float32"]
+def test_samples_are_exact_in_every_dtype() -> None:
+    for case in (*FUNCTIONS, *KERNELS):
+        for array in case.variables:
+            np.testing.assert_array_equal(array.astype(np.float16), array)
 
 
 def test_a_difference_is_found() -> None:
@@ -104,13 +106,13 @@ def test_a_wrong_kernel_fails(
 
 GUARDED = """
 import cupy, sys
-cupy.cuda.set_allocator(None)  # each array ends at a page that nobody may touch
+cupy.cuda.set_allocator(None)  # each array ends at a protected page
 from tinynn.gpucheck.__main__ import main
 sys.exit(main(["--quick"]))
 """
 
 
-def test_no_kernel_leaves_its_arrays(device: str) -> None:
+def test_no_kernel_reads_or_writes_out_of_bounds(device: str) -> None:
     if device == "cpu":
         pytest.skip("needs the emulation of CUDA")
     pytest.importorskip("cpucuda", reason="needs the emulation of CUDA")

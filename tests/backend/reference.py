@@ -1,4 +1,4 @@
-"""The base class itself on NumPy arrays: what every backend is compared with."""
+"""The reference backend on NumPy arrays: every other backend is compared with it."""
 
 from tinynn.gpucheck.parity import REFERENCE as PLAIN
 

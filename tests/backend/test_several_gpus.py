@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import tinynn
-from tests.functional.cases import CASES, Case
-from tests.functional.test_cases import outputs_of, tensors, total
+from tests.functional.cases import DIFFERENTIABLE, evaluate, variables
+from tests.functional.test_cases import total
 from tinynn import functional as F
 from tinynn import nn, optim
 from tinynn.autograd import Tensor
 from tinynn.errors import DeviceError
+from tinynn.gpucheck.cases import Case
 
 if len(tinynn.devices()) < 3:
     pytest.skip("needs two GPUs", allow_module_level=True)
@@ -31,13 +32,13 @@ def current_elsewhere() -> Iterator[Callable[[], None]]:
     other.use()
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
 def test_every_function_and_its_gradients(
     case: Case, current_elsewhere: Callable[[], None]
 ) -> None:
-    inputs = tensors(case, "float32", HERE)
+    inputs = variables(case, "float32", HERE)
     current_elsewhere()
-    outputs = outputs_of(case.function(*inputs))
+    outputs = evaluate(case, inputs, HERE)
     loss = total(outputs)
     current_elsewhere()
     gradients = tinynn.grad(loss, inputs, create_graph=True, allow_unused=True)

@@ -3,42 +3,21 @@
 import gc
 import weakref
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 
 import tinynn
-from tests.functional.cases import CASES, Case
+from tests.functional.cases import CASES, DIFFERENTIABLE, evaluate, expected, variables
 from tests.gradients import check_gradients
 from tinynn import functional as F
 from tinynn.autograd import Tensor
+from tinynn.gpucheck.cases import FUNCTIONS, Case
 
-WITHOUT_GRADIENT = {
-    "argmax",
-    "argmin",
-    "equal",
-    "greater",
-    "greater_equal",
-    "less",
-    "less_equal",
-    "logical_and",
-    "logical_not",
-    "logical_or",
-    "logical_xor",
-    "not_equal",
-}
 TOLERANCE = {"float16": 2e-2, "float32": 2e-5, "float64": 1e-10}
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
-
-
-def outputs_of(result: Any) -> list[Any]:
-    return list(result) if isinstance(result, (list, tuple)) else [result]
-
-
-def tensors(case: Case, dtype: str, device: str) -> list[Tensor]:
-    return [tinynn.tensor(array, dtype, device, requires_grad=True) for array in case.arrays]
+every_differentiable_case = pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
 
 
 def total(outputs: list[Tensor]) -> Tensor:
@@ -46,35 +25,35 @@ def total(outputs: list[Tensor]) -> Tensor:
 
 
 def test_no_function_is_forgotten() -> None:
-    assert {case.name for case in CASES} == set(F.__all__) - WITHOUT_GRADIENT
+    assert {case.name for case in FUNCTIONS} == set(F.__all__)
 
 
 @every_case
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_value_is_that_of_the_definition(case: Case, dtype: str, device: str) -> None:
-    inputs = tensors(case, dtype, device)
-    expected = outputs_of(case.reference(*(x.numpy().astype(np.float64) for x in inputs)))
-    results = outputs_of(case.function(*inputs))
-    assert len(results) == len(expected)
-    for result, value in zip(results, expected, strict=True):
-        assert result.shape == np.shape(value)
+    inputs = variables(case, dtype, device)
+    values = expected(case, [x.numpy().astype(np.float64) for x in inputs])
+    outputs = evaluate(case, inputs, device)
+    assert len(outputs) == len(values)
+    for output, value in zip(outputs, values, strict=True):
+        assert output.shape == np.shape(value)
         np.testing.assert_allclose(
-            result.numpy(), value, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
+            output.numpy(), value, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
         )
 
 
-@every_case
+@every_differentiable_case
 def test_gradients_agree_with_differences(case: Case, device: str) -> None:
-    check_gradients(case.function, case.arrays, device)
+    check_gradients(lambda *inputs: tuple(evaluate(case, inputs, device)), case.variables, device)
 
 
-@every_case
+@every_differentiable_case
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_dtype_is_kept(case: Case, dtype: str, device: str) -> None:
-    inputs = tensors(case, dtype, device)
-    results = outputs_of(case.function(*inputs))
-    assert {result.dtype.name for result in results} == {dtype}
-    total(results).backward()
+    inputs = variables(case, dtype, device)
+    outputs = evaluate(case, inputs, device)
+    assert {output.dtype.name for output in outputs} == {dtype}
+    total(outputs).backward()
     assert {x.grad.dtype.name for x in inputs if x.grad is not None} == {dtype}
     assert all(x.grad.shape == x.shape for x in inputs if x.grad is not None)
 
@@ -86,12 +65,12 @@ def without_garbage_collector() -> Iterator[None]:
     gc.enable()
 
 
-@every_case
+@every_differentiable_case
 @pytest.mark.usefixtures("without_garbage_collector")
 def test_a_dropped_graph_frees_its_tensors(case: Case, device: str) -> None:
-    inputs = tensors(case, "float32", device)
+    inputs = variables(case, "float32", device)
     watched = [weakref.ref(x) for x in inputs]
-    graph = total(outputs_of(case.function(*inputs)))
+    graph = total(evaluate(case, inputs, device))
     gradients = tinynn.grad(graph, inputs, create_graph=True, allow_unused=True)
     watched += [weakref.ref(graph), *(weakref.ref(g) for g in gradients if g is not None)]
     del inputs, graph, gradients
@@ -101,6 +80,5 @@ def test_a_dropped_graph_frees_its_tensors(case: Case, device: str) -> None:
 @every_case
 def test_without_recording_there_is_no_graph(case: Case, device: str) -> None:
     with tinynn.no_grad():
-        results = outputs_of(case.function(*tensors(case, "float32", device)))
-    for result in results:
-        assert result.is_leaf or result.requires_grad is False
+        outputs = evaluate(case, variables(case, "float32", device), device)
+    assert all(output.is_leaf or not output.requires_grad for output in outputs)

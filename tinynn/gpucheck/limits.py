@@ -1,7 +1,7 @@
-"""What a device can do at best, measured: launches, copies, matrix products.
+"""Device limits, measured: launch latency, bandwidth and arithmetic throughput.
 
-Times are of the clock around work that is waited for, many pieces at a time, and the median of
-several such runs. Never call them for an emulated device: its times mean nothing.
+All times are wall-clock times around synchronized work: the median of several runs after a warm-up
+run. They mean nothing on an emulated device.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -18,30 +19,30 @@ _REPEATS = 7
 
 
 def seconds(backend: Backend, work: Callable[[], object], times: int = 1) -> float:
-    """The median duration of one call of ``work``, of runs of ``times`` calls in a row.
+    """The median time of one call of ``work``, over runs of ``times`` calls each.
 
-    The first run is not counted. Each run ends when the device has done all of it.
+    A warm-up run is not counted. The device is synchronized before and after each run.
     """
     runs = []
     for _ in range(_REPEATS + 1):
         backend.synchronize()
-        begin = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(times):
             work()
         backend.synchronize()
-        runs.append((time.perf_counter() - begin) / times)
+        runs.append((time.perf_counter() - start) / times)
     return statistics.median(runs[1:])
 
 
 def launch_time(device: str) -> float:
-    """Seconds for one of many launches of a kernel that has next to nothing to do."""
+    """Seconds per launch of a kernel on a single element, over many launches in a row."""
     backend = get_backend(device)
     one = backend.from_host(np.ones(1, np.float32))
     return seconds(backend, lambda: backend.relu(one), times=200)
 
 
 def copy_bandwidth(device: str, size: int = 1 << 28) -> float:
-    """Bytes a second, read and written, of a copy within the device's memory."""
+    """Bytes per second, read and written, of a copy within device memory."""
     backend = get_backend(device)
     source = backend.xp.ones(size // 4, dtype="float32")
     target = backend.xp.empty_like(source)
@@ -49,21 +50,26 @@ def copy_bandwidth(device: str, size: int = 1 << 28) -> float:
 
 
 def upload_bandwidth(device: str, size: int = 1 << 26) -> float | None:
-    """Bytes a second of the loader's uploads, with the copy to pinned memory; None for the CPU."""
+    """Bytes per second of the loader's host-to-device copies; None for a CPU."""
     if device == "cpu":
         return None
     backend = get_backend(device)
     host = np.ones(size // 4, dtype=np.float32)
     uploads = backend.uploads()
-
-    def upload() -> None:
-        uploads.receive(uploads.start(host))
-
-    return size / seconds(backend, upload, times=4)
+    return size / seconds(backend, lambda: uploads.receive(uploads.start(host)), times=4)
 
 
 def matmul_peak(device: str, dtype: str = "float32", size: int = 2048) -> float:
-    """Floating-point operations a second in a square matrix product of a large size."""
+    """Floating-point operations per second of a product of two square matrices."""
     backend = get_backend(device)
     factor = backend.xp.ones((size, size), dtype=dtype)
     return 2 * size**3 / seconds(backend, lambda: backend.matmul(factor, factor), times=3)
+
+
+LIMITS: dict[str, Callable[[str], float | None]] = {
+    "kernel launch, seconds": launch_time,
+    "copy within device memory, bytes/s": copy_bandwidth,
+    "host-to-device copy of the loader, bytes/s": upload_bandwidth,
+    "matrix product in float32, FLOP/s": matmul_peak,
+    "matrix product in float16, FLOP/s": partial(matmul_peak, dtype="float16"),
+}
