@@ -1,177 +1,21 @@
-"""Floor 2: differentiable functions of tensors, by kind. Images are channels last, (N, H, W, C)."""
+"""Floor 2: differentiable functions of tensors, by kind. Images are channels last, (N, H, W, C).
+
+Each module lists its public functions in ``__all__``; this package re-exports them.
+"""
 
 from tinynn.functional import operators
-from tinynn.functional.arithmetic import (
-    add,
-    divide,
-    equal,
-    greater,
-    greater_equal,
-    less,
-    less_equal,
-    logical_and,
-    logical_not,
-    logical_or,
-    logical_xor,
-    maximum,
-    minimum,
-    multiply,
-    negative,
-    not_equal,
-    power,
-    subtract,
-    where,
-)
-from tinynn.functional.convolution import conv2d, conv2d_relu_max_pool2d, conv_transpose2d
-from tinynn.functional.dropout import dropout
-from tinynn.functional.elementwise import (
-    absolute,
-    clip,
-    cos,
-    elu,
-    erf,
-    exp,
-    gelu,
-    leaky_relu,
-    log,
-    log_sigmoid,
-    relu,
-    sigmoid,
-    silu,
-    sin,
-    softplus,
-    sqrt,
-    square,
-    tanh,
-)
-from tinynn.functional.linear import einsum, linear, matmul
-from tinynn.functional.loss import (
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    huber_loss,
-    l1_loss,
-    mse_loss,
-    nll_loss,
-    sigmoid_focal_loss,
-)
-from tinynn.functional.normalization import batch_norm, group_norm, layer_norm
-from tinynn.functional.pooling import avg_pool2d, global_avg_pool2d, global_max_pool2d, max_pool2d
-from tinynn.functional.reduction import (
-    argmax,
-    argmin,
-    log_softmax,
-    logsumexp,
-    max,
-    mean,
-    min,
-    softmax,
-    std,
-    sum,
-    var,
-)
-from tinynn.functional.resizing import resize_bilinear, resize_nearest
-from tinynn.functional.shape import (
-    broadcast_to,
-    concat,
-    flatten,
-    flip,
-    index,
-    pad,
-    permute,
-    reshape,
-    split,
-    squeeze,
-    stack,
-    unsqueeze,
-)
-
-abs = absolute
+from tinynn.functional.arithmetic import *
+from tinynn.functional.convolution import *
+from tinynn.functional.dropout import *
+from tinynn.functional.elementwise import *
+from tinynn.functional.linear import *
+from tinynn.functional.loss import *
+from tinynn.functional.normalization import *
+from tinynn.functional.pooling import *
+from tinynn.functional.reduction import *
+from tinynn.functional.resizing import *
+from tinynn.functional.shape import *
 
 operators.install()
 
-__all__ = [
-    "abs",
-    "absolute",
-    "add",
-    "argmax",
-    "argmin",
-    "avg_pool2d",
-    "batch_norm",
-    "binary_cross_entropy_with_logits",
-    "broadcast_to",
-    "clip",
-    "concat",
-    "conv2d",
-    "conv2d_relu_max_pool2d",
-    "conv_transpose2d",
-    "cos",
-    "cross_entropy",
-    "divide",
-    "dropout",
-    "einsum",
-    "elu",
-    "equal",
-    "erf",
-    "exp",
-    "flatten",
-    "flip",
-    "gelu",
-    "global_avg_pool2d",
-    "global_max_pool2d",
-    "greater",
-    "greater_equal",
-    "group_norm",
-    "huber_loss",
-    "index",
-    "l1_loss",
-    "layer_norm",
-    "leaky_relu",
-    "less",
-    "less_equal",
-    "linear",
-    "log",
-    "log_sigmoid",
-    "log_softmax",
-    "logical_and",
-    "logical_not",
-    "logical_or",
-    "logical_xor",
-    "logsumexp",
-    "matmul",
-    "max",
-    "max_pool2d",
-    "maximum",
-    "mean",
-    "min",
-    "minimum",
-    "mse_loss",
-    "multiply",
-    "negative",
-    "nll_loss",
-    "not_equal",
-    "pad",
-    "permute",
-    "power",
-    "relu",
-    "reshape",
-    "resize_bilinear",
-    "resize_nearest",
-    "sigmoid",
-    "sigmoid_focal_loss",
-    "silu",
-    "sin",
-    "softmax",
-    "softplus",
-    "split",
-    "sqrt",
-    "square",
-    "squeeze",
-    "stack",
-    "std",
-    "subtract",
-    "sum",
-    "tanh",
-    "unsqueeze",
-    "var",
-    "where",
-]
+__all__ = sorted(name for name, value in vars().items() if callable(value) and name[0] != "_")

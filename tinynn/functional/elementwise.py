@@ -10,6 +10,28 @@ from tinynn.errors import ArgumentError
 from tinynn.functional.arithmetic import where
 from tinynn.functional.operands import as_tensor
 
+__all__ = [
+    "abs",
+    "absolute",
+    "clip",
+    "cos",
+    "elu",
+    "erf",
+    "exp",
+    "gelu",
+    "leaky_relu",
+    "log",
+    "log_sigmoid",
+    "relu",
+    "sigmoid",
+    "silu",
+    "sin",
+    "softplus",
+    "sqrt",
+    "square",
+    "tanh",
+]
+
 
 def _floating(name: str, x: Operand) -> Tensor:
     """The operand as a floating-point tensor; integers become float32."""
@@ -51,6 +73,9 @@ def absolute(x: Operand) -> Tensor:
     x = as_tensor("absolute", x)
     out = x.backend.elementwise("absolute", x.data)
     return record("absolute", out, (x, lambda grad: grad * x.backend.xp.sign(x.data)))
+
+
+abs = absolute
 
 
 def sin(x: Operand) -> Tensor:

@@ -1,60 +1,16 @@
-"""Floor 3: modules, layers, initial values. Images are channels last, (N, H, W, C)."""
+"""Floor 3: modules, layers, initializers. Images are channels last, (N, H, W, C).
+
+Each module lists its public names in ``__all__``; this package re-exports them.
+"""
 
 from tinynn.nn import init
-from tinynn.nn.activation import (
-    ELU,
-    GELU,
-    Dropout,
-    Flatten,
-    Identity,
-    LeakyReLU,
-    LogSoftmax,
-    ReLU,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    Tanh,
-)
-from tinynn.nn.containers import ModuleDict, ModuleList, Sequential
-from tinynn.nn.convolution import Conv2d, ConvTranspose2d
-from tinynn.nn.fusion import constant_weights
-from tinynn.nn.linear import Linear
-from tinynn.nn.module import Module, Parameter
-from tinynn.nn.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
-from tinynn.nn.pooling import AvgPool2d, GlobalAvgPool2d, GlobalMaxPool2d, MaxPool2d, Resize
+from tinynn.nn.activation import *
+from tinynn.nn.containers import *
+from tinynn.nn.convolution import *
+from tinynn.nn.fusion import *
+from tinynn.nn.linear import *
+from tinynn.nn.module import *
+from tinynn.nn.normalization import *
+from tinynn.nn.pooling import *
 
-__all__ = [
-    "ELU",
-    "GELU",
-    "AvgPool2d",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "Conv2d",
-    "ConvTranspose2d",
-    "Dropout",
-    "Flatten",
-    "GlobalAvgPool2d",
-    "GlobalMaxPool2d",
-    "GroupNorm",
-    "Identity",
-    "LayerNorm",
-    "LeakyReLU",
-    "Linear",
-    "LogSoftmax",
-    "MaxPool2d",
-    "Module",
-    "ModuleDict",
-    "ModuleList",
-    "Parameter",
-    "ReLU",
-    "Resize",
-    "Sequential",
-    "SiLU",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "Tanh",
-    "constant_weights",
-    "init",
-]
+__all__ = sorted(name for name, value in vars().items() if callable(value) or value is init)

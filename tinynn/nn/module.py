@@ -20,6 +20,8 @@ from tinynn.autograd import Tensor
 from tinynn.backend import Array, backend_of, get_backend, tracing
 from tinynn.errors import ArgumentError, DtypeError, FileFormatError, TinynnError
 
+__all__ = ["Module", "Parameter"]
+
 T = TypeVar("T")
 Self = TypeVar("Self", bound="Module")
 ForwardHook = Callable[["Module", tuple[Any, ...], Any], Any]

@@ -1,26 +1,14 @@
-"""Floor 4: optimizers, learning-rate schedules, gradient clipping."""
+"""Floor 4: optimizers, learning-rate schedules, gradient clipping, loss scaling.
 
-from tinynn.optim.adam import Adam, AdamW
-from tinynn.optim.clipping import clip_grad_norm, clip_grad_value
-from tinynn.optim.optimizer import Optimizer, Schedule
-from tinynn.optim.rmsprop import RMSprop
-from tinynn.optim.scaling import LossScaler
-from tinynn.optim.schedules import constant, cosine, one_cycle, step_decay, warm_up
-from tinynn.optim.sgd import SGD
+Each module lists its public names in ``__all__``; this package re-exports them.
+"""
 
-__all__ = [
-    "SGD",
-    "Adam",
-    "AdamW",
-    "LossScaler",
-    "Optimizer",
-    "RMSprop",
-    "Schedule",
-    "clip_grad_norm",
-    "clip_grad_value",
-    "constant",
-    "cosine",
-    "one_cycle",
-    "step_decay",
-    "warm_up",
-]
+from tinynn.optim.adam import *
+from tinynn.optim.clipping import *
+from tinynn.optim.optimizer import *
+from tinynn.optim.rmsprop import *
+from tinynn.optim.scaling import *
+from tinynn.optim.schedules import *
+from tinynn.optim.sgd import *
+
+__all__ = sorted(name for name, value in vars().items() if callable(value))

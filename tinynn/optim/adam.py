@@ -9,6 +9,8 @@ from tinynn.autograd import Tensor
 from tinynn.backend import Array, Backend
 from tinynn.optim.optimizer import LearningRate, Optimizer, check_range
 
+__all__ = ["Adam", "AdamW"]
+
 
 class Adam(Optimizer):
     """m = β₁m + (1 - β₁)g;  v = β₂v + (1 - β₂)g²;  p -= learning_rate · m̂ / (√v̂ + eps).

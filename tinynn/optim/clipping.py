@@ -9,6 +9,8 @@ from typing import Any
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError
 
+__all__ = ["clip_grad_norm", "clip_grad_value"]
+
 
 def clip_grad_norm(parameters: Any, max_norm: float) -> Tensor:
     """Scale all gradients together so that their joint Euclidean norm is at most ``max_norm``.

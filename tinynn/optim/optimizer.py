@@ -13,6 +13,8 @@ from tinynn.backend import Array, Backend, tracing
 from tinynn.errors import ArgumentError, FileFormatError, GradientError
 from tinynn.files import read_only
 
+__all__ = ["Optimizer", "Schedule"]
+
 Schedule = Callable[[int], float]
 LearningRate = float | Schedule
 

@@ -9,6 +9,8 @@ from tinynn.autograd import Tensor
 from tinynn.backend import Array, Backend
 from tinynn.optim.optimizer import LearningRate, Optimizer, check_range
 
+__all__ = ["RMSprop"]
+
 
 class RMSprop(Optimizer):
     """s = decay · s + (1 - decay)g²;  v = momentum · v + g / (√s + eps);  p -= learning_rate · v.

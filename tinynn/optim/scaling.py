@@ -13,6 +13,8 @@ from tinynn.errors import ArgumentError, DeviceError, FileFormatError, GradientE
 from tinynn.optim.clipping import clip_grad_norm
 from tinynn.optim.optimizer import Optimizer
 
+__all__ = ["LossScaler"]
+
 _RANGE = (2.0**-40, 2.0**40)  # of a scale: float32 and its inverse stay finite
 
 

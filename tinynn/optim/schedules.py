@@ -10,6 +10,8 @@ import math
 from tinynn.errors import ArgumentError
 from tinynn.optim.optimizer import Schedule
 
+__all__ = ["constant", "cosine", "one_cycle", "step_decay", "warm_up"]
+
 
 def constant(rate: float) -> Schedule:
     """The same rate for ever."""

@@ -10,6 +10,8 @@ from tinynn.backend import Array, Backend
 from tinynn.errors import ArgumentError
 from tinynn.optim.optimizer import LearningRate, Optimizer, check_range
 
+__all__ = ["SGD"]
+
 
 class SGD(Optimizer):
     """g += weight_decay · p;  v = momentum · v + g;  p -= learning_rate · v.
