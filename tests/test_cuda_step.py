@@ -1,5 +1,5 @@
-"""A training step of the face CNN on a GPU: what it launches, copies and waits for, by the counters
-of an emulated device; and whether it computes what the CPU computes."""
+"""A training step of the face CNN on a GPU: its launches, copies and synchronizations, by the
+counters of an emulated device; and whether its results are those of the CPU."""
 
 import os
 import subprocess
@@ -18,8 +18,8 @@ from tinynn.autograd import Tensor
 from tinynn.data import ArrayDataset, DataLoader
 from tinynn.training import evaluate, fit, predict
 
-MOST_OF_A_STEP, MOST_OF_INFERENCE = 40, 12  # kernel launches and library calls
-WAITS = ("stream_syncs", "device_syncs", "event_syncs")
+MAX_STEP_LAUNCHES, MAX_INFERENCE_LAUNCHES = 40, 12  # kernels and library calls
+SYNCHRONIZATIONS = ("stream_syncs", "device_syncs", "event_syncs")
 COPIES = ("h2d_copies", "d2h_copies")
 
 
@@ -67,10 +67,10 @@ def step(model: nn.Module, optimizer: optim.Optimizer, images: Tensor, labels: T
 
 
 def losses_on(device: str, steps: int) -> list[float]:
-    """Losses at a learning rate that is small enough for rounding to stay what it is.
+    """Losses at a learning rate small enough for rounding errors not to grow.
 
-    At five times as much float32 on the CPU may differ from float64 by more than 1e-4, too: one
-    ReLU that rounding opens on one side only is enough.
+    At five times the rate float32 on the CPU also differs from float64 by more than 1e-4: it is
+    enough that rounding flips the sign of one ReLU's input.
     """
     tinynn.manual_seed(3)
     model = face_cnn(device, dropout=0.25)
@@ -89,8 +89,8 @@ class TestCounts:
             step(model, optimizer, images, labels)
         with count() as counts:
             step(model, optimizer, images, labels)
-        assert [counts[name] for name in (*WAITS, *COPIES)] == [0] * 5
-        assert 10 < counts["launches"] <= MOST_OF_A_STEP, counts.kernels
+        assert [counts[name] for name in (*SYNCHRONIZATIONS, *COPIES)] == [0] * 5
+        assert 10 < counts["launches"] <= MAX_STEP_LAUNCHES, counts.kernels
 
     def test_inference(self, device: str, count: Callable[[], Any]) -> None:
         model = face_cnn(device).eval()
@@ -99,10 +99,10 @@ class TestCounts:
             model(images)
             with count() as counts:
                 model(images)
-        assert [counts[name] for name in (*WAITS, *COPIES)] == [0] * 5
-        assert 3 < counts["launches"] <= MOST_OF_INFERENCE, counts.kernels
+        assert [counts[name] for name in (*SYNCHRONIZATIONS, *COPIES)] == [0] * 5
+        assert 3 < counts["launches"] <= MAX_INFERENCE_LAUNCHES, counts.kernels
 
-    def test_an_epoch_of_fit_copies_its_batches_and_fetches_its_figures(
+    def test_an_epoch_of_fit_uploads_its_batches_and_fetches_its_metrics(
         self, device: str, count: Callable[[], Any]
     ) -> None:
         model = face_cnn(device)
@@ -112,15 +112,15 @@ class TestCounts:
             loader = DataLoader(faces(4 * batches), 4, device=device)
             with count() as counts:
                 fit(model, loader, optimizer, F.cross_entropy, epochs=1, description=None)
-            return {name: counts[name] for name in (*WAITS, *COPIES, "launches")}
+            return {name: counts[name] for name in (*SYNCHRONIZATIONS, *COPIES, "launches")}
 
         epoch_of(2)
         short, long = epoch_of(2), epoch_of(6)
         more = {name: long[name] - short[name] for name in long}
         assert more.pop("h2d_copies") == 2 * 4  # images and labels of four more batches
-        assert more.pop("launches") <= 4 * (MOST_OF_A_STEP + 1)  # and the figures
+        assert more.pop("launches") <= 4 * (MAX_STEP_LAUNCHES + 1)  # and the metrics
         assert set(more.values()) == {0}
-        assert short["d2h_copies"] <= 2  # the figures, and whether a label was out of range
+        assert short["d2h_copies"] <= 2  # the metrics, and whether a label was out of range
 
     def test_evaluation_and_prediction_fetch_once(
         self, device: str, count: Callable[[], Any]
@@ -137,7 +137,7 @@ class TestCounts:
         assert counts["d2h_copies"] == 1
 
 
-def test_losses_are_those_of_the_cpu(device: str) -> None:
+def test_losses_match_the_cpu(device: str) -> None:
     if device == "cpu":
         pytest.skip("needs pytest --device cuda")
     np.testing.assert_allclose(losses_on(device, 50), losses_on("cpu", 50), rtol=1e-4)
@@ -180,7 +180,7 @@ print(*(f"{value:.5g}" for value in predict(model, data.images, 4).ravel()))
 
 
 def train_elsewhere(device: str, memory: str = "pool", **settings: str) -> list[float]:
-    """The figures and predictions of a short training in a process with these settings."""
+    """Metrics and predictions of a short training in a process with these settings."""
     finished = subprocess.run(
         [sys.executable, "-c", TRAINING, device, memory],
         env={**os.environ, **settings}, cwd=Path(__file__).parents[1],
@@ -194,8 +194,8 @@ def train_elsewhere(device: str, memory: str = "pool", **settings: str) -> list[
 @pytest.mark.parametrize(
     ("place", "memory", "settings"),
     [
-        ("cuda", "pool", {"CPUCUDA_DEFER": "1"}),  # a result that was not waited for is not there
-        ("cuda", "guarded", {"CPUCUDA_GUARD": "1"}),  # an overrun is an illegal access
+        ("cuda", "pool", {"CPUCUDA_DEFER": "1"}),  # copies arrive at the next synchronization only
+        ("cuda", "guarded", {"CPUCUDA_GUARD": "1"}),  # out-of-bounds accesses fail
         ("cuda:1", "pool", {"CPUCUDA_DEVICES": "2"}),  # device 0 is the current one
     ],
 )

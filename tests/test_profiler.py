@@ -175,7 +175,7 @@ def test_out_of_memory_says_how_much_and_what_to_do(
         env={**os.environ, "CPUCUDA_MEMORY": "64M", "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    assert "the GPU has no room for" in done.stdout
+    assert "the GPU is out of memory" in done.stdout
     assert "in total" in done.stdout
     assert "smaller batch" in done.stdout
     assert place in done.stdout

@@ -1,7 +1,7 @@
-"""The way from "cuda" to a GPU: where it ends, one message says what is there and what to run.
+"""Opening the device "cuda": each failure has one message with what was found and what to run.
 
-Each step is tested with a CuPy of our own (tests/backend/fake), which needs nothing installed, and,
-where the emulation of CUDA is installed, with the settings that make it such a machine.
+Each check is tested with a fake CuPy (tests/backend/fake), which needs nothing installed, and,
+where CUDA is emulated, with the settings that emulate such a machine.
 """
 
 import json
@@ -20,7 +20,7 @@ FAKE = Path(__file__).parent / "fake"
 WHEEL_12, WHEEL_11, WHEEL_13 = "cupy-cuda12x", "cupy-cuda11x", "cupy-cuda13x"
 T4 = {"cuda": 12090, "driver": 12040, "capabilities": [[7, 5]]}
 
-# Only what a test installed counts, whatever else there is.
+# Hide the distributions of the test environment: only what a test installs is found.
 ONLY_INSTALLED = """
 import importlib.metadata, sys
 found = importlib.metadata.distributions
@@ -37,7 +37,7 @@ except tinynn.TinynnError as error:
 
 
 def run(code: str, site: Path | None = None, **environment: str) -> str:
-    """What a program prints, in a process and an environment of its own."""
+    """Run a program in a separate process and return its output."""
     paths = [str(ROOT)] if site is None else [str(site), str(FAKE), str(ROOT)]
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("CUDA_", "TINYNN_"))}
     variables |= {"PYTHONPATH": os.pathsep.join(paths), **environment}
@@ -48,7 +48,7 @@ def run(code: str, site: Path | None = None, **environment: str) -> str:
 
 
 def install(site: Path, *packages: str, release: str = "14.2.0") -> None:
-    """The records that pip leaves of packages."""
+    """Write the metadata that pip leaves of packages."""
     for package in packages:
         folder = site / f"{package.replace('-', '_')}-{release}.dist-info"
         folder.mkdir()
@@ -57,34 +57,35 @@ def install(site: Path, *packages: str, release: str = "14.2.0") -> None:
 
 
 def on_machine(site: Path, machine: dict[str, Any], code: str = FIRST_USE, **more: str) -> str:
-    """What a program prints on a machine that the fake CuPy plays."""
+    """The output of a program on a machine that the fake CuPy simulates."""
     return run(ONLY_INSTALLED + code, site, FAKE=json.dumps(machine), **more)
 
 
-# -- what each step says ---------------------------------------------------------------------------
+# -- the message of each check ---------------------------------------------------------------------
 
 NO_DRIVER = (
     r"CuPy \S+ \(\S+\) is installed, but there is no NVIDIA driver: install driver \d+.*; "
-    r'where there is one, nvidia-smi shows the GPU; or use device "cpu"'
+    r'nvidia-smi lists the GPU once it is installed; or use device "cpu"'
 )
 OLD_DRIVER = (
-    r"the NVIDIA driver.* for CUDA 11\.4 is too old for CuPy \S+ \(\S+\), which is made for CUDA "
-    r"12\.\d: install driver 525 or newer or, for a K80 \(AWS p2\), take driver 470 .*and run pip "
+    r"the NVIDIA driver.* for CUDA 11\.4 is too old for CuPy \S+ \(\S+\), which is built for CUDA "
+    r"12\.\d: install driver 525 or newer or, for a K80 \(AWS p2\), use driver 470 .*and run pip "
     r"uninstall cupy\S*, then from the checkout pip install -e '\.\[cuda11\]'"
 )
 NO_DEVICE = (
-    r"CuPy \S+ \(\S+\) and the NVIDIA driver.* for CUDA \S+ are installed, but they see no GPU: "
-    r"nvidia-smi should list one; for a K80 \(AWS p2\), take driver 470 \(newer ones do not see it"
+    r"CuPy \S+ \(\S+\) and the NVIDIA driver.* for CUDA \S+ are installed, but there is no GPU: "
+    r"nvidia-smi should list one; for a K80 \(AWS p2\), use driver 470 \(newer ones do not "
+    r"support it"
 )
 OLD_DEVICE = (
     r"cuda:0, a .*, has compute capability 3\.7, and CuPy 14\S+ \(\S+\) needs 5\.0 or newer: for a "
-    r"K80 \(AWS p2\), take driver 470 .*pip uninstall cupy\S*, .*pip install -e '\.\[cuda11\]'"
+    r"K80 \(AWS p2\), use driver 470 .*pip uninstall cupy\S*, .*pip install -e '\.\[cuda11\]'"
 )
-LITTLE_MEMORY = r"cuda:0 has no memory left .*: end the program that holds it \(nvidia-smi"
+LITTLE_MEMORY = r"cuda:0 has no free memory .*: end the program that uses it \(nvidia-smi"
 
 
 def test_no_cupy(tmp_path: Path) -> None:
-    no_cupy = "import sys; sys.modules['cupy'] = None\n"  # what import finds is nothing
+    no_cupy = "import sys; sys.modules['cupy'] = None\n"  # import fails
     assert on_machine(tmp_path, T4, no_cupy + FIRST_USE).strip() == (
         "DeviceError: a CUDA device needs CuPy, which is not installed: from the checkout run pip "
         "install -e '.[cuda12]' (driver 525 or newer) or, for a K80 (AWS p2) with driver 470, pip "
@@ -95,7 +96,7 @@ def test_no_cupy(tmp_path: Path) -> None:
 
 def test_no_cupy_for_macos(tmp_path: Path) -> None:
     code = "import sys; sys.modules['cupy'] = None; sys.platform = 'darwin'\n" + FIRST_USE
-    assert "there is none of for macOS" in on_machine(tmp_path, T4, code)
+    assert "is not available for macOS" in on_machine(tmp_path, T4, code)
 
 
 def test_a_cupy_that_cannot_be_imported(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_a_cupy_that_cannot_be_imported(tmp_path: Path) -> None:
     cause = "=====\nFailed to import CuPy.\n\n  ImportError: libcudart.so.13: no such file\n====="
     assert re.search(
         r"cupy-cuda13x 14\.2\.0 is installed but cannot be imported \(ImportError: libcudart\.so\.1"
-        r"3: no such file\): from the checkout run pip install -e '\.\[cuda13\]', which brings",
+        r"3: no such file\): from the checkout run pip install -e '\.\[cuda13\]', which installs",
         on_machine(tmp_path, {"import_error": cause}),
     )
 
@@ -121,7 +122,7 @@ def test_a_driver_too_old_for_the_wheel(tmp_path: Path) -> None:
 def test_a_driver_that_another_wheel_fits(tmp_path: Path) -> None:
     install(tmp_path, WHEEL_13)
     assert re.search(
-        r"for CUDA 12\.4 is too old for CuPy .*made for CUDA 13\.0: install driver 580 or newer, "
+        r"for CUDA 12\.4 is too old for CuPy .*built for CUDA 13\.0: install driver 580 or newer, "
         r"or run pip uninstall cupy-cuda13x, then from the checkout pip install -e '\.\[cuda12\]'",
         on_machine(tmp_path, T4 | {"cuda": 13000, "status": 35}),
     )
@@ -136,13 +137,13 @@ def test_no_device(tmp_path: Path) -> None:
 def test_hidden_devices(tmp_path: Path) -> None:
     install(tmp_path, WHEEL_12)
     text = on_machine(tmp_path, T4 | {"status": 100}, CUDA_VISIBLE_DEVICES="")
-    assert "they see no GPU: CUDA_VISIBLE_DEVICES='' may hide it; nvidia-smi" in text
+    assert "there is no GPU: CUDA_VISIBLE_DEVICES='' may hide it; nvidia-smi" in text
 
 
 def test_a_driver_and_a_library_that_do_not_match(tmp_path: Path) -> None:
     install(tmp_path, WHEEL_12)
     text = on_machine(tmp_path, T4 | {"status": 803})
-    assert re.search(r"do not come together \(cudaError 803\): nvidia-smi .* restart", text)
+    assert re.search(r"do not work together \(cudaError 803\): nvidia-smi .* restart", text)
 
 
 def test_a_k80_with_a_cuda_12_wheel(tmp_path: Path) -> None:
@@ -179,33 +180,33 @@ def test_a_missing_library(tmp_path: Path, missing: str, named: str) -> None:
     install(tmp_path, WHEEL_12)
     text = on_machine(tmp_path, T4 | {"missing": missing})
     assert f"(cupy-cuda12x) finds a GPU, but not {named} from the checkout run pip" in text
-    assert "pip install -e '.[cuda12]', which brings it" in text
+    assert "pip install -e '.[cuda12]', which installs it" in text
 
 
-def test_memory_that_others_hold(tmp_path: Path) -> None:
+def test_memory_used_by_other_programs(tmp_path: Path) -> None:
     install(tmp_path, WHEEL_12)
     assert re.search(LITTLE_MEMORY, on_machine(tmp_path, T4 | {"status_of_first_use": 2}))
 
 
-def test_any_other_failure_is_told(tmp_path: Path) -> None:
+def test_any_other_failure_is_reported(tmp_path: Path) -> None:
     install(tmp_path, WHEEL_12)
     text = on_machine(tmp_path, T4 | {"status_of_first_use": 209})
     assert "first computation on cuda:0 fails" in text
     assert "(CUDARuntimeError: cudaError 209)" in text
 
 
-def test_a_gpu_that_computes_wrongly(tmp_path: Path) -> None:
+def test_a_gpu_with_wrong_results(tmp_path: Path) -> None:
     install(tmp_path, WHEEL_12)
     text = on_machine(tmp_path, T4 | {"matmul_is_off_by": 1})
-    assert "cuda:0 multiplies matrices wrongly: expected 4 in every place, got [[5.0" in text
+    assert "cuda:0 computes a wrong matrix product: expected 4 for every element, got [[5.0" in text
 
 
 def test_two_wheels_at_once(tmp_path: Path) -> None:
     install(tmp_path, WHEEL_12, WHEEL_11)
     text = on_machine(tmp_path, T4)
-    assert text.startswith("cuda\n")  # a warning, no error: the one that came last may work
+    assert text.startswith("cuda\n")  # a warning, no error: the last one installed may work
     assert (
-        "RuntimeWarning: cupy-cuda11x and cupy-cuda12x are installed together and overwrite each "
+        "RuntimeWarning: cupy-cuda11x and cupy-cuda12x are both installed and overwrite each "
         "other's files: run pip uninstall cupy-cuda11x cupy-cuda12x, then from the checkout run pip"
     ) in text
 
@@ -270,7 +271,7 @@ def test_cupy_14_finds_its_libraries_itself(tmp_path: Path) -> None:
 
 
 def cuda_of_the_emulation() -> str:
-    """The release of CuPy that runs on the emulation, or nothing."""
+    """The version of the emulated CuPy, or an empty string."""
     try:
         release, _, label = version("cupy").partition("+")
     except PackageNotFoundError:

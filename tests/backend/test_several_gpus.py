@@ -1,4 +1,4 @@
-"""Two GPUs: each computes what lies on it, whichever CUDA calls the current one."""
+"""Two GPUs: kernels run on the device of their arrays, whichever device is current."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ HERE, ELSEWHERE = "cuda:1", "cuda"
 
 @pytest.fixture
 def current_elsewhere() -> Iterator[Callable[[], None]]:
-    """A function that makes the other device CUDA's current one."""
+    """A function that makes the other device current."""
     import cupy
 
     other = cupy.cuda.Device(0)

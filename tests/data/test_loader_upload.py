@@ -1,4 +1,4 @@
-"""The loader's uploads: what arrives on a device, in which order, and what the host waits for."""
+"""Uploads of the data loader: contents, order, and synchronization with the host."""
 
 import threading
 
@@ -10,7 +10,7 @@ from tinynn.data import ArrayDataset, DataLoader
 
 
 def numbered(count: int) -> ArrayDataset:
-    """Images of 2 x 2 pixels that hold their own number, which is their label too."""
+    """Images of 2 x 2 pixels filled with their index, which is also their label."""
     images = np.arange(count, dtype=np.float32).repeat(4).reshape(count, 2, 2, 1)
     return ArrayDataset(images, np.arange(count))
 
@@ -26,7 +26,7 @@ def test_batches_arrive_whole_and_in_order(device: str, prefetch: int) -> None:
     assert number == 7
 
 
-def test_batches_that_are_kept_stay_as_they_are(device: str) -> None:
+def test_batches_that_are_kept_do_not_change(device: str) -> None:
     kept = list(DataLoader(numbered(100), 2, device=device))
     for number, (images, labels) in enumerate(kept):
         assert labels.numpy().tolist() == [2 * number, 2 * number + 1]
@@ -41,25 +41,25 @@ def test_labels_know_their_batch(device: str) -> None:
     ]
 
 
-def test_two_loops_at_once_do_not_disturb_each_other(device: str) -> None:
+def test_two_loops_at_once_are_independent(device: str) -> None:
     loaders = [DataLoader(numbered(40), 2, device=device) for _ in range(2)]
     for (_, one), (_, other) in zip(*loaders, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_a_loop_that_is_left_does_not_spoil_the_next(device: str) -> None:
+def test_leaving_a_loop_early_does_not_affect_the_next(device: str) -> None:
     loader = DataLoader(numbered(40), 2, device=device)
     for _ in range(5):
         next(iter(loader))
     assert [labels.numpy()[0] for _, labels in loader] == list(range(0, 40, 2))
 
 
-def test_rows_without_features_arrive_too(device: str) -> None:
+def test_rows_without_features_are_uploaded(device: str) -> None:
     empty = ArrayDataset(np.zeros((3, 0), np.float32), np.zeros(3, np.int64))
     assert next(iter(DataLoader(empty, 3, device=device)))[0].shape == (3, 0)
 
 
-def test_strided_images_arrive_as_they_look(device: str) -> None:
+def test_strided_images_are_uploaded_correctly(device: str) -> None:
     images = np.arange(96, dtype=np.float32).reshape(2, 4, 4, 3)
     loader = DataLoader(
         ArrayDataset(images, [0, 1]), 2, device=device, augment=lambda x, _: x[:, ::-1, ::2]
@@ -68,7 +68,7 @@ def test_strided_images_arrive_as_they_look(device: str) -> None:
 
 
 class TestCounted:
-    """What CUDA was asked to do, by the counters of an emulated device."""
+    """CUDA calls, by the counters of an emulated device."""
 
     @pytest.fixture(autouse=True)
     def emulated(self, device: str) -> None:
@@ -78,7 +78,7 @@ class TestCounted:
         list(DataLoader(numbered(40), 4, device=device))  # fills the pools
 
     @pytest.mark.parametrize("prefetch", [0, 2])
-    def test_a_batch_is_two_copies_and_no_wait(self, device: str, prefetch: int) -> None:
+    def test_a_batch_is_two_copies_and_no_synchronization(self, device: str, prefetch: int) -> None:
         with self.cpucuda.count() as counts:
             for _ in DataLoader(numbered(40), 4, device=device, prefetch=prefetch):
                 pass
@@ -87,7 +87,7 @@ class TestCounted:
         waits = ("stream_syncs", "device_syncs", "event_syncs", "d2h_copies", "launches")
         assert [counts[name] for name in waits] == [0] * len(waits)
 
-    def test_pinned_memory_is_used_again(self, device: str) -> None:
+    def test_pinned_memory_is_reused(self, device: str) -> None:
         with self.cpucuda.count() as counts:
             list(DataLoader(numbered(400), 4, device=device))
         assert counts["pinned_allocs"] <= 2
@@ -95,7 +95,7 @@ class TestCounted:
     def test_copies_wait_for_the_kernels_that_may_read_the_memory(
         self, device: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """On the device: upload waits for compute, copies, and compute waits for the upload."""
+        """The copy stream waits for the compute stream, which then waits for the copy."""
         import cupy
 
         calls: list[tuple[str, int]] = []
@@ -113,7 +113,7 @@ class TestCounted:
         compute = Stream(non_blocking=True)
         monkeypatch.setattr(cupy.cuda, "Event", Event)
         monkeypatch.setattr(cupy.cuda, "Stream", Stream)
-        monkeypatch.setattr(get_backend(device), "_copying", None)
+        monkeypatch.setattr(get_backend(device).upload_engine, "_stream", None)
         with compute:
             bringing = get_backend(device).uploads()
         images = np.ones(4, np.float32)

@@ -1,4 +1,4 @@
-"""Labels out of range: an error that names them, at once on a CPU, with the next wait on a GPU."""
+"""Labels out of range raise an error: at once on a CPU, with the next synchronization on a GPU."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ def test_the_first_one_is_named(loss: Loss, wrong: int, device: str) -> None:
     ):
         loss(logits, labels).item()
     logits, labels = batch(device, [0, 1, 2])
-    assert np.isfinite(loss(logits, labels).item())  # it is said once
+    assert np.isfinite(loss(logits, labels).item())  # it is raised once
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64"])
@@ -62,8 +62,8 @@ def test_a_batch_of_a_loader_is_named(device: str) -> None:
     assert len(losses) == (2 if device == "cpu" else 4)
 
 
-def test_many_checks_without_a_wait(device: str) -> None:
-    """More than can be pending: the library waits by itself and forgets none."""
+def test_many_checks_without_synchronization(device: str) -> None:
+    """With more checks than can be pending the library synchronizes and loses none."""
     logits, labels = batch(device, [0, 1])
     bad = batch(device, [0, 4])[1]
 

@@ -148,7 +148,9 @@ def test_a_gpu_that_is_full(device: str) -> None:
     limit = pool.get_limit()
     pool.set_limit(pool.used_bytes() + (20 << 20))
     try:
-        with pytest.raises(DeviceMemoryError, match=r"(?s)no room for .* bytes more.*micro_batch="):
+        with pytest.raises(
+            DeviceMemoryError, match=r"(?s)out of memory: .* bytes more.*micro_batch="
+        ):
             train(model, DataLoader(data, 64, device=device), None)
         tinynn.memory.free()
         train(model, DataLoader(data, 64, device=device), "auto")

@@ -1,1 +1,1 @@
-"""The CUDA backend: CuPy and our own kernels. ``backend.py`` lists what they replace."""
+"""The CUDA backend: CuPy and our own kernels. ``backend.py`` is the table of kernels."""

@@ -1,60 +1,68 @@
-"""An NVIDIA GPU through CuPy.
-
-The reference kernels of ``Backend`` run on CuPy's arrays as they are. Where one CUDA kernel does
-the work of several, a class here overrides them: ``convolution.py`` has the calls and
-``convolution.cu`` beside it the kernels, and so on.
-"""
+"""An NVIDIA GPU through CuPy: the table of kernels that replace those of the reference."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
-import numpy as np
-
-from tinynn.backend import tracing
-from tinynn.backend.cuda.convolution import Convolution
-from tinynn.backend.cuda.elementwise import Elementwise
-from tinynn.backend.cuda.errors import explaining
-from tinynn.backend.cuda.metrics import Figures
-from tinynn.backend.cuda.normalization import Normalization
-from tinynn.backend.cuda.pooling import Pooling
-from tinynn.backend.cuda.random import Random
-from tinynn.backend.cuda.reduction import Reduction
-from tinynn.backend.cuda.softmax import Softmax
-from tinynn.backend.cuda.update import Update
-from tinynn.backend.cuda.upload import Transfer
-from tinynn.backend.reference import Array
+from tinynn.backend.cuda import (
+    convolution,
+    elementwise,
+    metrics,
+    normalization,
+    pooling,
+    random,
+    reduction,
+    softmax,
+    update,
+)
+from tinynn.backend.cuda.device import CudaDevice
 
 
-class CupyBackend(
-    Convolution,
-    Normalization,
-    Pooling,
-    Reduction,
-    Softmax,
-    Elementwise,
-    Random,
-    Update,
-    Figures,
-    Transfer,
-):
-    """Kernels on one CUDA device."""
+class CupyBackend(CudaDevice):
+    """Kernels on one CUDA device; what is not listed runs as in the reference, on CuPy's arrays.
 
-    def session(self) -> AbstractContextManager[None]:
-        return explaining()
+    Each entry is a plain function in the module of its topic, with the CUDA kernels beside it:
+    ``convolution.py`` launches those of ``convolution.cu``, and so on.
+    """
 
-    def from_host(self, array: np.ndarray) -> Array:
-        with explaining(), tracing.transfer("upload", array.nbytes):
-            return self.xp.asarray(array)
+    conv2d = convolution.conv2d
+    conv2d_input_gradient = convolution.conv2d_input_gradient
+    conv2d_weight_gradient = convolution.conv2d_weight_gradient
+    conv2d_relu_pool = convolution.conv2d_relu_pool
 
-    def synchronize(self) -> None:
-        self.xp.cuda.get_current_stream().synchronize()
+    max_pool2d = pooling.max_pool2d
+    max_pool2d_gather = pooling.max_pool2d_gather
+    max_pool2d_scatter = pooling.max_pool2d_scatter
+    relu_max_pool2d_gradient = pooling.relu_max_pool2d_gradient
+    sum_pool2d = pooling.sum_pool2d
+    sum_pool2d_adjoint = pooling.sum_pool2d_adjoint
 
-    def to_host(self, array: Array) -> np.ndarray:
-        with explaining(), tracing.transfer("download", array.nbytes):
-            host: np.ndarray = self.xp.asnumpy(array)
-        self.raise_label_errors()
-        return host
+    batch_norm = normalization.batch_norm
+    batch_norm_gradient = normalization.batch_norm_gradient
+    normalize = normalization.normalize
+    normalize_gradient = normalization.normalize_gradient
+
+    sum = reduction.sum
+    mean = reduction.mean
+
+    cross_entropy = softmax.cross_entropy
+    cross_entropy_gradient = softmax.cross_entropy_gradient
+    check_labels = softmax.check_labels
+    accumulate_metrics = metrics.accumulate_metrics
+
+    relu = elementwise.relu
+    relu_gradient = elementwise.relu_gradient
+    sigmoid = elementwise.sigmoid
+    softplus = elementwise.softplus
+    erf = elementwise.erf
+    add_bias = elementwise.add_bias
+
+    random_bits = random.random_bits
+    dropout = random.dropout
+    masked = random.masked
+
+    sgd_update = update.sgd_update
+    adam_update = update.adam_update
+    rmsprop_update = update.rmsprop_update
+    unscale = update.unscale
 
 
 __all__ = ["CupyBackend"]

@@ -1,105 +1,128 @@
-// Convolution without columns in memory ("implicit GEMM"), and with them for many channels.
+// Convolution as an implicit GEMM, and im2col with its adjoint for cuBLAS.
 //
 // A convolution is the matrix product out[m, o] = sum over k of A[m, k] * W[k, o]. Row m is an output
-// pixel (n, y, x); k is a tap of the kernel and a channel (i, j, c); A[m, k] is the pixel of the image
-// that tap (i, j) of output pixel m lies on, or 0 outside of the image. Nobody writes A down: a block
-// gathers the 16 columns it needs next into shared memory and multiplies them there.
+// pixel (n, y, x), column k is a tap of the kernel and a channel (i, j, c), and A[m, k] is the pixel of
+// the image under that tap, or 0 in the padding. A is what im2col would write to global memory. Here it
+// stays implicit: a block gathers the columns that it needs next into shared memory.
 //
-// The gradient of the image is the same product with the kernel turned round, the pixels of the
-// gradient lying `spread` = stride apart with zeros between them.
+// The gradient of the image is the same product with the kernel flipped and the gradient upsampled:
+// its pixels lie `upsample` = stride apart, with zeros in between.
+//
+// `Geometry` (geometry.py) has the sizes.
 
-struct Geometry {
-    int images, height, width, channels;  // of x; channels of all groups
-    int out_height, out_width, outputs;   // outputs of all groups
-    int kh, kw, group_channels, group_outputs;
-    int stride_h, stride_w, top, left, dilation_h, dilation_w, spread_h, spread_w;
-    int weight_i, weight_j, weight_c, weight_o, weight_group;  // strides of the weight, in elements
-    int pool_height, pool_width;  // of the result, where windows of 2 x 2 are pooled
-};
-
-// Where output pixel m lies: its image, and the pixel of the padded image under its first tap.
+// An output pixel: the offset of its image in x (-1: past the last pixel), and the position of its first
+// tap, which may lie in the padding.
 struct Pixel {
-    long long image;  // offset of its image in x; -1: there is no such pixel
+    long long image;
     int y, x;
 };
-
-#define THREADS 256
-#define TILE_K 16  // terms of the sum that a block has in shared memory at a time
 
 __device__ inline Pixel locate(long long m, long long pixels, const Geometry& g) {
     Pixel pixel = {-1, 0, 0};
     if (m < pixels) {
         const int area = g.out_height * g.out_width;
         const int n = static_cast<int>(m / area);
-        const int place = static_cast<int>(m % area);
+        const int rest = static_cast<int>(m % area);
         pixel.image = static_cast<long long>(n) * g.height * g.width * g.channels;
-        pixel.y = place / g.out_width * g.stride_h - g.top;
-        pixel.x = place % g.out_width * g.stride_w - g.left;
+        pixel.y = rest / g.out_width * g.stride_h - g.top;
+        pixel.x = rest % g.out_width * g.stride_w - g.left;
     }
     return pixel;
 }
 
-// Column k of A: how far tap (i, j) is from the first one, and the channel.
+__device__ inline long long pixel_count(const Geometry& g) {
+    return static_cast<long long>(g.images) * g.out_height * g.out_width;
+}
+
+// Column k of A: the distance of tap (i, j) from the first one, and the channel.
 struct Tap {
     int y, x, channel;
 };
 
 __device__ inline Tap tap_of(int k, const Geometry& g) {
-    const int place = k / g.group_channels;
-    const Tap tap = {place / g.kw * g.dilation_h, place % g.kw * g.dilation_w,
+    const int index = k / g.group_channels;
+    const Tap tap = {index / g.kw * g.dilation_h, index % g.kw * g.dilation_w,
                      k % g.group_channels};
     return tap;
 }
 
-// A[m, k], of images whose pixels lie `spread` apart.
+// The offset of W[k, 0]. The strides may be negative: the input gradient reads the weight backward.
+__device__ inline long long weight_offset(int k, const Geometry& g) {
+    const int index = k / g.group_channels;
+    return static_cast<long long>(index / g.kw) * g.weight_i + index % g.kw * g.weight_j +
+           k % g.group_channels * g.weight_c;
+}
+
+// A[m, k].
 __device__ inline ACCUMULATE gather(const SCALAR* x, const Pixel& pixel, const Tap& tap,
                                     const Geometry& g) {
     int row = pixel.y + tap.y, column = pixel.x + tap.x;
     if (pixel.image < 0 || row < 0 || column < 0) return 0;
-    if (g.spread_h != 1 || g.spread_w != 1) {
-        if (row % g.spread_h || column % g.spread_w) return 0;
-        row /= g.spread_h;
-        column /= g.spread_w;
+    if (g.upsample_h != 1 || g.upsample_w != 1) {
+        if (row % g.upsample_h || column % g.upsample_w) return 0;  // between two pixels
+        row /= g.upsample_h;
+        column /= g.upsample_w;
     }
     if (row >= g.height || column >= g.width) return 0;
     return widen(x[pixel.image + (static_cast<long long>(row) * g.width + column) * g.channels +
                    tap.channel]);
 }
 
-// -- out = A W ----------------------------------------------------------------------------------------
+// Register tiling: a thread accumulates a 4 x 4 tile, so that 8 reads of shared memory feed 16
+// multiplications. A tile of A is padded by 4 columns: its threads store down a column, and in rows
+// that are a multiple of 32 words apart they would all hit the same bank.
+#define DEPTH 16  // terms of the sum in shared memory at a time
+#define PAD 4
+
+template <int ROWS, int COLUMNS>
+__device__ inline void multiply_tiles(const ACCUMULATE (&a)[DEPTH][ROWS],
+                                      const ACCUMULATE (&b)[DEPTH][COLUMNS], int row, int column,
+                                      ACCUMULATE (&sum)[4][4]) {
+#pragma unroll
+    for (int k = 0; k < DEPTH; k++) {
+        ACCUMULATE left[4], right[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) left[i] = a[k][row + i];
+#pragma unroll
+        for (int i = 0; i < 4; i++) right[i] = b[k][column + i];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) sum[i][j] += left[i] * right[j];
+        }
+    }
+}
+
+// -- out = A W: the forward pass and the input gradient -----------------------------------------------
 //
-// A block computes TILE_M rows by TILE_O outputs of one group, a thread 4 x 4 of them: with 16 outputs
-// 4 threads lie side by side and 64 one above the other. x is blockIdx.x = tile of rows, blockIdx.y =
-// tile of outputs, blockIdx.z = group.
+// A block computes TILE_M rows by TILE_O outputs of one group, a thread 4 x 4 of them.
+// blockIdx.x = tile of rows, .y = tile of outputs, .z = group.
 //
-// With POOL the four rows of a thread are the four pixels of a pooled one, so that the largest is found
-// in registers: row m is pixel (m % 4) of window m / 4.
+// With POOL the four rows of a thread are the four pixels of one 2 x 2 window, so that max-pooling
+// happens in registers: row m is pixel (m % 4) of window m / 4.
 
 #ifdef TILE_O
 
 #define ACROSS (TILE_O / 4)            // threads side by side
 #define TILE_M (THREADS / ACROSS * 4)  // rows
-#define PITCH (TILE_M + 4)             // of a line of A in shared memory; + 4 against bank conflicts
 
 __device__ inline Pixel locate_row(long long row, const Geometry& g) {
 #if POOL
-    const long long windows = static_cast<long long>(g.images) * g.pool_height * g.pool_width;
-    const long long window = row / 4;
-    if (window >= windows) return locate(0, 0, g);
     const int area = g.pool_height * g.pool_width;
-    const long long n = window / area;
-    const int place = static_cast<int>(window % area), tap = static_cast<int>(row % 4);
-    const int y = place / g.pool_width * 2 + tap / 2, x = place % g.pool_width * 2 + tap % 2;
+    const long long n = row / 4 / area;
+    if (n >= g.images) return locate(0, 0, g);
+    const int window = static_cast<int>(row / 4 % area), tap = static_cast<int>(row % 4);
+    const int y = window / g.pool_width * 2 + tap / 2, x = window % g.pool_width * 2 + tap % 2;
     row = (n * g.out_height + y) * g.out_width + x;
 #endif
-    return locate(row, static_cast<long long>(g.images) * g.out_height * g.out_width, g);
+    return locate(row, pixel_count(g), g);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 correlate(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geometry g, SCALAR* out,
           signed char* winner) {
-    __shared__ ACCUMULATE a[TILE_K][PITCH];
-    __shared__ ACCUMULATE b[TILE_K][TILE_O];
+    __shared__ ACCUMULATE a[DEPTH][TILE_M + PAD];
+    __shared__ ACCUMULATE b[DEPTH][TILE_O];
     __shared__ Pixel pixels[TILE_M];
 
     const int thread = threadIdx.x, column = thread % ACROSS * 4, row = thread / ACROSS * 4;
@@ -113,41 +136,26 @@ correlate(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geome
     __syncthreads();
 
     ACCUMULATE sum[4][4] = {};
-    for (int first = 0; first < terms; first += TILE_K) {
-        // a thread stays in one column of A: neighbors read neighboring channels of one pixel
-        const int k = first + thread % TILE_K;
+    for (int first = 0; first < terms; first += DEPTH) {
+        // A thread stays in one column of A: neighbors read neighboring channels of one pixel, which
+        // coalesces, and the divisions in tap_of are done once.
+        const int k = first + thread % DEPTH;
         const Tap tap = tap_of(k, g);
-        for (int m = thread / TILE_K; m < TILE_M; m += THREADS / TILE_K) {
-            a[thread % TILE_K][m] = k < terms ? gather(x, pixels[m], tap, g) : ACCUMULATE(0);
+        for (int m = thread / DEPTH; m < TILE_M; m += THREADS / DEPTH) {
+            a[thread % DEPTH][m] = k < terms ? gather(x, pixels[m], tap, g) : ACCUMULATE(0);
         }
-        for (int e = thread; e < TILE_K * TILE_O; e += THREADS) {
+        for (int e = thread; e < DEPTH * TILE_O; e += THREADS) {
             const int kk = first + e / TILE_O, o = first_output + e % TILE_O;
-            ACCUMULATE value = 0;
-            if (kk < terms && o < g.group_outputs) {
-                const int place = kk / g.group_channels;
-                value = widen(weight[static_cast<long long>(place / g.kw) * g.weight_i +
-                                     place % g.kw * g.weight_j +
-                                     kk % g.group_channels * g.weight_c + o * g.weight_o]);
-            }
-            b[e / TILE_O][e % TILE_O] = value;
+            const bool inside = kk < terms && o < g.group_outputs;
+            b[e / TILE_O][e % TILE_O] =
+                inside ? widen(weight[weight_offset(kk, g) + o * g.weight_o]) : ACCUMULATE(0);
         }
         __syncthreads();
-#pragma unroll
-        for (int kk = 0; kk < TILE_K; kk++) {
-            ACCUMULATE left[4], right[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) left[i] = a[kk][row + i];
-#pragma unroll
-            for (int i = 0; i < 4; i++) right[i] = b[kk][column + i];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-#pragma unroll
-                for (int j = 0; j < 4; j++) sum[i][j] += left[i] * right[j];
-            }
-        }
+        multiply_tiles(a, b, row, column, sum);
         __syncthreads();
     }
 
+    // The epilogue: bias, and with POOL max-pooling and ReLU.
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         const int o = first_output + column + j;
@@ -162,7 +170,7 @@ correlate(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geome
 #pragma unroll
         for (int i = 1; i < 4; i++) {
             if (sum[i][j] > best) won = i;
-            // a NaN stays: no comparison with it is true
+            // keep a NaN: comparisons with it are false
             best = sum[i][j] > best || sum[i][j] != sum[i][j] ? sum[i][j] : best;
         }
         best += shift;
@@ -179,67 +187,53 @@ correlate(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geome
     }
 }
 
-#else  // the rest needs no macros
+#else  // the other kernels have no variants
 
-// -- dW = A' G ----------------------------------------------------------------------------------------
+// -- dW = A' G: the weight gradient -------------------------------------------------------------------
 //
-// dW[k, o] = sum over m of A[m, k] * grad[m, o]: few results, each the sum over all output pixels of
-// the batch. A block computes 64 x 64 results over one part of the pixels (blockIdx.x = part, .y = tile,
-// .z = group), a thread 4 x 4 of them, and leaves them in `partial` [group][part][k][o]. The last block
-// of a tile adds the parts in order.
+// dW[k, o] = sum over m of A[m, k] * grad[m, o]: few results, each a sum over all output pixels of the
+// batch. To occupy the GPU the pixels are split (split-K): a block computes TILE x TILE results over one
+// part of them (blockIdx.x = part, .y = tile, .z = group), a thread 4 x 4 of these, and writes them to
+// `partial` [group][part][k][o]. The last block of a tile adds the parts in order.
 
-#define TILE 64
-#define STEP 16  // pixels that a block has in shared memory at a time
+#define TILE GRADIENT_TILE
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 weight_gradient(const SCALAR* x, const SCALAR* grad, const Geometry g, long long part_pixels,
                 ACCUMULATE* partial, unsigned int* tickets, SCALAR* out) {
-    __shared__ ACCUMULATE a[STEP][TILE + 4];
-    __shared__ ACCUMULATE b[STEP][TILE];
-    __shared__ Pixel pixels[STEP];
+    __shared__ ACCUMULATE a[DEPTH][TILE + PAD];
+    __shared__ ACCUMULATE b[DEPTH][TILE];
+    __shared__ Pixel pixels[DEPTH];
 
     const int thread = threadIdx.x, group = blockIdx.z;
     const int across = (g.group_outputs + TILE - 1) / TILE;
     const int first_k = blockIdx.y / across * TILE, first_o = blockIdx.y % across * TILE;
-    const int row = thread / 16 * 4, column = thread % 16 * 4;
+    const int row = thread / (TILE / 4) * 4, column = thread % (TILE / 4) * 4;
     const int terms = g.kh * g.kw * g.group_channels;
-    const long long all = static_cast<long long>(g.images) * g.out_height * g.out_width;
     const long long begin = blockIdx.x * part_pixels;
-    const long long end = min(all, begin + part_pixels);
+    const long long end = min(pixel_count(g), begin + part_pixels);
     x += group * g.group_channels;
     grad += group * g.group_outputs;
 
-    const int own_k = first_k + thread % TILE;  // of the column of A that this thread gathers
-    const Tap tap = tap_of(own_k, g);
+    const int k = first_k + thread % TILE, o = first_o + thread % TILE;  // that this thread gathers
+    const Tap tap = tap_of(k, g);
     ACCUMULATE sum[4][4] = {};
-    for (long long first = begin; first < end; first += STEP) {
-        if (thread < STEP) pixels[thread] = locate(first + thread, end, g);
+    for (long long first = begin; first < end; first += DEPTH) {
+        if (thread < DEPTH) pixels[thread] = locate(first + thread, end, g);
         __syncthreads();
-        for (int m = thread / TILE; m < STEP; m += THREADS / TILE) {
-            const int o = first_o + thread % TILE;
+        for (int m = thread / TILE; m < DEPTH; m += THREADS / TILE) {
             const bool inside = o < g.group_outputs && first + m < end;
-            a[m][thread % TILE] = own_k < terms ? gather(x, pixels[m], tap, g) : ACCUMULATE(0);
+            a[m][thread % TILE] = k < terms ? gather(x, pixels[m], tap, g) : ACCUMULATE(0);
             b[m][thread % TILE] = inside ? widen(grad[(first + m) * g.outputs + o]) : ACCUMULATE(0);
         }
         __syncthreads();
-#pragma unroll
-        for (int m = 0; m < STEP; m++) {
-            ACCUMULATE left[4], right[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) left[i] = a[m][row + i];
-#pragma unroll
-            for (int i = 0; i < 4; i++) right[i] = b[m][column + i];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-#pragma unroll
-                for (int j = 0; j < 4; j++) sum[i][j] += left[i] * right[j];
-            }
-        }
+        multiply_tiles(a, b, row, column, sum);
         __syncthreads();
     }
 
     const long long results = static_cast<long long>(terms) * g.group_outputs;
-    ACCUMULATE* own = partial + (static_cast<long long>(group) * gridDim.x + blockIdx.x) * results;
+    partial += group * gridDim.x * results;
+    ACCUMULATE* own = partial + blockIdx.x * results;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
 #pragma unroll
@@ -251,26 +245,24 @@ weight_gradient(const SCALAR* x, const SCALAR* grad, const Geometry g, long long
         }
     }
     if (!is_last_block(tickets + group * gridDim.y + blockIdx.y, gridDim.x)) return;
-    const volatile ACCUMULATE* parts = partial + static_cast<long long>(group) * gridDim.x * results;
     for (int e = thread; e < TILE * TILE; e += THREADS) {
-        const int k = first_k + e / TILE, o = first_o + e % TILE;
+        const long long k = first_k + e / TILE;
+        const int o = first_o + e % TILE;
         if (k >= terms || o >= g.group_outputs) continue;
-        const long long place = static_cast<long long>(k) * g.group_outputs + o;
-        ACCUMULATE total = 0;
-        for (unsigned int part = 0; part < gridDim.x; part++) total += parts[part * results + place];
-        store(out + static_cast<long long>(k) * g.outputs + group * g.group_outputs + o, total);
+        store(out + k * g.outputs + group * g.group_outputs + o,
+              sum_partials(partial + k * g.group_outputs + o, gridDim.x, results));
     }
 }
 
-// -- few channels in each group -----------------------------------------------------------------------
+// -- few channels per group (depthwise convolution) ---------------------------------------------------
 //
-// Where every channel has its own kernel ("depthwise") there are no products of matrices: one element a
-// thread, neighboring threads take neighboring channels.
+// There are no matrices to multiply: one thread per output, neighboring threads take neighboring
+// channels.
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-correlate_thin(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geometry g,
-               SCALAR* out) {
-    const long long pixels = static_cast<long long>(g.images) * g.out_height * g.out_width;
+correlate_depthwise(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geometry g,
+                    SCALAR* out) {
+    const long long pixels = pixel_count(g);
     const int terms = g.kh * g.kw * g.group_channels;
     for (long long e = FIRST; e < pixels * g.outputs; e += ALL) {
         const int channel = static_cast<int>(e % g.outputs), group = channel / g.group_outputs;
@@ -279,75 +271,68 @@ correlate_thin(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const 
                             channel % g.group_outputs * g.weight_o;
         ACCUMULATE sum = bias ? widen(bias[channel]) : ACCUMULATE(0);
         for (int k = 0; k < terms; k++) {
-            const Tap tap = tap_of(k, g);
-            const int place = k / g.group_channels;
-            sum += gather(x + group * g.group_channels, pixel, tap, g) *
-                   widen(own[static_cast<long long>(place / g.kw) * g.weight_i +
-                             place % g.kw * g.weight_j + tap.channel * g.weight_c]);
+            sum += gather(x + group * g.group_channels, pixel, tap_of(k, g), g) *
+                   widen(own[weight_offset(k, g)]);
         }
         store(out + e, sum);
     }
 }
 
-// One row k of dW a block (blockIdx.z), 32 outputs (.y), one part of the pixels (.x): 32 threads side by
-// side for the outputs, 8 lines of them for every eighth pixel. `partial` is [part][k][o].
+// A block computes row k of dW (blockIdx.z) for 32 outputs (.y) over one part of the pixels (.x): each
+// of its warps takes every eighth pixel. `partial` is [part][k][o].
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-weight_gradient_thin(const SCALAR* x, const SCALAR* grad, const Geometry g, long long part_pixels,
-                     ACCUMULATE* partial, unsigned int* tickets, SCALAR* out) {
-    __shared__ ACCUMULATE lines[THREADS / 32][32];
-    const int lane = threadIdx.x % 32, line = threadIdx.x / 32;
+weight_gradient_depthwise(const SCALAR* x, const SCALAR* grad, const Geometry g,
+                          long long part_pixels, ACCUMULATE* partial, unsigned int* tickets,
+                          SCALAR* out) {
+    __shared__ ACCUMULATE sums[THREADS / 32][32];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int channel = blockIdx.y * 32 + lane, k = blockIdx.z;
     const bool inside = channel < g.outputs;
     const Tap tap = tap_of(k, g);
-    const long long all = static_cast<long long>(g.images) * g.out_height * g.out_width;
-    const long long end = min(all, (blockIdx.x + 1) * part_pixels);
+    const long long end = min(pixel_count(g), (blockIdx.x + 1) * part_pixels);
     x += inside ? channel / g.group_outputs * g.group_channels : 0;
 
     ACCUMULATE sum = 0;
-    for (long long m = blockIdx.x * part_pixels + line; inside && m < end; m += THREADS / 32) {
+    for (long long m = blockIdx.x * part_pixels + warp; inside && m < end; m += THREADS / 32) {
         sum += gather(x, locate(m, end, g), tap, g) * widen(grad[m * g.outputs + channel]);
     }
-    lines[line][lane] = sum;
+    sums[warp][lane] = sum;
     __syncthreads();
-    const long long place = static_cast<long long>(k) * g.outputs + channel;
+    const bool writes = warp == 0 && inside;
+    const long long e = static_cast<long long>(k) * g.outputs + channel;
     const long long results = static_cast<long long>(gridDim.z) * g.outputs;
-    if (line == 0 && inside) {
-        for (int i = 1; i < THREADS / 32; i++) sum += lines[i][lane];
-        partial[blockIdx.x * results + place] = sum;
+    if (writes) {
+        for (int i = 1; i < THREADS / 32; i++) sum += sums[i][lane];
+        partial[blockIdx.x * results + e] = sum;
     }
     if (!is_last_block(tickets + blockIdx.z * gridDim.y + blockIdx.y, gridDim.x)) return;
-    if (line == 0 && inside) {
-        const volatile ACCUMULATE* parts = partial;
-        ACCUMULATE total = 0;
-        for (unsigned int part = 0; part < gridDim.x; part++) total += parts[part * results + place];
-        store(out + place, total);
-    }
+    if (writes) store(out + e, sum_partials(partial + e, gridDim.x, results));
 }
 
-// -- with columns in memory ---------------------------------------------------------------------------
+// -- im2col and its adjoint, for cuBLAS ---------------------------------------------------------------
 
-// Rows `first_row` ... of A, one element a thread: neighboring threads take neighboring channels.
+// `rows` rows of A from `first_row` on: one thread per element, neighbors take neighboring channels.
 extern "C" __global__ void im2col(const SCALAR* x, const Geometry g, long long first_row,
                                   long long rows, SCALAR* columns) {
     const int terms = g.kh * g.kw * g.channels;
-    const long long all = static_cast<long long>(g.images) * g.out_height * g.out_width;
+    const long long pixels = pixel_count(g);
     for (long long e = FIRST; e < rows * terms; e += ALL) {
-        const Pixel pixel = locate(first_row + e / terms, all, g);
+        const Pixel pixel = locate(first_row + e / terms, pixels, g);
         store(columns + e, gather(x, pixel, tap_of(static_cast<int>(e % terms), g), g));
     }
 }
 
-// The adjoint of im2col for whole images: each pixel of x gathers what the windows that hold it have
-// for it. Geometry is that of the convolution; x is (images, height, width, channels).
+// The adjoint for whole images, in gather form: each pixel of x (images, height, width, channels) adds
+// the elements of the windows that contain it.
 extern "C" __global__ void col2im(const SCALAR* columns, const Geometry g, SCALAR* x) {
     const int terms = g.kh * g.kw * g.channels;
     const long long count = static_cast<long long>(g.images) * g.height * g.width * g.channels;
     for (long long e = FIRST; e < count; e += ALL) {
         const int c = static_cast<int>(e % g.channels);
-        const long long place = e / g.channels;
-        const int column = static_cast<int>(place % g.width);
-        const int row = static_cast<int>(place / g.width % g.height);
-        const long long n = place / g.width / g.height;
+        const long long pixel = e / g.channels;
+        const int column = static_cast<int>(pixel % g.width);
+        const int row = static_cast<int>(pixel / g.width % g.height);
+        const long long n = pixel / g.width / g.height;
         ACCUMULATE total = 0;
         for (int i = 0; i < g.kh; i++) {
             const int y = row + g.top - i * g.dilation_h;  // stride * the output row, if there is one

@@ -1,276 +1,225 @@
-"""Convolution on a GPU: which of the kernels of ``convolution.cu``, and with what geometry.
+"""Convolution on a GPU: which kernels of ``convolution.cu``, and with what geometry.
 
-Few channels leave a GPU waiting for memory, so the columns of im2col are never written and bias,
-ReLU and pooling happen in registers. Many channels keep its multipliers busy: there cuBLAS
-multiplies columns that are written a bounded number of rows at a time. Groups of few channels have
-no matrices to multiply and get a thread for each output.
+With few channels a GPU waits for memory. There an implicit GEMM gathers the patches into shared
+memory, so that im2col is never written, and bias, ReLU and pooling are its epilogue. With many
+channels arithmetic dominates: im2col writes patches for cuBLAS, a bounded workspace at a time.
+Groups of few channels (depthwise convolution) have no matrices to multiply: one thread per output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
 
-from tinynn.backend.cuda.launch import (
+from tinynn.backend.cuda.device import CudaDevice
+from tinynn.backend.cuda.geometry import Geometry, Shape, packed, sliding
+from tinynn.backend.cuda.launch import KernelFile, accumulate
+from tinynn.backend.cuda.tuning import (
+    DEPTHWISE_MAX_OUTPUTS,
+    FORWARD_TILES,
+    GEMM_MIN_OUTPUTS,
+    GEMM_MIN_TERMS,
+    GRADIENT_TILE,
+    IM2COL_WORKSPACE,
+    MIN_PIXELS_PER_BLOCK,
     THREADS,
-    CudaKernels,
-    accumulate,
-    blocks_for,
-    kernel,
-    struct,
 )
-from tinynn.backend.reference import Array
+from tinynn.backend.reference import Array, Backend
 from tinynn.backend.window import Window
 
-_WORKSPACE = 64 * 2**20  # bytes of columns at a time
-_TILE = 64  # of weight_gradient: a block computes 64 x 64 results
-_BLOCKS_EACH = 4  # blocks for each multiprocessor where the split of a sum is free
-_LEAST_PIXELS = 256  # of a part of a sum that is worth a block
 _HALVING = Window((2, 2), (2, 2))
-
-Shape = tuple[int, ...]
-Pair = tuple[int, int]
-
-
-class Geometry(NamedTuple):
-    """The struct of the same name in ``convolution.cu``, field by field."""
-
-    images: int
-    height: int
-    width: int
-    channels: int
-    out_height: int
-    out_width: int
-    outputs: int
-    kh: int
-    kw: int
-    group_channels: int
-    group_outputs: int
-    stride_h: int
-    stride_w: int
-    top: int
-    left: int
-    dilation_h: int
-    dilation_w: int
-    spread_h: int
-    spread_w: int
-    weight_i: int
-    weight_j: int
-    weight_c: int
-    weight_o: int
-    weight_group: int
-    pool_height: int
-    pool_width: int
-
-    @property
-    def groups(self) -> int:
-        """The number of groups."""
-        return self.outputs // self.group_outputs
-
-    @property
-    def terms(self) -> int:
-        """The number of products in one output."""
-        return self.kh * self.kw * self.group_channels
-
-    @property
-    def is_thin(self) -> bool:
-        """Whether the outputs of a group are too few to fill a tile."""
-        return self.groups > 1 and self.group_outputs < 8 and self.terms < 2**16  # of a grid
+_MAX_GRID = 2**16  # of the second and third axis of a grid
+_kernels = KernelFile("convolution")
 
 
-class Convolution(CudaKernels):
-    """``conv2d`` and its two gradients."""
-
-    def conv2d(
-        self, x: Array, weight: Array, bias: Array | None, window: Window, groups: int
-    ) -> Array:
-        """Cross-correlation; bias added in the same kernel, or in place after cuBLAS."""
-        x, weight = self.contiguous(x), self.contiguous(weight)
-        size = window.output_size(*x.shape[1:3])
-        out = self.xp.empty((x.shape[0], *size, weight.shape[3]), x.dtype)
-        if _is_product(window, weight.shape, groups) and out.size:
-            matrix, rows = _rows(weight), _rows(out)
-            for begin, columns in self._columns(x, window, size):
-                self.xp.matmul(columns, matrix, out=rows[begin : begin + len(columns)])
-            if bias is not None:
-                self.add_bias(out, bias)
-        else:
-            geometry = _forward(x.shape, weight.shape, window, groups, size)
-            self._correlate(x, weight, bias, geometry, out)
+def conv2d(
+    backend: CudaDevice, x: Array, weight: Array, bias: Array | None, window: Window, groups: int
+) -> Array:
+    """Cross-correlation; the bias is added in the same kernel, or in place after cuBLAS."""
+    x, weight = backend.contiguous(x), backend.contiguous(weight)
+    size = window.output_size(*x.shape[1:3])
+    out = backend.xp.empty((x.shape[0], *size, weight.shape[3]), x.dtype)
+    if not (_uses_cublas(window, weight.shape, groups) and out.size):
+        geometry = _forward(x.shape, weight.shape, window, groups, size)
+        _correlate(backend, x, weight, bias, geometry, out)
         return out
+    matrix, rows = _rows(weight), _rows(out)
+    for begin, columns in _im2col(backend, x, window, size):
+        backend.xp.matmul(columns, matrix, out=rows[begin : begin + len(columns)])
+    return out if bias is None else backend.add_bias(out, bias)
 
-    def conv2d_relu_pool(
-        self,
-        x: Array,
-        weight: Array,
-        bias: Array | None,
-        window: Window,
-        pool: Window,
-        keep: bool = True,
-    ) -> tuple[Array, Array | None]:
-        """One launch for few channels and windows of 2 x 2; nothing of full size is written."""
-        if pool != _HALVING or _is_product(window, weight.shape, 1):
-            return super().conv2d_relu_pool(x, weight, bias, window, pool, keep)
-        x, weight = self.contiguous(x), self.contiguous(weight)
-        size = window.output_size(*x.shape[1:3])
-        pooled = pool.output_size(*size)
-        out = self.xp.empty((x.shape[0], *pooled, weight.shape[3]), x.dtype)
-        winner = self.xp.empty(out.shape, self.xp.int8)
-        geometry = _forward(x.shape, weight.shape, window, 1, size, pooled)
-        self._correlate(x, weight, bias, geometry, out, winner)
-        return out, winner
 
-    def conv2d_input_gradient(
-        self, grad: Array, weight: Array, window: Window, groups: int, shape: Shape
-    ) -> Array:
-        """The correlation of the spread gradient with the kernel turned round."""
-        grad, weight = self.contiguous(grad), self.contiguous(weight)
-        x = self.xp.empty(shape, grad.dtype)
-        if _is_product(window, weight.shape, groups) and grad.size:
-            self._fold(grad, weight, window, x)
-        else:
-            geometry = _backward(grad.shape, weight.shape, window, groups, shape)
-            self._correlate(grad, weight[-1, -1], None, geometry, x)
-        return x
+def conv2d_relu_pool(
+    backend: CudaDevice,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    window: Window,
+    pool: Window,
+    keep: bool = True,
+) -> tuple[Array, Array | None]:
+    """One launch for few channels and 2 x 2 pooling; nothing of full size is written."""
+    if pool != _HALVING or _uses_cublas(window, weight.shape, 1):
+        return Backend.conv2d_relu_pool(backend, x, weight, bias, window, pool, keep)
+    x, weight = backend.contiguous(x), backend.contiguous(weight)
+    size = window.output_size(*x.shape[1:3])
+    pooled = pool.output_size(*size)
+    out = backend.xp.empty((x.shape[0], *pooled, weight.shape[3]), x.dtype)
+    winner = backend.xp.empty(out.shape, backend.xp.int8)
+    geometry = _forward(x.shape, weight.shape, window, 1, size, pooled)
+    _correlate(backend, x, weight, bias, geometry, out, winner)
+    return out, winner
 
-    def conv2d_weight_gradient(self, x: Array, grad: Array, window: Window, groups: int) -> Array:
-        """Few results, each the sum over all pixels: in parts, added in a fixed order."""
-        x, grad = self.contiguous(x), self.contiguous(grad)
-        shape = (*window.kernel, x.shape[3] // groups, grad.shape[3])
-        if not grad.size:
-            return self.xp.zeros(shape, x.dtype)
-        if _is_product(window, shape, groups):
-            return self._product_gradient(x, grad, window).reshape(shape)
-        g = _forward(x.shape, shape, window, groups, grad.shape[1:3])
-        if g.is_thin:
-            name, tiles = "weight_gradient_thin", (-(-g.outputs // 32), g.terms)
-        else:
-            across = -(-g.group_outputs // _TILE)
-            name, tiles = "weight_gradient", (-(-g.terms // _TILE) * across, groups)
-        pixels = grad.size // g.outputs
-        parts = _BLOCKS_EACH * self.multiprocessors // (tiles[0] * tiles[1])
-        each = -(-pixels // max(1, min(parts, pixels // _LEAST_PIXELS)))
-        parts = -(-pixels // each)
-        out = self.xp.empty(shape, x.dtype)
-        partial = self.xp.empty((parts, *shape), accumulate(x))
-        tickets = self.tickets(tiles[0] * tiles[1])
-        launch = kernel("convolution", name, x.dtype.name)
-        launch((parts, *tiles), (THREADS,), (x, grad, _packed(g), each, partial, tickets, out))
-        return out
 
-    # -- without columns ----------------------------------------------------------------------
+def conv2d_input_gradient(
+    backend: CudaDevice, grad: Array, weight: Array, window: Window, groups: int, shape: Shape
+) -> Array:
+    """The correlation of the upsampled gradient with the flipped kernel."""
+    grad, weight = backend.contiguous(grad), backend.contiguous(weight)
+    x = backend.xp.empty(shape, grad.dtype)
+    if _uses_cublas(window, weight.shape, groups) and grad.size:
+        _col2im(backend, grad, weight, window, x)
+    else:
+        geometry = _backward(grad.shape, weight.shape, window, groups, shape)
+        _correlate(backend, grad, weight[-1, -1], None, geometry, x)
+    return x
 
-    def _correlate(
-        self,
-        x: Array,
-        weight: Array,
-        bias: Array | None,
-        g: Geometry,
-        out: Array,
-        winner: Array | None = None,
-    ) -> None:
-        """Fill ``out``, and ``winner`` where it is pooled."""
-        bias = bias if bias is None else self.contiguous(bias)
-        if not out.size:
-            return
-        shift = 0 if bias is None else bias
-        if g.is_thin:
-            launch = kernel("convolution", "correlate_thin", x.dtype.name)
-            launch(blocks_for(out.size), (THREADS,), (x, weight, shift, _packed(g), out))
-            return
-        pool = 0 if winner is None else 1
-        tile = next((tile for tile in (16, 32) if g.group_outputs <= tile), 64)
-        rows = out.size // g.outputs * (4 if pool else 1)
-        grid = (-(-rows // (THREADS // (tile // 4) * 4)), -(-g.group_outputs // tile), g.groups)
-        launch = kernel("convolution", "correlate", x.dtype.name, TILE_O=tile, POOL=pool)
-        launch(grid, (THREADS,), (x, weight, shift, _packed(g), out, winner if pool else 0))
 
-    # -- with columns, some rows at a time ----------------------------------------------------
+def conv2d_weight_gradient(
+    backend: CudaDevice, x: Array, grad: Array, window: Window, groups: int
+) -> Array:
+    """Few results, each a sum over all pixels: partial sums, added in a fixed order."""
+    x, grad = backend.contiguous(x), backend.contiguous(grad)
+    shape = (*window.kernel, x.shape[3] // groups, grad.shape[3])
+    if not grad.size:
+        return backend.xp.zeros(shape, x.dtype)
+    if _uses_cublas(window, shape, groups):
+        return _gemm_weight_gradient(backend, x, grad, window).reshape(shape)
+    g = _forward(x.shape, shape, window, groups, grad.shape[1:3])
+    if _is_depthwise(g):
+        name, tiles = "weight_gradient_depthwise", (-(-g.outputs // 32), g.terms)
+    else:
+        across = -(-g.group_outputs // GRADIENT_TILE)
+        name, tiles = "weight_gradient", (-(-g.terms // GRADIENT_TILE) * across, groups)
+    count = tiles[0] * tiles[1]
+    parts, each = backend.split(grad.size // g.outputs, 1, count, MIN_PIXELS_PER_BLOCK)
+    out = backend.xp.empty(shape, x.dtype)
+    partial = backend.xp.empty((parts, *shape), accumulate(x))
+    arguments = (x, grad, packed(g), each, partial, backend.tickets(count), out)
+    _kernels.launch(name, x.dtype, (parts, *tiles), *arguments)
+    return out
 
-    def _columns(self, x: Array, window: Window, size: Pair) -> Iterator[tuple[int, Array]]:
-        """(first row, columns (rows, kh * kw * C)) for all output pixels, a chunk at a time."""
-        if _is_pointwise(window) and x.shape[1:3] == (size[0], size[1]):
-            yield 0, _rows(x)
-            return
-        terms = window.kernel[0] * window.kernel[1] * x.shape[3]
-        pixels = x.shape[0] * size[0] * size[1]
-        each = min(pixels, max(1, _WORKSPACE // (terms * x.dtype.itemsize)))
-        space = self.xp.empty((each, terms), x.dtype)
-        g = _packed(_forward(x.shape, (*window.kernel, x.shape[3], 1), window, 1, size))
-        launch = kernel("convolution", "im2col", x.dtype.name)
-        for begin in range(0, pixels, each):
-            columns = space[: pixels - begin]
-            launch(blocks_for(columns.size), (THREADS,), (x, g, begin, len(columns), columns))
-            yield begin, columns
 
-    def _product_gradient(self, x: Array, grad: Array, window: Window) -> Array:
-        """columns' @ grad, added up over the chunks."""
-        rows, total = _rows(grad), None
-        for begin, columns in self._columns(x, window, grad.shape[1:3]):
-            product = self.xp.matmul(columns.T, rows[begin : begin + len(columns)])
-            if total is None and len(columns) < len(rows):
-                product = product.astype(accumulate(x), copy=False)
-            total = product if total is None else self.xp.add(total, product, total)
-        return total if total is None else total.astype(x.dtype, copy=False)
+# -- implicit GEMM ---------------------------------------------------------------------------------
 
-    def _fold(self, grad: Array, weight: Array, window: Window, x: Array) -> None:
-        """x = col2im(grad @ weight'), some whole images at a time."""
-        matrix = weight.reshape(-1, weight.shape[3]).T
-        if _is_pointwise(window) and grad.shape[:3] == x.shape[:3]:
-            self.xp.matmul(_rows(grad), matrix, out=_rows(x))
-            return
-        area = grad.shape[1] * grad.shape[2]
-        each = max(1, _WORKSPACE // (area * matrix.shape[1] * x.dtype.itemsize))
-        launch = kernel("convolution", "col2im", x.dtype.name)
-        for begin in range(0, len(x), each):
-            part = x[begin : begin + each]
-            columns = self.xp.matmul(_rows(grad[begin : begin + each]), matrix)
-            g = _packed(_forward(part.shape, weight.shape, window, 1, grad.shape[1:3]))
-            launch(blocks_for(part.size), (THREADS,), (columns, g, part))
+
+def _correlate(
+    backend: CudaDevice,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    g: Geometry,
+    out: Array,
+    winner: Array | None = None,
+) -> None:
+    """Fill ``out``; with ``winner`` the epilogue is ReLU and 2 x 2 max-pooling."""
+    if not out.size:
+        return
+    arguments = (x, weight, 0 if bias is None else backend.contiguous(bias), packed(g), out)
+    if _is_depthwise(g):
+        _kernels.for_each("correlate_depthwise", x.dtype, out.size, *arguments)
+        return
+    pool = 0 if winner is None else 1
+    tile = next((tile for tile in FORWARD_TILES if g.group_outputs <= tile), FORWARD_TILES[-1])
+    rows = out.size // g.outputs * (4 if pool else 1)
+    grid = (-(-rows // (THREADS // (tile // 4) * 4)), -(-g.group_outputs // tile), g.groups)
+    _kernels.launch(
+        "correlate", x.dtype, grid, *arguments, winner if pool else 0, TILE_O=tile, POOL=pool
+    )
+
+
+# -- im2col and cuBLAS -----------------------------------------------------------------------------
+
+
+def _im2col(
+    backend: CudaDevice, x: Array, window: Window, size: Shape
+) -> Iterator[tuple[int, Array]]:
+    """(first row, patches (rows, kh * kw * C)) of all output pixels, a workspace at a time."""
+    if _is_pointwise(window) and x.shape[1:3] == size:
+        yield 0, _rows(x)
+        return
+    terms = window.kernel[0] * window.kernel[1] * x.shape[3]
+    pixels = x.shape[0] * size[0] * size[1]
+    each = min(pixels, max(1, IM2COL_WORKSPACE // (terms * x.dtype.itemsize)))
+    workspace = backend.xp.empty((each, terms), x.dtype)
+    g = packed(sliding(x.shape, size, window))
+    for begin in range(0, pixels, each):
+        columns = workspace[: pixels - begin]
+        arguments = (x, g, begin, len(columns), columns)
+        _kernels.for_each("im2col", x.dtype, columns.size, *arguments)
+        yield begin, columns
+
+
+def _gemm_weight_gradient(backend: CudaDevice, x: Array, grad: Array, window: Window) -> Array:
+    """patches' @ grad, summed over the workspaces."""
+    rows, total = _rows(grad), None
+    for begin, columns in _im2col(backend, x, window, grad.shape[1:3]):
+        product = backend.xp.matmul(columns.T, rows[begin : begin + len(columns)])
+        if total is None and len(columns) < len(rows):
+            product = product.astype(accumulate(x), copy=False)
+        total = product if total is None else backend.xp.add(total, product, total)
+    return total if total is None else total.astype(x.dtype, copy=False)
+
+
+def _col2im(backend: CudaDevice, grad: Array, weight: Array, window: Window, x: Array) -> None:
+    """x = col2im(grad @ weight'), a workspace of whole images at a time."""
+    matrix = _rows(weight).T
+    if _is_pointwise(window) and grad.shape[:3] == x.shape[:3]:
+        backend.xp.matmul(_rows(grad), matrix, out=_rows(x))
+        return
+    area = grad.shape[1] * grad.shape[2]
+    each = max(1, IM2COL_WORKSPACE // (area * matrix.shape[1] * x.dtype.itemsize))
+    for begin in range(0, len(x), each):
+        part = x[begin : begin + each]
+        columns = backend.xp.matmul(_rows(grad[begin : begin + each]), matrix)
+        g = packed(sliding(part.shape, grad.shape[1:3], window))
+        _kernels.for_each("col2im", x.dtype, part.size, columns, g, part)
 
 
 def _rows(array: Array) -> Array:
     return array.reshape(-1, array.shape[-1])
 
 
+# -- choice and geometry ---------------------------------------------------------------------------
+
+
 def _is_pointwise(window: Window) -> bool:
-    """Whether the pixels themselves are the columns."""
+    """Whether the pixels themselves are the patches."""
     return window == Window((1, 1), dilation=window.dilation)
 
 
-def _is_product(window: Window, weight: Shape, groups: int) -> bool:
-    """Whether cuBLAS does it: there are no columns to write, or enough work for each of them."""
+def _uses_cublas(window: Window, weight: Shape, groups: int) -> bool:
+    """Whether im2col has nothing to write, or cuBLAS has enough work for each column."""
     kh, kw, channels, outputs = weight
-    return groups == 1 and (_is_pointwise(window) or (outputs >= 128 and kh * kw * channels >= 512))
+    large = outputs >= GEMM_MIN_OUTPUTS and kh * kw * channels >= GEMM_MIN_TERMS
+    return groups == 1 and (large or _is_pointwise(window))
+
+
+def _is_depthwise(g: Geometry) -> bool:
+    """Whether a group has too few output channels to fill a tile."""
+    return g.groups > 1 and g.group_outputs < DEPTHWISE_MAX_OUTPUTS and g.terms < _MAX_GRID
 
 
 @lru_cache(maxsize=1024)
 def _forward(
-    x: Shape, weight: Shape, window: Window, groups: int, size: Pair, pooled: Pair = (0, 0)
+    x: Shape, weight: Shape, window: Window, groups: int, size: Shape, pooled: Shape = (0, 0)
 ) -> Geometry:
-    """A convolution of images x that gives ``size`` pixels, from which ``pooled`` are left."""
-    kh, kw, channels, outputs = weight
-    return Geometry(
-        images=x[0],
-        height=x[1],
-        width=x[2],
-        channels=x[3],
-        out_height=size[0],
-        out_width=size[1],
+    """A convolution of images x that gives ``size`` output pixels, pooled to ``pooled``."""
+    _, kw, channels, outputs = weight
+    return sliding(x, size, window)._replace(
         outputs=outputs,
-        kh=kh,
-        kw=kw,
         group_channels=channels,
         group_outputs=outputs // groups,
-        stride_h=window.stride[0],
-        stride_w=window.stride[1],
-        top=window.padding[0][0],
-        left=window.padding[1][0],
-        dilation_h=window.dilation[0],
-        dilation_w=window.dilation[1],
-        spread_h=1,
-        spread_w=1,
         weight_i=kw * channels * outputs,
         weight_j=channels * outputs,
         weight_c=outputs,
@@ -283,11 +232,11 @@ def _forward(
 
 @lru_cache(maxsize=1024)
 def _backward(grad: Shape, weight: Shape, window: Window, groups: int, x: Shape) -> Geometry:
-    """The convolution of the spread gradient that gives the gradient of images x.
+    """The convolution of the upsampled gradient that gives the gradient of images x.
 
-    With h = y * stride - top + i * dilation for output row y and tap i, row h of the image gathers
-    the rows y for which h + top - i * dilation = y * stride: a kernel turned round, over a gradient
-    with ``stride`` between its pixels. The weight is read backwards, from its last tap on.
+    Tap i of output row y reads row h = y * stride - top + i * dilation. So row h of the image
+    gathers from the rows y with y * stride = h + top - i * dilation: a correlation of the gradient,
+    upsampled by ``stride``, with the flipped kernel. The weight is read backward from its last tap.
     """
     (kh, kw), (dilation_h, dilation_w) = window.kernel, window.dilation
     forward = _forward(x, weight, window, groups, (grad[1], grad[2]))
@@ -304,15 +253,10 @@ def _backward(grad: Shape, weight: Shape, window: Window, groups: int, x: Shape)
         stride_w=1,
         top=(kh - 1) * dilation_h - forward.top,
         left=(kw - 1) * dilation_w - forward.left,
-        spread_h=window.stride[0],
-        spread_w=window.stride[1],
+        upsample_h=window.stride[0],
+        upsample_w=window.stride[1],
         weight_i=-forward.weight_i,
         weight_j=-forward.weight_j,
         weight_c=forward.weight_o,
         weight_o=forward.weight_c,
     )
-
-
-@lru_cache(maxsize=1024)
-def _packed(geometry: Geometry) -> Any:
-    return struct(**geometry._asdict())

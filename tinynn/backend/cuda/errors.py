@@ -1,23 +1,22 @@
-"""What to say when a GPU fails: its memory is full, or a kernel went wrong earlier."""
+"""Explain CuPy's errors: a GPU out of memory, and kernels that failed earlier."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 
 from tinynn.errors import DeviceMemoryError
 
 
 def explained(error: Exception) -> Exception:
-    """The error to raise instead of one that CuPy raised; any other error as it is."""
+    """The error to raise instead of one of CuPy's; other errors unchanged."""
     if not type(error).__module__.startswith(("cupy.", "cupy_backends.")):
         return error
     if isinstance(error, MemoryError):
         return _out_of_memory(error)
     if "CUDA" in type(error).__name__:
         note = (
-            "a GPU reports errors of kernels later than they happen: rerun with "
+            "kernels run asynchronously, and their errors are reported by a later call: rerun with "
             "CUDA_LAUNCH_BLOCKING=1 to see which call failed"
         )
         if note not in getattr(error, "__notes__", ()):
@@ -33,22 +32,28 @@ def _out_of_memory(error: MemoryError) -> DeviceMemoryError:
     match = re.search(r"allocating ([\d,]+) bytes", str(error))
     wanted = f"{int(match[1].replace(',', '')):,} bytes" if match else "memory"
     explanation = DeviceMemoryError(
-        f"the GPU has no room for {wanted} more: {total:,} bytes in total, {free:,} free, "
-        f"{held:,} held by this process's pool; use a smaller batch or smaller images, drop "
-        "tensors that are not needed (a kept loss keeps its record), or end other programs on it"
+        f"the GPU is out of memory: {wanted} more requested, {total:,} bytes in total, {free:,} "
+        f"free, {held:,} held by this process's pool; use a smaller batch or smaller images, "
+        "free tensors that are not needed (a loss that is kept keeps its autograd graph), or end "
+        "other programs on this GPU"
     )
     explanation.__cause__ = error
     vars(explanation).update(vars(error))  # the module that failed, if it is known already
     return explanation
 
 
-@contextmanager
-def explaining() -> Iterator[None]:
+class _Explaining(ContextDecorator):
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and (better := explained(error)) is not error:
+            raise better from error
+
+
+_explaining = _Explaining()
+
+
+def explaining() -> _Explaining:
     """A context, or a decorator, in which CuPy's errors are explained."""
-    try:
-        yield
-    except Exception as error:
-        better = explained(error)
-        if better is error:
-            raise
-        raise better from error
+    return _explaining

@@ -1,35 +1,34 @@
-// The running loss and accuracy of an epoch, so that nobody has to fetch them after each batch.
+// The running loss and accuracy of an epoch, kept on the GPU so that no batch synchronizes.
 
-// As long as each loss was a finite number totals[2] counts the batches; the first that is not sets
-// failed. totals[0] += loss * rows; totals[1] += the number of rows whose largest logit, the first of
-// equals and NaN before all others as in NumPy, stands at their label. With one logit a row the
-// class is 1 where it is above 0. One block: each thread takes every blockDim.x-th row.
-extern "C" __global__ void accumulate_metrics(
-    const ACCUMULATE* loss, const SCALAR* logits, const long long* labels,
-    long long rows, int classes, double* totals, bool* failed
-) {
-    __shared__ unsigned int right;
-    if (threadIdx.x == 0) right = 0;
+// totals[0] += loss * rows, totals[1] += correct predictions, and totals[2] counts the batches before the
+// first loss that is not finite, which sets `failed`. The prediction of a row is the index of its
+// largest logit, as numpy.argmax gives it: the first of equals, a NaN before all others. With one logit
+// per row it is 1 where that is positive. One block; each thread takes every THREADS-th row.
+extern "C" __global__ void accumulate_metrics(const ACCUMULATE* loss, const SCALAR* logits,
+                                              const long long* labels, long long rows, int classes,
+                                              double* totals, bool* failed) {
+    __shared__ unsigned int correct;
+    if (threadIdx.x == 0) correct = 0;
     __syncthreads();
-    unsigned int mine = 0;
+    unsigned int own = 0;
     for (long long row = threadIdx.x; row < rows; row += blockDim.x) {
         const SCALAR* values = logits + row * classes;
         ACCUMULATE best = widen(values[0]);
-        int found = classes == 1 && best > 0;
+        int predicted = classes == 1 && best > 0;
         for (int k = 1; k < classes; ++k) {
             const ACCUMULATE value = widen(values[k]);
             if (value > best || (value != value && best == best)) {
                 best = value;
-                found = k;
+                predicted = k;
             }
         }
-        mine += found == labels[row];
+        own += predicted == labels[row];
     }
-    atomicAdd(&right, mine);  // whole numbers: the order does not matter
+    atomicAdd(&correct, own);  // integers: the order does not matter
     __syncthreads();
     if (threadIdx.x == 0) {
         totals[0] += static_cast<double>(*loss) * static_cast<double>(rows);
-        totals[1] += right;
+        totals[1] += correct;
         if (!(*loss - *loss == 0)) *failed = true;
         if (!*failed) totals[2] += 1;
     }

@@ -1,4 +1,4 @@
-"""What cuBLAS makes of float32 factors."""
+"""The precision in which cuBLAS multiplies float32 matrices: float32 or TF32."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ import sys
 from tinynn.errors import ArgumentError
 
 _PRECISIONS = ("float32", "tf32")
-_chosen: str | None = None  # None: nobody asked, CuPy's environment variable CUPY_TF32 decides
+_chosen: str | None = None  # None: not set, CuPy's environment variable CUPY_TF32 decides
 
 
 def set_matmul_precision(precision: str) -> None:
-    """Let GPUs round the float32 factors of matrix products to 10 bits of mantissa: "tf32".
+    """Set the precision of float32 matrix products on GPUs, for all devices and threads.
 
-    "float32" is the default and takes it back. Only GPUs of compute capability 8.0 and up (A100,
-    A10G, L4, H100) know TF32; others, and CPUs, go on in float32. Sums are made in float32 either
-    way. The library's own convolution kernels, for layers of few channels, always compute in
-    float32; this is about the products that cuBLAS makes. For all devices and threads.
+    With "tf32" tensor cores round the factors to 10 bits of mantissa and accumulate in float32.
+    GPUs of compute capability 8.0 and up (A100, A10G, L4, H100) support it; others, and CPUs, stay
+    in float32. It applies to cuBLAS: the library's own convolution kernels, which layers of few
+    channels use, always compute in float32.
+
+    Args:
+        precision: "float32" (the default) or "tf32".
+
+    Raises:
+        ArgumentError: for any other precision.
     """
     global _chosen
     if precision not in _PRECISIONS:
@@ -27,12 +33,12 @@ def set_matmul_precision(precision: str) -> None:
 
 
 def get_matmul_precision() -> str:
-    """What ``set_matmul_precision`` chose: "float32" or "tf32"."""
+    """The precision of float32 matrix products on GPUs: "float32" or "tf32"."""
     return _chosen or "float32"
 
 
 def apply_matmul_precision() -> None:
-    """Tell CuPy, once it is there."""
+    """Pass the setting on to CuPy, once that is imported."""
     if _chosen is None:
         return
     from cupy._core import _routines_linalg as linalg

@@ -1,5 +1,8 @@
-// The library's random sequence: Philox4x64-10 (Salmon, Moraes, Dror and Shaw, 2011), bit for bit that of
-// tinynn/backend/random.py. Block `position + b` of the sequence is eight 32-bit words, made by thread b.
+// The library's random sequence: Philox4x64-10 (Salmon, Moraes, Dror and Shaw, 2011), the same bits as
+// tinynn/backend/philox.py. Block `position + b` of the sequence is eight 32-bit words; thread b
+// generates it.
+
+#define WORDS 8  // per block of the sequence
 
 __device__ inline void philox(unsigned long long seed, unsigned long long counter,
                               unsigned int* words) {
@@ -18,34 +21,31 @@ __device__ inline void philox(unsigned long long seed, unsigned long long counte
     }
     const unsigned long long block[4] = {a, b, c, d};
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        words[2 * i] = static_cast<unsigned int>(block[i]);
-        words[2 * i + 1] = static_cast<unsigned int>(block[i] >> 32);
-    }
+    for (int i = 0; i < WORDS; i++) words[i] = static_cast<unsigned int>(block[i / 2] >> i % 2 * 32);
 }
 
 extern "C" __global__ void random_bits(unsigned long long seed, unsigned long long position,
                                        long long count, unsigned int* out) {
-    for (long long block = FIRST; block * 8 < count; block += ALL) {
-        unsigned int words[8];
+    for (long long block = FIRST; block * WORDS < count; block += ALL) {
+        unsigned int words[WORDS];
         philox(seed, position + block, words);
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            if (block * 8 + i < count) out[block * 8 + i] = words[i];
+        for (int i = 0; i < WORDS; i++) {
+            if (block * WORDS + i < count) out[block * WORDS + i] = words[i];
         }
     }
 }
 
-// Element i is kept if word i of the sequence reaches the threshold, and then multiplied by `scale`.
+// Element i is kept, and multiplied by `scale`, if word i of the sequence reaches the threshold.
 extern "C" __global__ void dropout(const SCALAR* x, unsigned long long seed,
                                    unsigned long long position, unsigned long long threshold,
                                    ACCUMULATE scale, long long count, SCALAR* out, bool* mask) {
-    for (long long block = FIRST; block * 8 < count; block += ALL) {
-        unsigned int words[8];
+    for (long long block = FIRST; block * WORDS < count; block += ALL) {
+        unsigned int words[WORDS];
         philox(seed, position + block, words);
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            const long long e = block * 8 + i;
+        for (int i = 0; i < WORDS; i++) {
+            const long long e = block * WORDS + i;
             if (e < count) {
                 const bool kept = words[i] >= threshold;
                 store(out + e, kept ? widen(x[e]) * scale : ACCUMULATE(0));

@@ -1,8 +1,8 @@
-"""The way from the word "cuda" to a GPU that computes, and what to do where it ends.
+"""Find a usable GPU for the name "cuda", or explain why there is none.
 
-Every step that can fail has one message: what is there, what is missing, what to run. CuPy is
-imported here, when a CUDA device is asked for, and nowhere before. Only names that CuPy 13.6 and 14
-both have are used; what differs between them is ``_preload_cuda11_wheels``.
+Each check that can fail has one message: what was found, what is missing, what to run. CuPy is
+imported here, when a CUDA device is first asked for, and nowhere earlier. Only names that exist in
+both CuPy 13.6 and 14 are used; the one difference is in ``_preload_cuda11_wheels``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class Extra(NamedTuple):
-    """One of the CUDA extras of pyproject.toml and what its CUDA needs."""
+    """One of the CUDA extras of pyproject.toml and what its CUDA version requires."""
 
     name: str
-    driver: str  # which release of NVIDIA's driver
-    capability: tuple[int, int]  # the lowest compute capability
+    driver: str  # NVIDIA driver release
+    capability: tuple[int, int]  # lowest compute capability
 
 
 EXTRAS = {  # by the major version of CUDA
@@ -37,7 +37,7 @@ EXTRAS = {  # by the major version of CUDA
 
 
 class Cuda(NamedTuple):
-    """CuPy, and what is beneath it for all devices alike."""
+    """CuPy and the CUDA installation under it."""
 
     cupy: Any
     package: str  # the distribution: "cupy-cuda12x"
@@ -53,7 +53,7 @@ class Cuda(NamedTuple):
 
 @cache
 def find_cuda() -> Cuda:
-    """CuPy, on a machine with at least one CUDA device; DeviceError says why there is none."""
+    """CuPy on a machine with at least one CUDA device; raises DeviceError with the reason."""
     found = _cupy_distributions()
     _warn_of_several(found)
     _preload_cuda11_wheels(found)
@@ -69,11 +69,11 @@ def find_cuda() -> Cuda:
 
 
 def _cupy_distributions() -> list[Distribution]:
-    """The distributions that bring a package ``cupy``; the one that is imported comes first."""
+    """The installed distributions of the package ``cupy``; first the one that is imported."""
     from importlib.metadata import distributions
 
     found: dict[str, Distribution] = {}
-    for distribution in distributions():  # in the order in which imports are searched
+    for distribution in distributions():  # in the order of sys.path
         if re.fullmatch(r"cupy(-cuda\w+|-rocm[\w-]*)?", distribution.name or ""):
             found.setdefault(distribution.name, distribution)
     return list(found.values())
@@ -83,7 +83,7 @@ def _warn_of_several(found: list[Distribution]) -> None:
     names = sorted(distribution.name for distribution in found)
     if len(names) > 1:
         warnings.warn(
-            f"{' and '.join(names)} are installed together and overwrite each other's files: run "
+            f"{' and '.join(names)} are both installed and overwrite each other's files: run "
             f"pip uninstall {' '.join(names)}, then {_install('cuda12')} (for a K80 '.[cuda11]')",
             RuntimeWarning,
             stacklevel=2,
@@ -91,9 +91,9 @@ def _warn_of_several(found: list[Distribution]) -> None:
 
 
 def _preload_cuda11_wheels(found: list[Distribution]) -> None:
-    """Load NVIDIA's libraries out of their wheels, which CuPy 13 does not search (14 does).
+    """Load NVIDIA's libraries from their wheels, which CuPy 13 does not search (14 does).
 
-    A library that is loaded already is found by its name, wherever it came from.
+    The dynamic linker then finds a loaded library by its name.
     """
     if not found or found[0].name != "cupy-cuda11x":
         return
@@ -104,13 +104,13 @@ def _preload_cuda11_wheels(found: list[Distribution]) -> None:
         try:
             files = {file.name: file for file in distribution(wheel).files or ()}
         except PackageNotFoundError:
-            continue  # the libraries may be those of the system
+            continue  # the system may have the libraries
         for library in libraries:
             if library in files:
                 ctypes.CDLL(str(files[library].locate()), mode=ctypes.RTLD_GLOBAL)
 
 
-_CUDA11_WHEELS = {  # what a library needs stands before it
+_CUDA11_WHEELS = {  # dependencies first
     "nvidia-cuda-runtime-cu11": ("libcudart.so.11.0",),
     "nvidia-cuda-nvrtc-cu11": ("libnvrtc-builtins.so.11.8", "libnvrtc.so.11.2"),
     "nvidia-cublas-cu11": ("libcublasLt.so.11", "libcublas.so.11"),
@@ -120,27 +120,27 @@ _CUDA11_WHEELS = {  # what a library needs stands before it
 
 def _import_cupy(found: list[Distribution]) -> Any:
     try:
-        with warnings.catch_warnings():  # CuPy's own word on several distributions
+        with warnings.catch_warnings():  # CuPy's own warning of several distributions
             warnings.filterwarnings("ignore", message=r"[\s-]*CuPy may not function correctly")
             import cupy
     except ImportError as error:
         if not found:
-            raise DeviceError(_no_cupy()) from error
-        raise DeviceError(
+            raise _device_error(_no_cupy()) from error
+        raise _device_error(
             f"{found[0].name} {found[0].version} is installed but cannot be imported "
-            f"({_last_line(error)}): {_install(_extra_of(found[0].name))}, which brings what it "
-            f"needs{_or_cpu()}"
+            f"({_last_line(error)}): {_install(_extra_of(found[0].name))}, which installs its "
+            "dependencies"
         ) from error
     return cupy
 
 
 def _no_cupy() -> str:
     if sys.platform == "darwin":
-        return f"a CUDA device needs CuPy, which there is none of for macOS{_or_cpu()}"
+        return "a CUDA device needs CuPy, which is not available for macOS"
     return (
         f"a CUDA device needs CuPy, which is not installed: {_install('cuda12')} (driver "
         f"{EXTRAS[12].driver}) or, for a K80 (AWS p2) with driver 470, pip install -e '.[cuda11]'"
-        f"{_python_for_cuda11()}{_or_cpu()}"
+        f"{_python_for_cuda11()}"
     )
 
 
@@ -150,33 +150,31 @@ def _no_cupy() -> str:
 def _count_devices(cuda: Cuda) -> int:
     runtime = cuda.cupy.cuda.runtime
     if runtime.driverGetVersion() == 0:
-        raise DeviceError(
+        raise _device_error(
             f"{cuda.title} is installed, but there is no NVIDIA driver: install driver "
-            f"{cuda.extra.driver}; where there is one, nvidia-smi shows the GPU{_or_cpu()}"
+            f"{cuda.extra.driver}; nvidia-smi lists the GPU once it is installed"
         )
     try:
         count = int(runtime.getDeviceCount())
     except runtime.CUDARuntimeError as error:
         insufficient_driver, no_device = 35, 100  # cudaError_t of driver_types.h
         if error.status == insufficient_driver:
-            raise DeviceError(_old_driver(cuda)) from error
+            raise _device_error(_old_driver(cuda)) from error
         if error.status != no_device:
-            raise DeviceError(
-                f"{cuda.title} and the {driver_title(cuda)} do not come together ({error}): "
-                "nvidia-smi may say more; a driver that was just updated needs a restart"
-                f"{_or_cpu()}"
+            raise _device_error(
+                f"{cuda.title} and the {driver_title(cuda)} do not work together ({error}): "
+                "nvidia-smi may tell more; a driver that was just updated needs a restart"
             ) from error
         count = 0
     if not count:
-        raise DeviceError(_no_device(cuda))
+        raise _device_error(_no_device(cuda))
     return count
 
 
 def driver_title(cuda: Cuda) -> str:
-    """What NVIDIA's driver is: its release, where Linux tells, and the CUDA it was made for."""
+    """The release of NVIDIA's driver, where Linux tells it, and its CUDA version."""
     version = cuda.cupy.cuda.runtime.driverGetVersion()
-    release = _driver_release()
-    return f"NVIDIA driver {release + ' ' if release else ''}for CUDA {dotted(version)}"
+    return f"NVIDIA driver {_driver_release()}for CUDA {dotted(version)}"
 
 
 def _driver_release() -> str:
@@ -185,11 +183,11 @@ def _driver_release() -> str:
     except OSError:
         return ""
     match = re.search(r"Kernel Module.*?\s(\d+\.\d+[.\d]*)", text)
-    return match[1] if match else ""
+    return f"{match[1]} " if match else ""
 
 
 def dotted(version: int) -> str:
-    """A version of CUDA as people write it: 12060 is 12.6."""
+    """A CUDA version in its usual form: 12060 is 12.6."""
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
@@ -201,8 +199,8 @@ def _old_driver(cuda: Cuda) -> str:
     elif major in EXTRAS:
         advice += f", or {_change(cuda.package, EXTRAS[major].name)}"
     return (
-        f"the {driver_title(cuda)} is too old for {cuda.title}, which is made for CUDA "
-        f"{dotted(cuda.cupy.cuda.driver.get_build_version())}: {advice}{_or_cpu()}"
+        f"the {driver_title(cuda)} is too old for {cuda.title}, which is built for CUDA "
+        f"{dotted(cuda.cupy.cuda.driver.get_build_version())}: {advice}"
     )
 
 
@@ -210,8 +208,8 @@ def _no_device(cuda: Cuda) -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hint = "" if visible is None else f"CUDA_VISIBLE_DEVICES={visible!r} may hide it; "
     return (
-        f"{cuda.title} and the {driver_title(cuda)} are installed, but they see no GPU: {hint}"
-        f"nvidia-smi should list one; {_for_a_k80(cuda)}{_or_cpu()}"
+        f"{cuda.title} and the {driver_title(cuda)} are installed, but there is no GPU: {hint}"
+        f"nvidia-smi should list one; {_for_a_k80(cuda)}"
     )
 
 
@@ -219,7 +217,7 @@ def _no_device(cuda: Cuda) -> str:
 
 
 def why_unfit(cuda: Cuda, index: int) -> str | None:
-    """Why a device is too old for this CUDA, or None."""
+    """Why this version of CUDA does not support a device, or None if it does."""
     properties = cuda.cupy.cuda.runtime.getDeviceProperties(index)
     capability = (properties["major"], properties["minor"])
     if capability >= cuda.extra.capability:
@@ -229,29 +227,29 @@ def why_unfit(cuda: Cuda, index: int) -> str | None:
     return (
         f"cuda:{index}, a {device_title(properties)}, has compute capability "
         f"{capability[0]}.{capability[1]}, and {cuda.title} needs "
-        f"{'.'.join(map(str, cuda.extra.capability))} or newer: {advice}{_or_cpu()}"
+        f"{'.'.join(map(str, cuda.extra.capability))} or newer: {advice}{_OR_CPU}"
     )
 
 
 def device_title(properties: dict[str, Any]) -> str:
-    """The name of a GPU's model."""
+    """The model name of a GPU."""
     name = properties["name"]
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
 def smoke_test(cuda: Cuda, index: int) -> None:
-    """Compile a kernel, multiply two matrices: DeviceError if a device cannot do even that."""
+    """Compile a kernel and multiply two matrices; DeviceError if a device fails at that."""
     cupy = cuda.cupy
     try:
         with cupy.cuda.Device(index):
             ones = cupy.ones((2, 2), dtype="float32")
             result = cupy.asnumpy(cupy.matmul(ones + ones, ones))
-    except Exception as error:  # whatever is missing, CuPy meets it here
-        raise DeviceError(_first_failure(cuda, index, error)) from error
+    except Exception as error:  # CuPy raises many types for what is missing
+        raise _device_error(_first_failure(cuda, index, error)) from error
     if (result != 4).any():
         raise DeviceError(
-            f"cuda:{index} multiplies matrices wrongly: expected 4 in every place, got "
-            f"{result.tolist()}; is the driver fit for {cuda.title}?"
+            f"cuda:{index} computes a wrong matrix product: expected 4 for every element, got "
+            f"{result.tolist()}; does the driver support {cuda.title}?"
         )
 
 
@@ -259,19 +257,19 @@ def _first_failure(cuda: Cuda, index: int, error: Exception) -> str:
     out_of_memory = 2  # cudaErrorMemoryAllocation
     if isinstance(error, MemoryError) or getattr(error, "status", 0) == out_of_memory:
         return (
-            f"cuda:{index} has no memory left for a first computation ({_last_line(error)}): end "
-            f"the program that holds it (nvidia-smi lists them){_or_cpu()}"
+            f"cuda:{index} has no free memory for a first computation ({_last_line(error)}): end "
+            "the program that uses it (nvidia-smi lists them)"
         )
     match = _LIBRARY.search(str(error))
     if match:
         return (
             f"{cuda.title} finds a GPU, but not NVIDIA's {match[0].partition('.so')[0]}: "
-            f"{_install(cuda.extra.name)}, which brings it{_or_cpu()}"
+            f"{_install(cuda.extra.name)}, which installs it"
         )
     return (
         f"a first computation on cuda:{index} fails with {cuda.title} and the "
         f"{driver_title(cuda)} ({type(error).__name__}: {_last_line(error)}): "
-        f"{_install(cuda.extra.name)} may complete it{_or_cpu()}"
+        f"{_install(cuda.extra.name)} may install what is missing"
     )
 
 
@@ -279,6 +277,12 @@ _LIBRARY = re.compile(r"\blib\w+\.so[.\d]*\b|\b\w+64_\w+\.dll|\bcu\w+\.h\b")
 
 
 # -- what to run -----------------------------------------------------------------------------------
+
+_OR_CPU = '; or use device "cpu"'
+
+
+def _device_error(problem: str) -> DeviceError:
+    return DeviceError(problem + _OR_CPU)
 
 
 def _install(extra: str) -> str:
@@ -290,7 +294,7 @@ def _change(package: str, extra: str) -> str:
 
 
 def _for_a_k80(cuda: Cuda) -> str:
-    advice = "for a K80 (AWS p2), take driver 470 (newer ones do not see it)"
+    advice = "for a K80 (AWS p2), use driver 470 (newer ones do not support it)"
     if cuda.extra.name == "cuda11":
         return advice
     return f"{advice} and {_change(cuda.package, 'cuda11')}{_python_for_cuda11()}"
@@ -303,10 +307,6 @@ def _python_for_cuda11() -> str:
 def _extra_of(package: str) -> str:
     match = re.match(r"cupy-cuda(\d\d)", package)
     return EXTRAS.get(int(match[1]) if match else 12, EXTRAS[12]).name
-
-
-def _or_cpu() -> str:
-    return '; or use device "cpu"'
 
 
 def _last_line(error: BaseException) -> str:

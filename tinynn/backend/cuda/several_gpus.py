@@ -1,9 +1,9 @@
-"""Several GPUs in one machine: a kernel runs on the GPU of its arrays.
+"""Several GPUs in one machine: every kernel runs on the GPU of its arrays.
 
 CUDA computes on the *current* device of a thread. Each kernel of the backend and each function of
-its ``xp`` makes its own device current first, and leaves it so, as ``cupy.cuda.Device.use`` does:
-what the same function then does to its arrays directly (``x * 2``, ``x[index]``) runs there too. On
-a machine with one GPU nothing of this is used.
+its ``xp`` first makes its own device current, and leaves it current, like ``cupy.cuda.Device.use``:
+array operations in the same function (``x * 2``, ``x[index]``) then run there too. Machines with
+one GPU use none of this.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class OneOfSeveral(CupyBackend):
 
 
 class _Current:
-    """CuPy, or a function of it, that makes a device current before it computes."""
+    """A module or function of CuPy that makes a device current when it is called."""
 
     def __init__(self, wrapped: Any, gpu: Any) -> None:
         self._wrapped, self._gpu = wrapped, gpu

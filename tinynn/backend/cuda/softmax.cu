@@ -1,23 +1,24 @@
-// Softmax cross-entropy of integer labels. Logits are (rows, classes); a row has `across` threads side
-// by side (a power of two up to 32), which are neighbors in a warp and exchange sums by shuffling.
+// Softmax cross-entropy of integer labels. Logits are (rows, classes). `lanes` neighboring threads of a
+// warp (a power of two up to 32) share a row and exchange values with shuffles.
 
-// The largest value over the threads of a row, and the sum: each of them gets it.
-__device__ inline ACCUMULATE row_max(ACCUMULATE value, int across) {
-    for (int step = across / 2; step; step /= 2) {
+// The maximum and the sum over the lanes of a row; every lane gets it.
+__device__ inline ACCUMULATE row_max(ACCUMULATE value, int lanes) {
+    for (int step = lanes / 2; step; step /= 2) {
         const ACCUMULATE other = __shfl_xor_sync(0xffffffffu, value, step);
-        value = other > value || other != other ? other : value;  // NaN wins
+        value = other > value || other != other ? other : value;  // a NaN wins
     }
     return value;
 }
 
-__device__ inline ACCUMULATE row_sum(ACCUMULATE value, int across) {
-    for (int step = across / 2; step; step /= 2) {
+__device__ inline ACCUMULATE row_sum(ACCUMULATE value, int lanes) {
+    for (int step = lanes / 2; step; step /= 2) {
         value += __shfl_xor_sync(0xffffffffu, value, step);
     }
     return value;
 }
 
-// A label that is out of range leaves (row, label) in `fault`, the first row of all; see softmax.py.
+// Check a label. One out of range writes (row, label) to `fault`, the first row of all (labels.py). The
+// label is clamped to 32 bits. The atomic is on an integer minimum: the order does not matter.
 __device__ inline bool is_label(long long label, long long row, int classes,
                                 unsigned long long* fault) {
     if (label >= 0 && label < classes) return true;
@@ -34,33 +35,31 @@ extern "C" __global__ void check_labels(const long long* labels, long long rows,
 }
 
 // The mean of -log softmax(logits[row])[label] = highest + log(sum(exp(logits[row] - highest))) -
-// logits[row][label]. `kept` has highest and the logarithm of each row for the gradient: added up they
-// would lose digits. A block leaves its sum in `partial`; the last one adds them in order.
-extern "C" __global__ void __launch_bounds__(256)
-cross_entropy(const SCALAR* logits, const long long* labels, long long rows, int classes, int across,
+// logits[row][label]. `kept` has highest and the logarithm of each row for the backward pass, apart:
+// their sum would lose digits. Each block writes its sum to `partial`; the last one adds these in order.
+extern "C" __global__ void __launch_bounds__(THREADS)
+cross_entropy(const SCALAR* logits, const long long* labels, long long rows, int classes, int lanes,
               ACCUMULATE* kept, ACCUMULATE* partial, unsigned int* ticket,
               unsigned long long* fault, SCALAR* loss) {
-    __shared__ ACCUMULATE lines[256];
-    const int lane = threadIdx.x % across;
-    const long long step = ALL / across;
+    __shared__ ACCUMULATE sums[THREADS];
+    const int lane = threadIdx.x % lanes, block_rows = THREADS / lanes;
     ACCUMULATE sum = 0;
-    // all threads of a block go round equally often, because a shuffle needs all of its warp
-    for (long long first = static_cast<long long>(blockIdx.x) * (blockDim.x / across); first < rows;
-         first += step) {
-        const long long row = first + threadIdx.x / across;
+    // The bound is on the first row of the block, so that all threads iterate equally often: a shuffle
+    // needs its whole warp.
+    for (long long first = static_cast<long long>(blockIdx.x) * block_rows; first < rows;
+         first += static_cast<long long>(gridDim.x) * block_rows) {
+        const long long row = first + threadIdx.x / lanes;
         const bool inside = row < rows;
         const SCALAR* own = logits + row * classes;
-        ACCUMULATE highest = -1 / ACCUMULATE(0);
-        for (int k = lane; inside && k < classes; k += across) {
+        ACCUMULATE highest = -INFINITE;
+        for (int k = lane; inside && k < classes; k += lanes) {
             const ACCUMULATE value = widen(own[k]);
             if (value > highest || value != value) highest = value;
         }
-        highest = row_max(highest, across);
+        highest = row_max(highest, lanes);
         ACCUMULATE terms = 0;
-        for (int k = lane; inside && k < classes; k += across) {
-            terms += exp(widen(own[k]) - highest);
-        }
-        terms = row_sum(terms, across);
+        for (int k = lane; inside && k < classes; k += lanes) terms += exp(widen(own[k]) - highest);
+        terms = row_sum(terms, lanes);
         if (inside && lane == 0) {
             const ACCUMULATE logarithm = log(terms);
             const long long label = labels[row];
@@ -71,23 +70,14 @@ cross_entropy(const SCALAR* logits, const long long* labels, long long rows, int
             }
         }
     }
-    lines[threadIdx.x] = sum;
-    __syncthreads();
-    for (int half = blockDim.x / 2; half; half /= 2) {
-        if (threadIdx.x < half) lines[threadIdx.x] += lines[threadIdx.x + half];
-        __syncthreads();
-    }
-    if (threadIdx.x == 0) partial[blockIdx.x] = lines[0];
+    sums[threadIdx.x] = sum;
+    reduce_columns(sums, 1);
+    if (threadIdx.x == 0) partial[blockIdx.x] = sums[0];
     if (!is_last_block(ticket, gridDim.x)) return;
-    if (threadIdx.x == 0) {
-        const volatile ACCUMULATE* parts = partial;
-        ACCUMULATE total = 0;
-        for (unsigned int part = 0; part < gridDim.x; part++) total += parts[part];
-        store(loss, total / rows);
-    }
+    if (threadIdx.x == 0) store(loss, sum_partials(partial, gridDim.x, 1) / rows);
 }
 
-// (softmax(logits) - [k == label]) * grad / rows, an element a thread; `grad` is one number.
+// (softmax(logits) - [k == label]) * grad / rows, one thread per element; `grad` is a scalar.
 extern "C" __global__ void cross_entropy_gradient(const SCALAR* grad, const SCALAR* logits,
                                                   const ACCUMULATE* kept, const long long* labels,
                                                   long long rows, int classes, SCALAR* out) {

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.backend.cuda.launch import THREADS, CudaKernels, kernel, scalar
+from tinynn.backend.cuda.device import CudaDevice
+from tinynn.backend.cuda.launch import THREADS, kernel, scalar
 from tinynn.backend.reference import Array
 
 _MOST = 64  # parameters of a launch: MOST in update.cu
@@ -23,96 +24,97 @@ _TABLE = np.dtype(  # the struct Table there
 Arrays = Sequence[Array]
 
 
-class Update(CudaKernels):
-    """The formulas are those of the reference; float16 is computed in float32."""
+def sgd_update(
+    backend: CudaDevice,
+    parameters: Arrays,
+    grads: Arrays,
+    velocities: Arrays | None,
+    learning_rate: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    skip: Array | None = None,
+) -> None:
+    """SGD."""
+    if velocities is None:
+        momentum = 0
+    numbers = (learning_rate, momentum, np.int32(nesterov), weight_decay)
+    _update(backend, "sgd", (parameters, grads, velocities or ()), numbers, skip)
 
-    def sgd_update(
-        self,
-        parameters: Arrays,
-        grads: Arrays,
-        velocities: Arrays | None,
-        learning_rate: float,
-        momentum: float,
-        nesterov: bool,
-        weight_decay: float,
-        skip: Array | None = None,
-    ) -> None:
-        """SGD."""
-        if velocities is None:
-            momentum = 0
-        numbers = (learning_rate, momentum, np.int32(nesterov), weight_decay)
-        self._update("sgd", (parameters, grads, velocities or ()), numbers, skip)
 
-    def adam_update(
-        self,
-        parameters: Arrays,
-        grads: Arrays,
-        firsts: Arrays,
-        seconds: Arrays,
-        step: int,
-        learning_rate: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-        decoupled: bool,
-        skip: Array | None = None,
-    ) -> None:
-        """Adam and AdamW."""
-        numbers = (
-            learning_rate / (1 - betas[0] ** step),
-            betas[0],
-            1 - betas[0],
-            betas[1],
-            1 - betas[1],
-            1 / math.sqrt(1 - betas[1] ** step),
-            eps,
-            0 if decoupled else weight_decay,
-            1 - learning_rate * weight_decay if decoupled else 1,
-        )
-        self._update("adam", (parameters, grads, firsts, seconds), numbers, skip)
+def adam_update(
+    backend: CudaDevice,
+    parameters: Arrays,
+    grads: Arrays,
+    firsts: Arrays,
+    seconds: Arrays,
+    step: int,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    skip: Array | None = None,
+) -> None:
+    """Adam and AdamW."""
+    numbers = (
+        learning_rate / (1 - betas[0] ** step),
+        betas[0],
+        1 - betas[0],
+        betas[1],
+        1 - betas[1],
+        1 / math.sqrt(1 - betas[1] ** step),
+        eps,
+        0 if decoupled else weight_decay,
+        1 - learning_rate * weight_decay if decoupled else 1,
+    )
+    _update(backend, "adam", (parameters, grads, firsts, seconds), numbers, skip)
 
-    def rmsprop_update(
-        self,
-        parameters: Arrays,
-        grads: Arrays,
-        squares: Arrays,
-        velocities: Arrays | None,
-        learning_rate: float,
-        decay: float,
-        eps: float,
-        momentum: float,
-        weight_decay: float,
-        skip: Array | None = None,
-    ) -> None:
-        """RMSprop."""
-        if velocities is None:
-            momentum = 0
-        numbers = (learning_rate, decay, 1 - decay, eps, momentum, weight_decay)
-        self._update("rmsprop", (parameters, grads, squares, velocities or ()), numbers, skip)
 
-    def unscale(self, grads: Arrays, factor: Array, found: Array) -> None:
-        """Every gradient times the factor, in place; ``found`` becomes true if one overflowed."""
-        factor = self.xp.asarray(factor, dtype="float64" if grads[0].itemsize == 8 else "float32")
-        launch = kernel("update", "unscale", grads[0].dtype.name)
-        copies = [self.contiguous(grad) for grad in grads]
-        for table, blocks in _tables((copies, copies)):
-            launch((blocks,), (THREADS,), (table, factor, found))
-        _put_back((grads,), [copies])
+def rmsprop_update(
+    backend: CudaDevice,
+    parameters: Arrays,
+    grads: Arrays,
+    squares: Arrays,
+    velocities: Arrays | None,
+    learning_rate: float,
+    decay: float,
+    eps: float,
+    momentum: float,
+    weight_decay: float,
+    skip: Array | None = None,
+) -> None:
+    """RMSprop."""
+    if velocities is None:
+        momentum = 0
+    numbers = (learning_rate, decay, 1 - decay, eps, momentum, weight_decay)
+    _update(backend, "rmsprop", (parameters, grads, squares, velocities or ()), numbers, skip)
 
-    def _update(
-        self,
-        name: str,
-        columns: tuple[Arrays, ...],
-        numbers: tuple[Any, ...],
-        skip: Array | None,
-    ) -> None:
-        parameters = columns[0]
-        launch = kernel("update", name, parameters[0].dtype.name)
-        plain = [n if isinstance(n, np.int32) else scalar(n, parameters[0]) for n in numbers]
-        copies = [[self.contiguous(array) for array in column] for column in columns]
-        for table, blocks in _tables(tuple(copies)):
-            launch((blocks,), (THREADS,), (table, *plain, 0 if skip is None else skip))
-        _put_back(columns, copies)
+
+def unscale(backend: CudaDevice, grads: Arrays, factor: Array, found: Array) -> None:
+    """Every gradient times the factor, in place; ``found`` becomes true if one overflowed."""
+    factor = backend.xp.asarray(factor, dtype="float64" if grads[0].itemsize == 8 else "float32")
+    launch = kernel("update", "unscale", grads[0].dtype.name)
+    copies = [backend.contiguous(grad) for grad in grads]
+    for table, blocks in _tables((copies, copies)):
+        launch((blocks,), (THREADS,), (table, factor, found))
+    _put_back((grads,), [copies])
+
+
+def _update(
+    backend: CudaDevice,
+    name: str,
+    columns: tuple[Arrays, ...],
+    numbers: tuple[Any, ...],
+    skip: Array | None,
+) -> None:
+    parameters = columns[0]
+    launch = kernel("update", name, parameters[0].dtype.name)
+    plain = [n if isinstance(n, np.int32) else scalar(n, parameters[0]) for n in numbers]
+    copies = [[backend.contiguous(array) for array in column] for column in columns]
+    for table, blocks in _tables(tuple(copies)):
+        launch((blocks,), (THREADS,), (table, *plain, 0 if skip is None else skip))
+    _put_back(columns, copies)
 
 
 def _put_back(columns: tuple[Arrays, ...], copies: list[list[Array]]) -> None:

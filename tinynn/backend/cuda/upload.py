@@ -1,4 +1,4 @@
-"""Batches on their way to a GPU while it computes: pinned memory, a stream of their own."""
+"""Asynchronous host-to-device copies of batches: pinned memory and a copy stream."""
 
 from __future__ import annotations
 
@@ -9,89 +9,88 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinynn.backend import tracing
-from tinynn.backend.cuda.launch import CudaKernels
-from tinynn.backend.reference import Array, Uploads
+from tinynn.backend.cuda.tuning import MAX_UPLOADS_IN_FLIGHT
+from tinynn.backend.reference import Array, Backend, Uploads
 from tinynn.errors import DeviceMemoryError
 
 _NO_MEMORY = 2  # cudaErrorMemoryAllocation
-_MOST_PINNED = 8  # batches whose copies may be under way
 
 
-class Transfer(CudaKernels):
-    """Uploads that run beside the computation."""
+class UploadEngine:
+    """The copy stream of one device and the pinned buffers of the copies in flight."""
 
     def __init__(self, index: int) -> None:
-        super().__init__(index)
-        self._copying: Any = None  # one stream for good: CuPy keeps freed memory by stream
-        self._under_way: deque[tuple[Any, list[np.ndarray]]] = deque()
-        self._uploading = threading.Lock()
+        self._index = index
+        self._stream: Any = None  # made once: CuPy's memory pool keeps free memory by stream
+        self._in_flight: deque[tuple[Any, list[np.ndarray]]] = deque()
+        self._lock = threading.Lock()
 
-    def uploads(self) -> Uploads:
-        """For the stream that is current on this thread."""
-        computing = self.xp.cuda.get_current_stream()
-        if computing.ptr == self.xp.cuda.Stream.ptds.ptr:  # means another stream on each thread
-            return Uploads(self)
-        return _StreamUploads(self, computing)
+    def for_current_stream(self, backend: Backend) -> Uploads:
+        """Uploads for the stream that is current on this thread."""
+        cuda = backend.xp.cuda
+        compute = cuda.get_current_stream()
+        if compute.ptr == cuda.Stream.ptds.ptr:  # names a different stream on each thread
+            return Uploads(backend)
+        return _StreamUploads(backend, self, compute)
 
-    def start_upload(self, computing: Any, arrays: tuple[np.ndarray, ...]) -> _Started:
-        """Begin to copy on a stream of its own, into arrays for the stream that computes."""
-        cuda = self.xp.cuda
-        with self._uploading, cuda.Device(self.index):
-            if self._copying is None:
-                self._copying = cuda.Stream(non_blocking=True)
-            with self._copying as stream:
+    def start(self, xp: Any, compute: Any, arrays: tuple[np.ndarray, ...]) -> _Started:
+        """Start copies on the copy stream into new arrays for the stream ``compute``."""
+        cuda = xp.cuda
+        with self._lock, cuda.Device(self._index):
+            if self._stream is None:
+                self._stream = cuda.Stream(non_blocking=True)
+            with self._stream as stream:
                 pinned = [_pinned(array) for array in arrays]
-                targets = tuple(self.xp.empty(array.shape, array.dtype) for array in arrays)
-                # Their memory may be that of a batch that was let go a moment ago. The copy comes
-                # after all that was launched with it until now.
+                targets = tuple(xp.empty(array.shape, array.dtype) for array in arrays)
+                # The pool may hand out memory of a batch that was freed a moment ago and that
+                # kernels launched before still read: the copy waits for them.
                 launched = cuda.Event(disable_timing=True)
-                launched.record(computing)
+                launched.record(compute)
                 stream.wait_event(launched)
                 for source, target in zip(pinned, targets, strict=True):
                     target.data.copy_from_host_async(source.ctypes.data, source.nbytes, stream)
-                arrived = cuda.Event(disable_timing=True)
-                arrived.record(stream)
-            self._keep(arrived, pinned)
-        return _Started(targets, arrived)
+                copied = cuda.Event(disable_timing=True)
+                copied.record(stream)
+            self._keep_until(copied, pinned)
+        return _Started(targets, copied)
 
-    def _keep(self, arrived: Any, pinned: list[np.ndarray]) -> None:
-        """Pinned memory must not be reused before its copy is done: hold on to it until then.
+    def _keep_until(self, copied: Any, pinned: list[np.ndarray]) -> None:
+        """Hold pinned buffers until their copies are done.
 
-        Where the GPU falls far behind, the thread that loads waits here; the one that trains is not
-        held up.
+        If the GPU falls far behind, this blocks the loading thread, not the one that trains.
         """
-        self._under_way.append((arrived, pinned))
-        while self._under_way:
-            oldest, _ = self._under_way[0]
+        self._in_flight.append((copied, pinned))
+        while self._in_flight:
+            oldest, _ = self._in_flight[0]
             if not oldest.done:
-                if len(self._under_way) <= _MOST_PINNED:
+                if len(self._in_flight) <= MAX_UPLOADS_IN_FLIGHT:
                     return
                 oldest.synchronize()
-            self._under_way.popleft()
+            self._in_flight.popleft()
 
 
 class _Started(NamedTuple):
     arrays: tuple[Array, ...]
-    arrived: Any  # the event after the copies
+    copied: Any  # event recorded after the copies
 
 
 class _StreamUploads(Uploads):
-    def __init__(self, backend: Transfer, computing: Any) -> None:
+    def __init__(self, backend: Backend, engine: UploadEngine, compute: Any) -> None:
         super().__init__(backend)
-        self.transfer, self.computing = backend, computing
+        self.engine, self.compute = engine, compute
 
     def start(self, *arrays: np.ndarray) -> _Started:
-        return self.transfer.start_upload(self.computing, arrays)
+        return self.engine.start(self.backend.xp, self.compute, arrays)
 
     def receive(self, started: _Started) -> tuple[Array, ...]:
-        """Have the computing stream wait for the copies; this thread goes on at once."""
+        """Make the compute stream wait for the copies; the host does not wait."""
         with tracing.transfer("upload", sum(array.nbytes for array in started.arrays)):
-            self.computing.wait_event(started.arrived)
+            self.compute.wait_event(started.copied)
         return started.arrays
 
 
 def _pinned(array: np.ndarray) -> np.ndarray:
-    """A copy in memory that a GPU reads by itself."""
+    """A copy in page-locked memory, which the GPU reads without the CPU."""
     import cupyx
 
     try:
@@ -100,8 +99,8 @@ def _pinned(array: np.ndarray) -> np.ndarray:
         if getattr(error, "status", None) != _NO_MEMORY:
             raise
         raise DeviceMemoryError(
-            f"this machine has no room for {array.nbytes:,} bytes of pinned memory, which the "
-            "upload of a batch takes: use a smaller batch"
+            f"out of pinned memory: the upload of a batch needs {array.nbytes:,} bytes of "
+            "page-locked host memory; use a smaller batch"
         ) from error
     copy[...] = array
     return copy

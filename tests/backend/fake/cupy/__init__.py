@@ -1,4 +1,4 @@
-"""As much of CuPy as looking for a GPU needs, on a machine that the variable FAKE describes."""
+"""The part of CuPy that opening a GPU uses, on a machine that the variable FAKE describes."""
 
 import json
 import os

@@ -1,0 +1,76 @@
+"""The sizes of a convolution or a pooling, as kernels take them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinynn.backend.window import Window
+
+Shape = tuple[int, ...]
+
+
+class Geometry(NamedTuple):
+    """``struct Geometry`` of the kernels: these fields, in this order, each an ``int``.
+
+    Pooling leaves the second part at its defaults.
+    """
+
+    images: int  # the input, (N, H, W, C)
+    height: int
+    width: int
+    channels: int
+    out_height: int
+    out_width: int
+    kh: int
+    kw: int
+    stride_h: int
+    stride_w: int
+    top: int  # padding
+    left: int
+    dilation_h: int
+    dilation_w: int
+    # -- convolution only --
+    group_channels: int  # input channels per group
+    group_outputs: int = 0  # output channels per group
+    outputs: int = 0  # output channels
+    upsample_h: int = 1  # input pixels lie this far apart, with zeros in between
+    upsample_w: int = 1
+    weight_i: int = 0  # strides of the weight, in elements
+    weight_j: int = 0
+    weight_c: int = 0
+    weight_o: int = 0
+    weight_group: int = 0
+    pool_height: int = 0  # output size after fused 2 x 2 pooling
+    pool_width: int = 0
+
+    @property
+    def groups(self) -> int:
+        """The number of groups."""
+        return self.outputs // self.group_outputs
+
+    @property
+    def terms(self) -> int:
+        """The number of products in one output element."""
+        return self.kh * self.kw * self.group_channels
+
+
+C_SOURCE = f"struct Geometry {{ int {', '.join(Geometry._fields)}; }};"
+_STRUCT = np.dtype([(name, np.int32) for name in Geometry._fields])
+
+
+def sliding(image: Shape, size: Shape, window: Window) -> Geometry:
+    """A window that slides over images (N, H, W, C) and gives ``size`` (H', W') outputs."""
+    images, height, width, channels = image
+    (top, _), (left, _) = window.padding
+    sizes = (images, height, width, channels, size[0], size[1])
+    steps = (*window.kernel, *window.stride, top, left, *window.dilation)
+    return Geometry(*sizes, *steps, channels)
+
+
+@lru_cache(maxsize=2048)
+def packed(geometry: Geometry) -> Any:
+    """The kernel argument."""
+    return np.array(tuple(geometry), _STRUCT)
