@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     "README.md",
     "docs/data.md",
+    "docs/extending.md",
     "docs/gpu/rented-gpu.md",
+    "docs/index.md",
+    "docs/read-in-an-afternoon.md",
     "docs/training/own-loop.md",
     "docs/training/resume.md",
     "docs/tutorial/first-network.md",

@@ -1,0 +1,31 @@
+"""An extension of mkdocstrings: docstrings as people read them in a terminal, shown as Markdown."""
+
+import re
+from typing import Any
+
+import griffe
+
+_ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):(?=`)")
+_SESSION = re.compile(r"(?:^[ ]*(?:>>>|\.\.\. |\.\.\.$).*\n?)(?:^[ ]*\S.*\n?)*", re.MULTILINE)
+
+
+class Docstrings(griffe.Extension):
+    """Removes the names of roles, fences interpreter sessions and names sections as Google does."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Rewrite the docstring of an object before it is parsed."""
+        if obj.docstring is not None:
+            obj.docstring.value = as_markdown(obj.docstring.value)
+
+
+def as_markdown(docstring: str) -> str:
+    """The docstring with each ``>>>`` session in a fenced block of its own."""
+    docstring = _ROLE.sub("", docstring)
+    docstring = re.sub(r"^Example:$", "Examples:", docstring, flags=re.MULTILINE)
+    return _SESSION.sub(_fence, docstring)
+
+
+def _fence(session: re.Match[str]) -> str:
+    text = session[0].rstrip("\n")
+    indent = text[: len(text) - len(text.lstrip(" "))]
+    return f"{indent}```pycon\n{text}\n{indent}```\n"

@@ -1,0 +1,97 @@
+"""'Extending tinynn' is true: every section runs as it stands, and its gradients are right."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinynn
+from tests.gradients import check_gradients
+
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
+
+
+def sections() -> dict[str, str]:
+    """The code of each section that has some, on the lines that it has on the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    starts = [*SECTION.finditer(text)]
+    ends = [*(start.start() for start in starts[1:]), len(text)]
+    code = {}
+    for start, end in zip(starts, ends, strict=True):
+        lines: list[str] = []
+        for block in BLOCK.finditer(text, start.start(), end):
+            lines += [""] * (text.count("\n", 0, block.start(1)) - len(lines))
+            lines += block[1].splitlines()
+        if lines:
+            code[start[1]] = "\n".join(lines)
+    return code
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, device):
+    """Runs a section in an empty folder, with new tensors on the device; returns its names."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(section: str) -> dict[str, Any]:
+        names: dict[str, Any] = {"__name__": "extending"}
+        with tinynn.default_device(device):
+            exec(compile(sections()[section], str(PAGE), "exec"), names)
+        return names
+
+    return run
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(shape)
+
+
+def test_a_differentiable_function(run, device):
+    names = run("A differentiable function")
+    check_gradients(names["log1p"], [np.abs(normal(3, 4))], device)
+    check_gradients(names["hypot"], [normal(3, 4), normal(4, 3).reshape(3, 4) + 3], device)
+    np.testing.assert_allclose(names["x"].grad.numpy(), [3 / 5, 5 / 13], rtol=1e-6)
+
+
+def test_a_loss(run, device):
+    loss = run("A loss")["generalized_cross_entropy"]
+    labels = tinynn.tensor([0, 2, 1, 2], device=device)
+    check_gradients(lambda logits: loss(logits, labels), [normal(4, 3)], device)
+    uniform = tinynn.zeros((4, 5), device=device)
+    assert float(loss(uniform, labels)) == pytest.approx((1 - 0.2**0.7) / 0.7)
+
+
+def test_a_layer(run, device):
+    names = run("A layer")
+    norm = names["RMSNorm"](4).to(device).astype("float64")
+    check_gradients(norm, [normal(3, 4)], device)
+    x = tinynn.tensor(normal(5, 8).astype("float32"), device=device)
+    again = names["again"].to(device)
+    np.testing.assert_array_equal(names["model"](x).numpy(), again(x).numpy())
+
+
+def test_a_metric(run):
+    balanced_accuracy = run("A metric")["balanced_accuracy"]
+    logits = np.eye(2)[[0, 0, 0, 0]]
+    assert balanced_accuracy(logits, np.array([0, 0, 0, 1])) == 0.5
+
+
+def test_an_augmentation(run):
+    names = run("An augmentation")
+    images = names["images"]
+    before = images.copy()
+    erased = names["RandomErasing"](4)(images, np.random.default_rng(0))
+    np.testing.assert_array_equal(images, before)
+    assert ((erased != images).any(axis=3).sum(axis=(1, 2)) == 16).all()
+
+
+def test_proving_it(run):
+    run("Proving it")
+
+
+def test_every_section_with_code_is_tested():
+    tested = {name.removeprefix("test_").replace("_", " ") for name in globals()}
+    assert {section.lower() for section in sections()} <= {name.lower() for name in tested}
