@@ -11,7 +11,7 @@ import tinynn
 from tests.gradients import check_gradients
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```py(?:thon)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
 
 
@@ -32,14 +32,13 @@ def sections() -> dict[str, str]:
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, device):
-    """Runs a section in an empty folder, with new tensors on the device; returns its names."""
+def run(tmp_path, monkeypatch):
+    """Runs a section in an empty folder and returns the names that it defines."""
     monkeypatch.chdir(tmp_path)
 
     def run(section: str) -> dict[str, Any]:
         names: dict[str, Any] = {"__name__": "extending"}
-        with tinynn.default_device(device):
-            exec(compile(sections()[section], str(PAGE), "exec"), names)
+        exec(compile(sections()[section], str(PAGE), "exec"), names)
         return names
 
     return run
@@ -69,8 +68,8 @@ def test_a_layer(run, device):
     norm = names["RMSNorm"](4).to(device).astype("float64")
     check_gradients(norm, [normal(3, 4)], device)
     x = tinynn.tensor(normal(5, 8).astype("float32"), device=device)
-    again = names["again"].to(device)
-    np.testing.assert_array_equal(names["model"](x).numpy(), again(x).numpy())
+    model, again = names["model"].to(device), names["again"].to(device)
+    np.testing.assert_array_equal(model(x).numpy(), again(x).numpy())
 
 
 def test_a_metric(run):
@@ -86,6 +85,17 @@ def test_an_augmentation(run):
     erased = names["RandomErasing"](4)(images, np.random.default_rng(0))
     np.testing.assert_array_equal(images, before)
     assert ((erased != images).any(axis=3).sum(axis=(1, 2)) == 16).all()
+
+
+def test_a_backend(run):
+    names = run("A backend")
+    assert names["out"].shape == (2, 4, 4, 4)
+
+
+def test_a_cuda_kernel(run, device):
+    if device == "cpu":
+        pytest.skip("needs a GPU, real or emulated")
+    run("A CUDA kernel")
 
 
 def test_proving_it(run):
