@@ -6,6 +6,7 @@ from typing import Any
 import griffe
 
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):(?=`)")
+_SHAPE = re.compile(r"^Shape:\n((?:[ ]+\S.*(?:\n|$))+)", re.MULTILINE)
 _SESSION = re.compile(r"(?:^[ ]*(?:>>>|\.\.\. |\.\.\.$).*\n?)(?:^[ ]*\S.*\n?)*", re.MULTILINE)
 
 
@@ -21,8 +22,15 @@ class Docstrings(griffe.Extension):
 def as_markdown(docstring: str) -> str:
     """The docstring with each ``>>>`` session in a fenced block of its own."""
     docstring = _ROLE.sub("", docstring)
+    docstring = _SHAPE.sub(_shape, docstring)
     docstring = re.sub(r"^Example:$", "Examples:", docstring, flags=re.MULTILINE)
     return _SESSION.sub(_fence, docstring)
+
+
+def _shape(section: re.Match[str]) -> str:
+    """Shapes as a list like that of the arguments."""
+    lines = re.sub(r"^    (?=\S)", "- ", section[1], flags=re.MULTILINE)
+    return f"**Shape:**\n\n{lines}"
 
 
 def _fence(session: re.Match[str]) -> str:
