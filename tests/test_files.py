@@ -87,12 +87,10 @@ class TestSafetensors:
         write_atomically(path, safetensors_content({"a": np.ones(100)}, {"key": "value"}))
         assert read_metadata(path) == {"key": "value"}
         content = bytearray(path.read_bytes())
-        path.write_bytes(content[:-1])
-        assert read_metadata(path) == {"key": "value"}
         path.write_bytes(content.replace(b'"value"', b'"other"'))
         with pytest.raises(FileFormatError, match="header does not match its checksum"):
             read_metadata(path)
-        for cut in (b"", content[:5], content[:40]):
+        for cut in (b"", content[:5], content[:40], content[:-1]):
             path.write_bytes(cut)
             with pytest.raises(FileFormatError, match="not an intact safetensors file"):
                 read_metadata(path)

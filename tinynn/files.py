@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,21 +24,8 @@ Content = bytes | Iterable[bytes | memoryview]
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 _PIECE = 1 << 20  # bytes handed to a file at a time: small against the buffers of object stores
 _CHECKSUMS = "crc32"
-_DTYPES = {  # in the order of the data in the file: descending alignment, as safetensors has it
-    "uint64": "U64",
-    "int64": "I64",
-    "float64": "F64",
-    "complex64": "C64",
-    "float32": "F32",
-    "uint32": "U32",
-    "int32": "I32",
-    "float16": "F16",
-    "uint16": "U16",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
+# the order of the data in a file: as in the safetensors package, by descending alignment
+_DTYPES = ("U64", "I64", "F64", "C64", "F32", "U32", "I32", "F16", "U16", "I16", "I8", "U8", "BOOL")
 
 
 # -- safetensors -----------------------------------------------------------------------------------
@@ -54,19 +41,15 @@ def safetensors_content(
     """
     import json  # here, because import tinynn must be fast
 
-    for name, array in arrays.items():
-        if array.dtype.name not in _DTYPES:
-            raise ArgumentError(f"safetensors cannot store {name}: its dtype is {array.dtype}")
-    order = list(_DTYPES)
-    names = sorted(arrays, key=lambda name: (order.index(arrays[name].dtype.name), name))
+    dtypes = {name: _dtype(name, array) for name, array in arrays.items()}
+    names = sorted(arrays, key=lambda name: (_DTYPES.index(dtypes[name]), name))
     checksums = json.dumps(_checksums(arrays, metadata), sort_keys=True)
     header: dict[str, Any] = {"__metadata__": {**metadata, _CHECKSUMS: checksums}}
     end = 0
     for name in names:
-        array = arrays[name]
-        start, end = end, end + array.nbytes
-        dtype = _DTYPES[array.dtype.name]
-        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (start, end)}
+        start, end = end, end + arrays[name].nbytes
+        shape = arrays[name].shape
+        header[name] = {"dtype": dtypes[name], "shape": shape, "data_offsets": (start, end)}
     text = json.dumps(header, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
@@ -76,19 +59,29 @@ def safetensors_content(
             yield content[start : start + _PIECE]
 
 
+def _dtype(name: str, array: np.ndarray[Any, Any]) -> str:
+    """The dtype in the notation of safetensors, such as "F32"."""
+    kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
+    dtype = "BOOL" if kind == "b" else f"{kind.upper()}{bits}"
+    if dtype not in _DTYPES:
+        raise ArgumentError(f"safetensors cannot store {name}: its dtype is {array.dtype}")
+    return dtype
+
+
 def from_bytes(content: bytes, name: str) -> tuple[dict[str, str], Arrays]:
     """The metadata and arrays of a safetensors file; FileFormatError, naming it, if damaged.
 
     Files of other programs have no checksums and are read without.
     """
-    from safetensors import SafetensorError
+    import json
+
     from safetensors.numpy import load
 
-    try:
+    with _reading(name):
         arrays = load(content)
-        metadata, checksums = _metadata(content[8 : 8 + _header_length(content)])
-    except (SafetensorError, *_DAMAGED) as error:
-        raise _not_intact(name, error) from error
+        length = min(int.from_bytes(content[:8], "little"), _LARGEST_HEADER)
+        metadata = dict(json.loads(content[8 : 8 + length]).get("__metadata__") or {})
+        checksums = json.loads(metadata.pop(_CHECKSUMS, "null"))
     if checksums is not None and checksums != _checksums(arrays, metadata):
         raise FileFormatError(f"{name} is damaged: its content does not match its checksums")
     return metadata, arrays
@@ -96,48 +89,42 @@ def from_bytes(content: bytes, name: str) -> tuple[dict[str, str], Arrays]:
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, str], Arrays]:
     """The metadata and arrays of a safetensors file; FileFormatError if it is damaged."""
-    _refuse_directory(path)
-    return from_bytes(Path(path).read_bytes(), str(path))
+    return from_bytes(_existing(path).read_bytes(), str(path))
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The metadata of a safetensors file, without reading its arrays."""
-    _refuse_directory(path)
-    with Path(path).open("rb") as file:
-        try:
-            metadata, checksums = _metadata(file.read(_header_length(file.read(8))))
-            intact = checksums is None or checksums["metadata"] == _metadata_checksum(metadata)
-        except _DAMAGED as error:
-            raise _not_intact(path, error) from error
+    import json
+
+    from safetensors import safe_open
+
+    with _reading(path), safe_open(_existing(path), framework="np") as file:
+        metadata = dict(file.metadata() or {})
+        checksums = json.loads(metadata.pop(_CHECKSUMS, "null"))
+        intact = checksums is None or checksums["metadata"] == _metadata_checksum(metadata)
     if not intact:
         raise FileFormatError(f"{path} is damaged: its header does not match its checksum")
     return metadata
 
 
-_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+@contextmanager
+def _reading(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn every error that a damaged file causes into a FileFormatError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise FileFormatError(
+            f"{name} is not an intact safetensors file ({error}): it is truncated or of another "
+            "format"
+        ) from error
 
 
-def _header_length(start: bytes) -> int:
-    return min(int.from_bytes(start[:8], "little"), _LARGEST_HEADER)
-
-
-def _metadata(header: bytes) -> tuple[dict[str, str], Any]:
-    """The metadata in a header, and its checksums or None."""
-    import json
-
-    metadata = dict(json.loads(header).get("__metadata__") or {})
-    return metadata, json.loads(metadata.pop(_CHECKSUMS, "null"))
-
-
-def _not_intact(name: str | os.PathLike[str], error: Exception) -> FileFormatError:
-    return FileFormatError(
-        f"{name} is not an intact safetensors file ({error}): it is truncated or of another format"
-    )
-
-
-def _refuse_directory(path: str | os.PathLike[str]) -> None:
+def _existing(path: str | os.PathLike[str]) -> Path:
     if Path(path).is_dir():
         raise FileFormatError(f"{path} is a directory, not a safetensors file")
+    return Path(path)
 
 
 def _checksums(arrays: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]) -> Any:

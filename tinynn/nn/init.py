@@ -10,7 +10,7 @@ one input contributes to: of a linear weight (in, out) they are in and out; of a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -84,24 +84,24 @@ def constant_(tensor: Tensor, value: float) -> None:
 
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> None:
     """Uniform distribution U(low, high)."""
-    if not _is_skipped():
-        _write(tensor, low + (high - low) * default_generator.uniform(tensor.shape))
+    _fill(tensor, lambda: low + (high - low) * default_generator.uniform(tensor.shape))
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> None:
     """Normal distribution N(mean, std²)."""
-    if not _is_skipped():
-        _write(tensor, mean + std * default_generator.normal(tensor.shape))
+    _fill(tensor, lambda: mean + std * default_generator.normal(tensor.shape))
 
 
 def truncated_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> None:
     """Normal distribution without the tails: values beyond 2 std are drawn again."""
-    if _is_skipped():
-        return
-    values = default_generator.normal(tensor.shape)
-    while (outside := np.abs(values) > 2).any():
-        values[outside] = default_generator.normal((int(outside.sum()),))
-    _write(tensor, mean + std * values)
+
+    def draw() -> np.ndarray[Any, Any]:
+        values = default_generator.normal(tensor.shape)
+        while (outside := np.abs(values) > 2).any():
+            values[outside] = default_generator.normal((int(outside.sum()),))
+        return mean + std * values
+
+    _fill(tensor, draw)
 
 
 def kaiming_uniform_(tensor: Tensor, gain: float = math.sqrt(2)) -> None:
@@ -140,13 +140,15 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> None:
     """
     if tensor.ndim < 2:
         raise ShapeError(f"orthogonal_ expects at least two axes, got shape {tensor.shape}")
-    if _is_skipped():
-        return
     rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]
-    values = default_generator.normal((max(rows, columns), min(rows, columns)))
-    q, r = np.linalg.qr(values)
-    q *= np.sign(np.diag(r))  # else not uniform over all rotations (Mezzadri, 2007)
-    _write(tensor, gain * (q if rows >= columns else q.T).reshape(tensor.shape))
+
+    def draw() -> np.ndarray[Any, Any]:
+        values = default_generator.normal((max(rows, columns), min(rows, columns)))
+        q, r = np.linalg.qr(values)
+        q *= np.sign(np.diag(r))  # else not uniform over all rotations (Mezzadri, 2007)
+        return gain * (q if rows >= columns else q.T).reshape(tensor.shape)
+
+    _fill(tensor, draw)
 
 
 def fans(tensor: Tensor) -> tuple[int, int]:
@@ -157,9 +159,7 @@ def fans(tensor: Tensor) -> tuple[int, int]:
     return area * tensor.shape[-2], area * tensor.shape[-1]
 
 
-def _is_skipped() -> bool:
-    return _allowance.get() is not None
-
-
-def _write(tensor: Tensor, values: np.ndarray[Any, Any]) -> None:
-    tensor.data[...] = tensor.backend.from_host(values.astype(tensor.dtype))
+def _fill(tensor: Tensor, draw: Callable[[], np.ndarray[Any, Any]]) -> None:
+    """Write random values, unless initialization is skipped."""
+    if _allowance.get() is None:
+        tensor.data[...] = tensor.backend.from_host(draw().astype(tensor.dtype))

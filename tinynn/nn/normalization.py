@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from tinynn import functional as F
 from tinynn.autograd import Tensor
 from tinynn.errors import ShapeError
@@ -14,6 +17,8 @@ __all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
 class BatchNorm(Module):
     """What BatchNorm1d and BatchNorm2d have in common."""
 
+    _layouts: Mapping[int, str]  # of the input, by number of axes
+
     def __init__(
         self, channels: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True
     ) -> None:
@@ -25,6 +30,9 @@ class BatchNorm(Module):
 
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:
         """Normalize x; with ``relu``, replace negative results by 0 in the same pass."""
+        if x.ndim not in self._layouts:
+            layouts = " or ".join(self._layouts.values())
+            raise ShapeError(f"{type(self).__name__} expects {layouts}, got shape {x.shape}")
         return F.batch_norm(
             x,
             self.running_mean,
@@ -45,11 +53,7 @@ class BatchNorm1d(BatchNorm):
         x: (N, C) or (N, L, C); the output has the shape of x.
     """
 
-    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
-        """Normalize x; with ``relu``, replace negative results by 0 in the same pass."""
-        if x.ndim not in (2, 3):
-            raise ShapeError(f"BatchNorm1d expects (N, C) or (N, L, C), got shape {x.shape}")
-        return super().forward(x, relu)
+    _layouts = MappingProxyType({2: "(N, C)", 3: "(N, L, C)"})
 
 
 class BatchNorm2d(BatchNorm):
@@ -70,11 +74,7 @@ class BatchNorm2d(BatchNorm):
         ``running_var`` are (channels,).
     """
 
-    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
-        """Normalize x; with ``relu``, replace negative results by 0 in the same pass."""
-        if x.ndim != 4:
-            raise ShapeError(f"BatchNorm2d expects images (N, H, W, C), got shape {x.shape}")
-        return super().forward(x, relu)
+    _layouts = MappingProxyType({4: "images (N, H, W, C)"})
 
 
 class LayerNorm(Module):

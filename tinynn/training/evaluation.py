@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tinynn.autograd import Tensor, no_grad
-from tinynn.creation import zeros
+from tinynn import functional as F
+from tinynn.autograd import no_grad
 from tinynn.data import ArrayDataset, DataLoader
 from tinynn.nn import Module, constant_weights
 from tinynn.training.epoch_metrics import EpochMetrics, MetricAccumulator
@@ -63,23 +62,10 @@ def predict(
     unlabeled = ArrayDataset(images, np.zeros(len(images), dtype=np.int64))
     loader = DataLoader(unlabeled, batch_size, device=device)
     with _inference(model):
-        return _concatenated(len(images), (model(batch) for batch, _ in loader)).numpy()
+        return F.concat([model(batch) for batch, _ in loader]).numpy()
 
 
 @contextmanager
 def _inference(model: Module) -> Iterator[None]:
     with model.in_mode(training=False), no_grad(), constant_weights():
         yield
-
-
-def _concatenated(rows: int, parts: Iterator[Tensor]) -> Tensor:
-    """All parts in one tensor of ``rows`` rows, each copied as soon as it is computed."""
-    first = next(parts)
-    if len(first) == rows:
-        return first
-    out = zeros((rows, *first.shape[1:]), first.dtype, first.device)
-    xp, start = out.backend.xp, 0
-    for part in chain([first], parts):
-        xp.copyto(out.data[start : start + len(part)], part.data)
-        start += len(part)
-    return out

@@ -10,35 +10,38 @@ import csv
 import io
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from tinynn.errors import ArgumentError
 from tinynn.files import write_atomically
 from tinynn.training.state import Callback, TrainingState
 
+Rows = list[dict[str, float]]
+
 
 def log_csv(path: str | os.PathLike[str]) -> Callback:
     """A CSV table with one row per epoch and a header row."""
 
-    def write(event: str, state: TrainingState) -> None:
-        if event == "epoch":
-            rows = state.history.rows()
-            text = io.StringIO()
-            table = csv.DictWriter(text, list(rows[-1]), restval="", extrasaction="ignore")
-            table.writeheader()
-            table.writerows(rows)
-            write_atomically(path, text.getvalue().encode())
+    def table(rows: Rows) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[-1]), restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
 
-    return write
+    return _rewrite(path, table)
 
 
 def log_json_lines(path: str | os.PathLike[str]) -> Callback:
     """One JSON object per line and epoch."""
+    return _rewrite(path, lambda rows: "".join(json.dumps(row) + "\n" for row in rows))
 
+
+def _rewrite(path: str | os.PathLike[str], text: Callable[[Rows], str]) -> Callback:
     def write(event: str, state: TrainingState) -> None:
         if event == "epoch":
-            lines = [json.dumps(row) + "\n" for row in state.history.rows()]
-            write_atomically(path, "".join(lines).encode())
+            write_atomically(path, text(state.history.rows()).encode())
 
     return write
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tinynn.errors import StorageError
 from tinynn.files import Content, write_atomically, write_into
@@ -21,36 +21,10 @@ _PART_BYTES = 5 << 20  # of a multipart upload: the least that S3 allows, as it 
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "memory"}  # whose uploads fsspec can discard
 
 
-class Store(Protocol):
-    """Files by name in one location; every failure is a StorageError that names it."""
-
-    place: str
-
-    def names(self) -> list[str]:
-        """The existing files, sorted; none if the location does not exist yet."""
-        ...
-
-    def read(self, name: str) -> bytes:
-        """The content of a file."""
-        ...
-
-    def write(self, name: str, content: Content) -> None:
-        """Create or replace a file, atomically."""
-        ...
-
-    def delete(self, name: str) -> None:
-        """Remove a file."""
-        ...
-
-
-def open_store(place: str | os.PathLike[str]) -> Store:
+def open_store(place: str | os.PathLike[str]) -> Folder | Remote:
     """The store at a path or a URL; StorageError if it is not writable."""
-    text = os.fspath(place)
-    store: Store
-    if text.startswith("file://"):
-        store = Folder(text.removeprefix("file://"))
-    else:
-        store = Remote(text) if "://" in text else Folder(text)
+    text = os.fspath(place).removeprefix("file://")
+    store = Remote(text) if "://" in text else Folder(text)
     store.write(_PROBE, b"")
     store.delete(_PROBE)
     return store
@@ -67,18 +41,22 @@ class Folder:
                 left.unlink(missing_ok=True)
 
     def names(self) -> list[str]:
+        """The existing files, sorted; none if the location does not exist."""
         with _failing(f"cannot list {self.place}"):
             return sorted(path.name for path in Path(self.place).iterdir() if path.is_file())
 
     def read(self, name: str) -> bytes:
+        """The content of a file."""
         with _failing(f"cannot read {self.place}/{name}"):
             return Path(self.place, name).read_bytes()
 
     def write(self, name: str, content: Content) -> None:
+        """Create or replace a file, atomically."""
         with _failing(f"cannot write {self.place}/{name}"):
             write_atomically(Path(self.place, name), content)
 
     def delete(self, name: str) -> None:
+        """Remove a file."""
         with _failing(f"cannot delete {self.place}/{name}"):
             Path(self.place, name).unlink(missing_ok=True)
 
@@ -104,6 +82,7 @@ class Remote:
         self._is_object_store = place.partition("://")[0] in _OBJECT_STORES
 
     def names(self) -> list[str]:
+        """The existing files, sorted; none if the location does not exist."""
         with _failing(f"cannot list {self.place}"):
             self._files.invalidate_cache()  # other processes may have written since
             try:
@@ -113,11 +92,13 @@ class Remote:
             return sorted(str(path).rsplit("/", 1)[-1] for path in found)
 
     def read(self, name: str) -> bytes:
+        """The content of a file."""
         with _failing(f"cannot read {self.place}/{name}"):
             content: bytes = self._files.cat_file(f"{self._root}/{name}")
             return content
 
     def write(self, name: str, content: Content) -> None:
+        """Create or replace a file, atomically."""
         target, temporary = f"{self._root}/{name}", f"{self._root}/.{name}"
         with _failing(f"cannot write {self.place}/{name}"):
             if self._is_object_store:
@@ -133,8 +114,13 @@ class Remote:
             write_into(file, content)
 
     def delete(self, name: str) -> None:
+        """Remove a file."""
         with _failing(f"cannot delete {self.place}/{name}"), suppress(FileNotFoundError):
             self._files.rm_file(f"{self._root}/{name}")
+
+
+Store = Folder | Remote
+"""Files by name in one location, ``place``; every failure is a StorageError that names it."""
 
 
 @contextmanager
