@@ -1,4 +1,4 @@
-"""Augmentation: what each step may change, and that nothing but the generator decides how."""
+"""Augmentation: what each transform changes, as a function of the generator alone."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tinynn.data import augment
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
 
-EVERY_STEP = [
+TRANSFORMS = [
     augment.RandomFlip(),
     augment.RandomAffine(shift=0.1, scale=(0.8, 1.25), rotation=15),
     augment.RandomCrop(9, 11),
@@ -30,39 +30,39 @@ def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-@pytest.mark.parametrize("step", EVERY_STEP, ids=lambda step: type(step).__name__)
-class TestEveryStep:
-    def test_gives_float32_images_within_0_and_1(self, step: augment.Step) -> None:
-        out = step(images(), generator())
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda transform: type(transform).__name__)
+class TestEveryTransform:
+    def test_gives_float32_images_within_0_and_1(self, transform: augment.Augmentation) -> None:
+        out = transform(images(), generator())
         assert out.dtype == np.float32
         assert (out.shape[0], out.shape[3]) == (6, 2)
         assert out.min() >= 0
         assert out.max() <= 1
 
-    def test_leaves_its_input_alone(self, step: augment.Step) -> None:
+    def test_leaves_its_input_alone(self, transform: augment.Augmentation) -> None:
         batch = images()
-        step(batch, generator())
+        transform(batch, generator())
         np.testing.assert_array_equal(batch, images())
 
-    def test_is_decided_by_the_generator(self, step: augment.Step) -> None:
-        same, again = step(images(), generator(3)), step(images(), generator(3))
+    def test_is_decided_by_the_generator(self, transform: augment.Augmentation) -> None:
+        same, again = transform(images(), generator(3)), transform(images(), generator(3))
         np.testing.assert_array_equal(same, again)
-        assert not np.array_equal(same, step(images(), generator(4)))
+        assert not np.array_equal(same, transform(images(), generator(4)))
 
-    def test_draws_for_each_image_anew(self, step: augment.Step) -> None:
-        out = step(np.repeat(images(1), 16, axis=0), generator())
+    def test_draws_for_each_image_anew(self, transform: augment.Augmentation) -> None:
+        out = transform(np.repeat(images(1), 16, axis=0), generator())
         assert not all(np.array_equal(out[0], image) for image in out[1:])
 
-    def test_takes_an_empty_batch(self, step: augment.Step) -> None:
-        assert len(step(images(0), generator())) == 0
+    def test_takes_an_empty_batch(self, transform: augment.Augmentation) -> None:
+        assert len(transform(images(0), generator())) == 0
 
-    def test_refuses_one_image_without_a_batch(self, step: augment.Step) -> None:
+    def test_refuses_one_image_without_a_batch(self, transform: augment.Augmentation) -> None:
         with pytest.raises(ShapeError, match=r"\(N, H, W, C\), got shape \(12, 15, 2\)"):
-            step(images()[0], generator())
+            transform(images()[0], generator())
 
-    def test_refuses_uint8(self, step: augment.Step) -> None:
-        with pytest.raises(DtypeError, match=r"float32 images in 0\.\.1, got uint8.*/ 255"):
-            step((images() * 255).astype(np.uint8), generator())
+    def test_refuses_uint8(self, transform: augment.Augmentation) -> None:
+        with pytest.raises(DtypeError, match=r"float32 images in \[0, 1\], got uint8.*/ 255"):
+            transform((images() * 255).astype(np.uint8), generator())
 
 
 def test_compose_takes_the_steps_in_order() -> None:
@@ -101,11 +101,14 @@ class TestRandomAffine:
 
     @pytest.mark.parametrize("angle", [90.0, -90.0])
     def test_a_quarter_turn_is_a_quarter_turn(self, angle: float) -> None:
+        class Extreme:
+            """Draws the lower or the upper limit of each range."""
+
+            def uniform(self, low: float, high: float, size: object) -> np.ndarray:
+                return np.full(size, high if angle > 0 else low)  # type: ignore[call-overload]
+
         batch = images(3, 9, 9, 1)
-        out = augment._sample(
-            batch,
-            *augment._sources(9, 9, 9, 9, np.radians([angle] * 3), np.ones(3), np.zeros((2, 3))),
-        )
+        out = augment.RandomAffine(rotation=90)(batch, Extreme())  # type: ignore[arg-type]
         turned = np.rot90(batch, -np.sign(angle), axes=(1, 2))
         np.testing.assert_allclose(out, turned, atol=1e-5)
 
@@ -125,8 +128,8 @@ class TestRandomAffine:
 
     @given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 7), st.integers(1, 7))
     def test_any_size_from_any_size(self, height: int, width: int, rows: int, cols: int) -> None:
-        step = augment.RandomAffine(0.2, (0.5, 2), 30, size=(rows, cols))
-        assert step(images(2, height, width), generator()).shape == (2, rows, cols, 2)
+        transform = augment.RandomAffine(0.2, (0.5, 2), 30, size=(rows, cols))
+        assert transform(images(2, height, width), generator()).shape == (2, rows, cols, 2)
 
 
 class TestRandomCrop:
@@ -202,26 +205,32 @@ def test_noise_has_at_most_max_sigma_and_differs_from_value_to_value() -> None:
         (lambda: augment.RandomAffine(shift=-0.1), "shift must be from 0 to 1, got -0.1"),
         (
             lambda: augment.RandomAffine(scale=(0, 1)),
-            "scale is a range 0 < low <= high < inf, got 0 to 1",
+            "scale must be a range 0 < low <= high < inf, got 0 to 1",
         ),
         (lambda: augment.RandomAffine(rotation=200), "rotation must be from 0 to 180, got 200"),
         (lambda: augment.RandomBrightness(2), "amount must be from 0 to 1, got 2"),
         (
             lambda: augment.RandomContrast(2, 1),
-            "contrast is a range 0 < low <= high < inf, got 2 to 1",
+            "contrast must be a range 0 < low <= high < inf, got 2 to 1",
         ),
         (lambda: augment.RandomLightGradient(-1), "amount must be from 0 to 1, got -1"),
-        (lambda: augment.RandomGamma(0, 1), "gamma is a range 0 < low <= high < inf, got 0 to 1"),
+        (
+            lambda: augment.RandomGamma(0, 1),
+            "gamma must be a range 0 < low <= high < inf, got 0 to 1",
+        ),
         (lambda: augment.RandomBlur(-1), "max_sigma must be from 0 to 100, got -1"),
         (lambda: augment.RandomBlur(float("inf")), "max_sigma must be from 0 to 100, got inf"),
-        (lambda: augment.RandomCrop(-1, 3), "a size is whole numbers of pixels >= 1, got -1 x 3"),
+        (
+            lambda: augment.RandomCrop(-1, 3),
+            "expected a height and width in whole pixels >= 1, got -1 x 3",
+        ),
         (
             lambda: augment.RandomAffine(size=(3, 2.5)),  # type: ignore[arg-type]
-            "a size is whole numbers of pixels >= 1, got 3 x 2.5",
+            "expected a height and width in whole pixels >= 1, got 3 x 2.5",
         ),
         (
             lambda: augment.RandomGamma(1, float("inf")),
-            "gamma is a range 0 < low <= high < inf, got 1 to inf",
+            "gamma must be a range 0 < low <= high < inf, got 1 to inf",
         ),
         (lambda: augment.RandomNoise(3), "max_sigma must be from 0 to 1, got 3"),
     ],

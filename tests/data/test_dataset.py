@@ -1,4 +1,4 @@
-"""Data sets of arrays and of folders of photos."""
+"""Datasets of arrays and of directories of photos."""
 
 import concurrent.futures
 import os
@@ -54,7 +54,7 @@ class TestArrayDataset:
             ArrayDataset(self.images[..., 0], [0, 1, 2])
 
     def test_a_single_row_is_no_batch(self):
-        with pytest.raises(ShapeError, match=r"\(N, H, W, C\) or rows .*, got \(12,\)"):
+        with pytest.raises(ShapeError, match=r"\(N, H, W, C\), .* or features .*, got \(12,\)"):
             ArrayDataset(self.images.ravel(), [0])
 
     def test_names_are_no_labels(self):
@@ -121,7 +121,7 @@ class TestImageFolder:
         assert np.abs(images[0].astype(int) - images[1]).max() <= 4
 
     def test_large_jpegs_are_not_shrunk_below_the_size_asked_for(self, folder):
-        """Stripes of one pixel at the size of the data set, even gray at half of it."""
+        """Stripes one pixel wide at the size of the dataset; uniform gray at half that size."""
         stripes = np.zeros((800, 800, 3), np.uint8)
         stripes[:, np.arange(800) % 8 < 4] = 255
         path = folder / "ada" / "1.jpg"
@@ -183,7 +183,7 @@ class TestImageFolder:
             assert np.array_equal(cached[index][0], read_again[index][0])
             assert np.array_equal(cached[index][1], read_again[index][1])
         read_again.paths[1].unlink()
-        with pytest.raises(DataError, match=r"[12]\.png is no image"):
+        with pytest.raises(DataError, match=r"[12]\.png is not a readable image"):
             read_again[1]
 
 
@@ -194,7 +194,7 @@ def truncate(path):
 
 
 def bomb(path):
-    """A PNG of a few bytes whose header promises 3.6 gigapixels."""
+    """A PNG of a few bytes whose header claims 3.6 gigapixels."""
     Image.new("1", (1, 1)).save(path)
     header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + path.read_bytes()[24:29]
     crc = struct.pack(">I", zlib.crc32(header))
@@ -215,23 +215,29 @@ class TestDamagedFiles:
     @pytest.mark.parametrize("name", DAMAGE)
     def test_the_error_names_the_file(self, folder, name):
         DAMAGE[name](folder / "ada" / name)
-        with pytest.raises(DataError, match=rf"ada.{name} is no image that can be read \(.+\): "):
+        with pytest.raises(DataError, match=rf"ada.{name} is not a readable image \(.+\): "):
             ImageFolder(folder, size=8)
 
     def test_a_folder_in_a_class_is_named(self, folder):
         (folder / "ada" / "old").mkdir()
-        with pytest.raises(DataError, match=r"ada.old is a folder, expected .* move it elsewhere"):
+        with pytest.raises(
+            DataError, match=r"ada.old is a directory, expected .* move the directory elsewhere"
+        ):
             ImageFolder(folder, size=8)
 
     def test_what_is_too_large_is_named_with_the_limit(self, folder):
         bomb(folder / "ada" / "bomb.png")
-        with pytest.raises(DataError, match=r"bomb.png is too large \(178,956,970 pixels are the"):
+        with pytest.raises(
+            DataError, match=r"bomb.png is too large \(the limit is 178,956,970 pixels\)"
+        ):
             ImageFolder(folder, size=8)
 
     @pytest.mark.parametrize("name", DAMAGE)
     def test_or_a_warning_names_it_and_it_is_skipped(self, folder, name):
         DAMAGE[name](folder / "ada" / name)
-        with pytest.warns(UserWarning, match=rf"skipped: .*ada.{name} is no image") as record:
+        with pytest.warns(
+            UserWarning, match=rf"skipped: .*ada.{name} is not a readable image"
+        ) as record:
             dataset = ImageFolder(folder, size=8, on_error="skip")
         assert record[0].filename == __file__
         assert len(dataset) == 4
@@ -239,12 +245,12 @@ class TestDamagedFiles:
 
     def test_an_empty_class_is_an_error(self, folder):
         (folder / "cleo").mkdir()
-        with pytest.raises(DataError, match=r"cleo holds no image: put photos in it or remove"):
+        with pytest.raises(DataError, match=r"cleo contains no images: add some or remove"):
             ImageFolder(folder, size=8)
 
     def test_or_it_is_skipped_with_a_warning(self, folder):
         (folder / "cleo").mkdir()
-        with pytest.warns(UserWarning, match=r"skipped: .*cleo holds no image"):
+        with pytest.warns(UserWarning, match=r"skipped: .*cleo contains no images"):
             assert ImageFolder(folder, size=8, on_error="skip").classes == ["ada", "ben"]
 
     def test_a_class_whose_photos_are_all_damaged_is_no_class(self, folder):
@@ -258,7 +264,7 @@ class TestDamagedFiles:
     def test_one_class_is_too_few(self, tmp_path):
         (tmp_path / "ada").mkdir()
         Image.new("L", (9, 9)).save(tmp_path / "ada" / "1.png")
-        with pytest.raises(DataError, match=r"at least two classes.*found one only, 'ada'"):
+        with pytest.raises(DataError, match=r"at least two classes.*found only one, 'ada'"):
             ImageFolder(tmp_path, size=8)
 
     def test_a_folder_without_folders_holds_no_class(self, tmp_path):
@@ -266,7 +272,9 @@ class TestDamagedFiles:
             ImageFolder(tmp_path, size=8)
 
     def test_a_missing_folder_is_named(self, tmp_path):
-        with pytest.raises(DataError, match=r"nowhere is no folder: expected one that holds"):
+        with pytest.raises(
+            DataError, match=r"nowhere is not a directory: expected one that contains"
+        ):
             ImageFolder(tmp_path / "nowhere", size=8)
 
     def test_on_error_has_two_values(self, folder):

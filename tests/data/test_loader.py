@@ -1,4 +1,4 @@
-"""The loader: batches, their order, the thread that makes them, and what goes wrong on it."""
+"""DataLoader: batches, their order, the worker thread and its errors."""
 
 import gc
 import threading
@@ -14,7 +14,7 @@ from tinynn.random import numpy_generator
 
 
 def numbered(count, dtype=np.uint8):
-    """Images of one pixel that hold their own number, which is their label too."""
+    """Images of one pixel whose value is their index, as is the label."""
     return ArrayDataset(np.arange(count, dtype=dtype).reshape(count, 1, 1, 1), np.arange(count))
 
 
@@ -27,19 +27,19 @@ def loader_threads():
 
 
 class Broken(ArrayDataset):
-    """Fails at example 5."""
+    """Raises at example 5."""
 
     def __init__(self):
         super().__init__(np.zeros((10, 1, 1, 1), np.uint8), np.zeros(10, int))
 
     def __getitem__(self, index):
         if 5 in index:
-            raise DataError("photo-5.jpg is no image")
+            raise DataError("photo-5.jpg is not a readable image")
         return super().__getitem__(index)
 
 
 class Returning:
-    """A data set of four examples that hands out what it is given."""
+    """A dataset of length four that returns the given arrays for any index."""
 
     def __init__(self, images, labels):
         self.images, self.labels = images, labels
@@ -65,7 +65,7 @@ class TestBatches:
         images, _ = next(iter(DataLoader(numbered(4, np.float32), 4)))
         assert images.numpy().ravel().tolist() == [0, 1, 2, 3]
 
-    def test_the_data_set_is_not_changed_by_what_is_done_to_a_batch(self):
+    def test_the_dataset_is_not_changed_by_what_is_done_to_a_batch(self):
         dataset = numbered(4, np.float32)
         images, labels = next(iter(DataLoader(dataset, 4)))
         images.numpy()[...] = 7
@@ -157,12 +157,16 @@ class TestAugmentation:
 
     def test_it_must_return_float32(self):
         loader = DataLoader(numbered(2), 2, augment=lambda images, rng: images.astype(np.float64))
-        with pytest.raises(DtypeError, match=r"2 images of float32 .*lambda.*, got .* of float64"):
+        with pytest.raises(
+            DtypeError, match=r"2 float32 images .*lambda.*, got .* of dtype float64"
+        ):
             next(iter(loader))
 
     def test_it_must_return_every_image(self):
         loader = DataLoader(numbered(2), 2, augment=lambda images, rng: images[:1])
-        with pytest.raises(DtypeError, match=r"2 images .*, got \(1, 1, 1, 1\) of float32"):
+        with pytest.raises(
+            DtypeError, match=r"2 float32 images .*, got shape \(1, 1, 1, 1\) of dtype float32"
+        ):
             next(iter(loader))
 
 
@@ -238,7 +242,7 @@ class TestErrors:
     def test_an_error_keeps_its_type_and_names_file_and_batch(self, prefetch):
         loader = DataLoader(Broken(), 2, prefetch=prefetch)
         seen = []
-        with pytest.raises(DataError, match=r"photo-5.jpg is no image") as failure:
+        with pytest.raises(DataError, match=r"photo-5.jpg is not a readable image") as failure:
             seen.extend(loader)
         assert failure.value.__notes__ == ["in batch 2 of epoch 0, examples [4, 5]"]
         assert not loader_threads()
@@ -249,9 +253,9 @@ class TestErrors:
             seen.extend(labels for _, labels in DataLoader(Broken(), 2))
         assert len(seen) == 2
 
-    def test_an_empty_data_set_is_refused(self):
+    def test_an_empty_dataset_is_refused(self):
         empty = ArrayDataset(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int64))
-        with pytest.raises(DataError, match="no examples: there is nothing to load"):
+        with pytest.raises(DataError, match="the dataset is empty: there is nothing to load"):
             DataLoader(empty, 2)
 
     def test_dropping_the_only_batch_is_refused(self):
@@ -260,11 +264,11 @@ class TestErrors:
 
     @pytest.mark.parametrize("batch_size", [0, -1, 2.0, "2"])
     def test_the_batch_size_is_a_positive_whole_number(self, batch_size):
-        with pytest.raises(ArgumentError, match="batch_size is a whole number of 1 or more, got"):
+        with pytest.raises(ArgumentError, match="batch_size must be an integer >= 1, got"):
             DataLoader(numbered(3), batch_size)
 
     def test_prefetch_is_not_negative(self):
-        with pytest.raises(ArgumentError, match="prefetch is a whole number of 0 or more, got -1"):
+        with pytest.raises(ArgumentError, match="prefetch must be an integer >= 0, got -1"):
             DataLoader(numbered(3), 2, prefetch=-1)
 
     def test_images_of_another_dtype_are_refused(self):
@@ -281,5 +285,5 @@ class TestErrors:
         ],
     )
     def test_images_and_labels_come_in_pairs(self, images, labels):
-        with pytest.raises(ShapeError, match=r"expected 4 images and as many integer labels"):
+        with pytest.raises(ShapeError, match=r"expected 4 images and 4 integer labels"):
             next(iter(DataLoader(Returning(images, labels), 4)))

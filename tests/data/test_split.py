@@ -1,4 +1,4 @@
-"""Splits: stratified, by group, and the refusal of images that are on both sides."""
+"""Splits: stratified, by group, and the check that two sets are disjoint."""
 
 import numpy as np
 import pytest
@@ -73,17 +73,17 @@ class TestStratified:
 
     @pytest.mark.parametrize("parts", [(1.0,), (0.5, 0.4), (1.2, -0.2), (0.0, 1.0)])
     def test_fractions_add_up_to_one(self, parts):
-        with pytest.raises(ArgumentError, match=r"two fractions above 0 that add up to 1, got"):
+        with pytest.raises(ArgumentError, match=r"two positive fractions that sum to 1, got"):
             split_stratified([0, 1], parts)
 
     @pytest.mark.parametrize("parts", [(5,), (5, 0), (5, -1), ()])
     def test_numbers_are_positive(self, parts):
-        with pytest.raises(ArgumentError, match=r"at least two numbers of 1 or more, got"):
+        with pytest.raises(ArgumentError, match=r"at least two counts >= 1, got"):
             split_stratified([0, 1], parts)
 
     @pytest.mark.parametrize("labels", [[], [[0], [1]]])
     def test_labels_have_one_axis(self, labels):
-        with pytest.raises(ShapeError, match=r"labels must have the shape \(N,\)"):
+        with pytest.raises(ShapeError, match=r"labels must have shape \(N,\)"):
             split_stratified(labels, (0.5, 0.5))
 
 
@@ -121,15 +121,15 @@ class TestByGroup:
         assert sorted(part.tolist() for part in parts) == [[0, 2], [1]]
 
     def test_each_part_needs_a_group(self):
-        with pytest.raises(ArgumentError, match=r"2 parts need at least as many groups, got 1"):
+        with pytest.raises(ArgumentError, match=r"2 parts need at least 2 groups, got 1"):
             split_by_group(["ada", "ada"], (0.5, 0.5))
 
     def test_groups_have_one_axis(self):
-        with pytest.raises(ShapeError, match=r"groups must have the shape \(N,\)"):
+        with pytest.raises(ShapeError, match=r"groups must have shape \(N,\)"):
             split_by_group(np.zeros((2, 2)), (0.5, 0.5))
 
     def test_fractions_add_up_to_one(self):
-        with pytest.raises(ArgumentError, match=r"add up to 1, got \(1, 1\)"):
+        with pytest.raises(ArgumentError, match=r"sum to 1, got \(1, 1\)"):
             split_by_group([0, 1], (1, 1))
 
 
@@ -159,15 +159,15 @@ class TestDisjoint:
             check_disjoint(floats, floats)
 
     def test_two_dtypes_cannot_be_compared(self):
-        with pytest.raises(DtypeError, match="one dtype to be compared, got uint8 and float32"):
+        with pytest.raises(DtypeError, match="same dtype, got uint8 and float32"):
             check_disjoint(self.images, self.images.astype(np.float32))
 
     def test_two_shapes_cannot_be_compared(self):
-        with pytest.raises(ShapeError, match=r"one shape .*\(2, 2, 1\) and \(1, 2, 1\)"):
+        with pytest.raises(ShapeError, match=r"same image shape, .*\(2, 2, 1\) and \(1, 2, 1\)"):
             check_disjoint(self.images, self.images[:, :1])
 
     def test_a_common_image_is_named_by_its_file(self):
-        with pytest.raises(DataError, match=r"too: c\.png and b/c\.png are identical"):
+        with pytest.raises(DataError, match=r"in the first: c\.png and b/c\.png are identical"):
             check_disjoint(
                 self.images[:3],
                 self.images[[4, 2]],
@@ -176,5 +176,5 @@ class TestDisjoint:
             )
 
     def test_each_image_needs_its_name(self):
-        with pytest.raises(ShapeError, match="a name for each of 2 second images, got 1"):
+        with pytest.raises(ShapeError, match="2 names of images in the second set, got 1"):
             check_disjoint(self.images[:3], self.images[3:], names_b=["e.png"])

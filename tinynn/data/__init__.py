@@ -1,37 +1,12 @@
-"""Data sets, their splits, and the batches that training eats."""
+"""Datasets, splits, data augmentation and the data loader.
 
-from tinynn.data.augment import (
-    Compose,
-    RandomAffine,
-    RandomBlur,
-    RandomBrightness,
-    RandomContrast,
-    RandomCrop,
-    RandomFlip,
-    RandomGamma,
-    RandomLightGradient,
-    RandomNoise,
-)
-from tinynn.data.dataset import ArrayDataset, Dataset, ImageFolder
-from tinynn.data.loader import DataLoader
-from tinynn.data.split import check_disjoint, split_by_group, split_stratified
+A public name is listed in the ``__all__`` of the module that defines it, and nowhere else.
+"""
 
-__all__ = [
-    "ArrayDataset",
-    "Compose",
-    "DataLoader",
-    "Dataset",
-    "ImageFolder",
-    "RandomAffine",
-    "RandomBlur",
-    "RandomBrightness",
-    "RandomContrast",
-    "RandomCrop",
-    "RandomFlip",
-    "RandomGamma",
-    "RandomLightGradient",
-    "RandomNoise",
-    "check_disjoint",
-    "split_by_group",
-    "split_stratified",
-]
+from tinynn.data import augment, dataset, loader, split
+from tinynn.data.augment import *
+from tinynn.data.dataset import *
+from tinynn.data.loader import *
+from tinynn.data.split import *
+
+__all__ = [*augment.__all__, *dataset.__all__, *loader.__all__, *split.__all__]

@@ -1,8 +1,9 @@
-"""Augmentation: random variants of a batch of images, drawn from the generator that is handed in.
+"""Data augmentation: random variants of a batch of images.
 
-Every step is a callable ``step(images, rng)`` from float32 (N, H, W, C) in 0..1 to the same, works
-on the whole batch at once and leaves its input alone. Each image draws its own amounts, all its
-channels share them.
+An augmentation is a callable ``augment(images, rng)`` that maps float32 images (N, H, W, C) with
+values in [0, 1] to augmented images of the same dtype. It processes the whole batch at once, draws
+all random numbers from ``rng`` and does not modify its input. The parameters of a transform are
+sampled independently for each image and shared by the channels of that image.
 """
 
 import math
@@ -14,15 +15,28 @@ import numpy.typing as npt
 
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
 
+__all__ = [
+    *("Compose", "RandomAffine", "RandomBlur", "RandomBrightness", "RandomContrast", "RandomCrop"),
+    *("RandomFlip", "RandomGamma", "RandomLightGradient", "RandomNoise"),
+]
+
 Images = npt.NDArray[np.float32]
-Step = Callable[[Images, np.random.Generator], Images]
+Augmentation = Callable[[Images, np.random.Generator], Images]
 Range = tuple[float, float]
 
 
 class Compose:
-    """One step after the other."""
+    """Apply several augmentations in sequence.
 
-    def __init__(self, *steps: Step) -> None:
+    Args:
+        *steps: Callables ``step(images, rng)``, applied from left to right.
+
+    Example:
+        >>> augment = Compose(RandomFlip(), RandomAffine(rotation=8), RandomBrightness(0.2))
+        >>> loader = DataLoader(dataset, batch_size=32, augment=augment)
+    """
+
+    def __init__(self, *steps: Augmentation) -> None:
         self.steps = steps
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
@@ -32,7 +46,7 @@ class Compose:
 
 
 class RandomFlip:
-    """Left and right exchanged, with ``probability`` for each image."""
+    """Flip each image horizontally with the given ``probability``."""
 
     def __init__(self, probability: float = 0.5) -> None:
         self.probability = _within("probability", probability, 0, 1)
@@ -44,14 +58,16 @@ class RandomFlip:
 
 
 class RandomAffine:
-    """Each image rotated and scaled about its center, then shifted; sampled bilinearly.
+    """Rotate and scale each image about its center, then translate it.
 
-    shift     up to this fraction of height and width, either way
-    scale     factors (low, high), drawn evenly on a logarithmic scale; above 1 the image grows
-    rotation  up to this many degrees, either way
-    size      (height, width) of the result, cut from the middle; None keeps that of the images
+    Sampling is bilinear; coordinates outside the image are clamped to its border.
 
-    What lies beyond the edge repeats the edge.
+    Args:
+        shift: Maximum translation in either direction, as a fraction of height and width.
+        scale: Range (low, high) of the scale factor, sampled log-uniformly; above 1 the content
+            is enlarged.
+        rotation: Maximum angle in degrees, in either direction.
+        size: (height, width) of the output, cropped at the center; None keeps the input size.
     """
 
     def __init__(
@@ -73,11 +89,21 @@ class RandomAffine:
         angle = np.radians(rng.uniform(-self.rotation, self.rotation, n))
         factor = _log_uniform(rng, self.scale, n)
         move = rng.uniform(-self.shift, self.shift, (2, n)) * [[height], [width]]
-        return _sample(images, *_sources(rows, columns, height, width, angle, factor, move))
+        # Map output pixels to input coordinates: the inverse of "rotate, scale, translate".
+        y = np.arange(rows) - (rows - 1) / 2 - move[0][:, None]
+        x = np.arange(columns) - (columns - 1) / 2 - move[1][:, None]
+        cosine, sine = (np.cos(angle) / factor)[:, None], (np.sin(angle) / factor)[:, None]
+        source_y = (cosine * y + (height - 1) / 2)[:, :, None] - (sine * x)[:, None, :]
+        source_x = (sine * y)[:, :, None] + (cosine * x + (width - 1) / 2)[:, None, :]
+        return _sample(images, source_y.astype(np.float32), source_x.astype(np.float32))
 
 
 class RandomCrop:
-    """A ``height`` x ``width`` part of each image, anywhere within it."""
+    """Crop ``height`` x ``width`` pixels at a random position of each image.
+
+    Raises:
+        ShapeError: When called with images smaller than the crop.
+    """
 
     def __init__(self, height: int, width: int) -> None:
         self.height, self.width = _pixels(height, width)
@@ -92,12 +118,12 @@ class RandomCrop:
             )
         top = rng.integers(0, height - self.height + 1, n)[:, None] + np.arange(self.height)
         left = rng.integers(0, width - self.width + 1, n)[:, None] + np.arange(self.width)
-        parts: Images = images[np.arange(n)[:, None, None], top[:, :, None], left[:, None, :]]
-        return parts
+        crops: Images = images[np.arange(n)[:, None, None], top[:, :, None], left[:, None, :]]
+        return crops
 
 
 class RandomBrightness:
-    """image + b, b in -amount..amount, clipped to 0..1."""
+    """image + b with b uniform in [-amount, amount], clipped to [0, 1]."""
 
     def __init__(self, amount: float) -> None:
         self.amount = _within("amount", amount, 0, 1)
@@ -108,7 +134,10 @@ class RandomBrightness:
 
 
 class RandomContrast:
-    """mean + c (image - mean), c in low..high (logarithmic), mean that of the image. Clipped."""
+    """mean + c · (image - mean) with c log-uniform in [low, high], clipped to [0, 1].
+
+    The mean is taken over all pixels and channels of the image.
+    """
 
     def __init__(self, low: float, high: float) -> None:
         self.range = _positive_range("contrast", (low, high))
@@ -116,15 +145,14 @@ class RandomContrast:
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
         _check(images)
         mean = images.mean(axis=(1, 2, 3), keepdims=True)
-        return _clip(
-            mean + _per_image(_log_uniform(rng, self.range, len(images))) * (images - mean)
-        )
+        factor = _per_image(_log_uniform(rng, self.range, len(images)))
+        return _clip(mean + factor * (images - mean))
 
 
 class RandomLightGradient:
-    """image + g p: p a plane from -1 to 1 across the image in a random direction, g in 0..amount.
+    """image + g · p with g uniform in [0, amount], clipped to [0, 1]: illumination from one side.
 
-    Light that comes from one side. Clipped.
+    p is a linear ramp from -1 to 1 across the image, in a random direction.
     """
 
     def __init__(self, amount: float) -> None:
@@ -136,13 +164,13 @@ class RandomLightGradient:
         direction = _per_image(rng.uniform(0, 2 * math.pi, n))
         y = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None]
         x = np.linspace(-1, 1, width, dtype=np.float32)[:, None]
-        plane = np.cos(direction) * x + np.sin(direction) * y
+        ramp = np.cos(direction) * x + np.sin(direction) * y
         amount = _per_image(rng.uniform(0, self.amount, n))
-        return _clip(images + amount * plane.astype(np.float32))
+        return _clip(images + amount * ramp.astype(np.float32))
 
 
 class RandomGamma:
-    """image ** g, g in low..high (logarithmic): the middle tones become darker or lighter."""
+    """image ** g with g log-uniform in [low, high]: gamma correction of the midtones."""
 
     def __init__(self, low: float, high: float) -> None:
         self.range = _positive_range("gamma", (low, high))
@@ -153,10 +181,10 @@ class RandomGamma:
 
 
 class RandomBlur:
-    """A Gaussian blur of sigma in 0..max_sigma pixels, as repeated [w, 1 - 2 w, w] each way.
+    """Gaussian blur with sigma uniform in [0, max_sigma] pixels; ``max_sigma`` is at most 100.
 
-    Each pass adds a variance of 2 w; as many passes are taken as keep w at most 1/4: 2 sigma**2,
-    which is why ``max_sigma`` is at most 100.
+    The Gaussian is approximated by repeated convolution with [w, 1 - 2w, w] along both axes. Each
+    pass adds a variance of 2w. The number of passes, ceil(2 · max_sigma**2), keeps w at most 1/4.
     """
 
     def __init__(self, max_sigma: float) -> None:
@@ -173,7 +201,7 @@ class RandomBlur:
 
 
 class RandomNoise:
-    """image + s n, n normal of variance 1 for each value, s in 0..max_sigma, clipped to 0..1."""
+    """image + s · n with n ~ N(0, 1) per value, s uniform in [0, max_sigma]; clipped to [0, 1]."""
 
     def __init__(self, max_sigma: float) -> None:
         self.max_sigma = _within("max_sigma", max_sigma, 0, 1)
@@ -184,29 +212,8 @@ class RandomNoise:
         return _clip(images + sigma * rng.standard_normal(images.shape, dtype=np.float32))
 
 
-def _sources(
-    rows: int,
-    columns: int,
-    height: int,
-    width: int,
-    angle: npt.NDArray[np.float64],
-    factor: npt.NDArray[np.float64],
-    move: npt.NDArray[np.float64],
-) -> tuple[Images, Images]:
-    """Where in its image each output pixel is read: float32 rows and columns, (N, rows, columns).
-
-    The inverse of "rotate, scale, shift" about the centers of both images.
-    """
-    y = np.arange(rows) - (rows - 1) / 2 - move[0][:, None]
-    x = np.arange(columns) - (columns - 1) / 2 - move[1][:, None]
-    cosine, sine = (np.cos(angle) / factor)[:, None], (np.sin(angle) / factor)[:, None]
-    source_y = (cosine * y + (height - 1) / 2)[:, :, None] - (sine * x)[:, None, :]
-    source_x = (sine * y)[:, :, None] + (cosine * x + (width - 1) / 2)[:, None, :]
-    return source_y.astype(np.float32), source_x.astype(np.float32)
-
-
 def _sample(images: Images, y: Images, x: Images) -> Images:
-    """Bilinear samples (N, rows, columns, C) of ``images`` at (y, x), the edge repeated."""
+    """Bilinear interpolation at (y, x), each (N, rows, columns), clamped to the border."""
     n, height, width, channels = images.shape
     y, x = y.clip(0, height - 1), x.clip(0, width - 1)
     top, left = y.astype(np.int64), x.astype(np.int64)
@@ -226,23 +233,20 @@ def _sample(images: Images, y: Images, x: Images) -> Images:
 
 
 def _smooth(images: Images, weight: Images, axis: int) -> Images:
-    """[w, 1 - 2 w, w] along ``axis``, the edge repeated."""
-    edge = [(0, 0)] * 4
-    edge[axis] = (1, 1)
-    padded = np.pad(images, edge, mode="edge")
-    length = images.shape[axis]
-    before = padded.take(range(length), axis=axis)
-    after = padded.take(range(2, length + 2), axis=axis)
+    """Convolve with [w, 1 - 2w, w] along ``axis``, border pixels replicated."""
+    index = np.arange(images.shape[axis])
+    before = images.take(index - 1, axis=axis, mode="clip")
+    after = images.take(index + 1, axis=axis, mode="clip")
     return images + weight * (before + after - 2 * images)
 
 
 def _check(images: Images) -> None:
     if images.ndim != 4:
-        raise ShapeError(f"augmentation takes images (N, H, W, C), got shape {images.shape}")
+        raise ShapeError(f"augmentation expects images (N, H, W, C), got shape {images.shape}")
     if images.dtype != np.float32:
         raise DtypeError(
-            f"augmentation takes float32 images in 0..1, got {images.dtype}. "
-            "From uint8: images.astype(np.float32) / 255"
+            f"augmentation expects float32 images in [0, 1], got {images.dtype}. "
+            "Convert uint8 images with images.astype(np.float32) / 255"
         )
 
 
@@ -255,22 +259,25 @@ def _within(name: str, value: float, low: float, high: float) -> float:
 def _positive_range(name: str, bounds: Range) -> Range:
     low, high = bounds
     if not 0 < low <= high < math.inf:
-        raise ArgumentError(f"{name} is a range 0 < low <= high < inf, got {low} to {high}")
+        raise ArgumentError(f"{name} must be a range 0 < low <= high < inf, got {low} to {high}")
     return low, high
 
 
 def _pixels(height: int, width: int) -> tuple[int, int]:
     if not all(isinstance(side, (int, np.integer)) and side >= 1 for side in (height, width)):
-        raise ArgumentError(f"a size is whole numbers of pixels >= 1, got {height!r} x {width!r}")
+        raise ArgumentError(
+            f"expected a height and width in whole pixels >= 1, got {height!r} x {width!r}"
+        )
     return height, width
 
 
 def _log_uniform(rng: np.random.Generator, bounds: Range, count: int) -> npt.NDArray[np.float64]:
-    """Half as much is as likely as twice as much."""
+    """Sample so that the logarithm is uniform: a factor and its inverse are equally likely."""
     return np.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1]), count))
 
 
 def _per_image(values: npt.NDArray[np.float64]) -> Images:
+    """One value per image, (N,), broadcastable to (N, H, W, C)."""
     return values.astype(np.float32)[:, None, None, None]
 
 

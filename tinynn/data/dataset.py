@@ -1,11 +1,10 @@
-"""Data sets: numbered examples, each an image and the number of its class."""
+"""Datasets: indexed collections of (image, label) examples."""
 
 from __future__ import annotations
 
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,32 +16,39 @@ from tinynn.backend import usable_cores
 from tinynn.data.decoding import decode
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
 
+__all__ = ["ArrayDataset", "Dataset", "ImageFolder"]
+
 Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 Index = int | npt.NDArray[np.integer[Any]]
 
 
 class Dataset(Protocol):
-    """What a :class:`DataLoader` reads: ``len(dataset)`` examples, numbered from 0."""
+    """The interface that :class:`DataLoader` reads: ``len(dataset)`` examples, indexed from 0."""
 
     def __len__(self) -> int:
         """The number of examples."""
         ...
 
     def __getitem__(self, index: Index, /) -> tuple[Any, Any]:
-        """An integer gives one (image, label), an integer array a batch (images, labels).
+        """One (image, label) for an integer, a batch (images, labels) for an integer array.
 
-        The images of a batch are uint8 in 0..255 or float32 in 0..1, shape (N, H, W, C); the
-        labels are integers, shape (N,).
+        Batched images are uint8 in [0, 255] or float32 in [0, 1], shape (N, H, W, C); labels are
+        integers, shape (N,).
         """
         ...
 
 
 class ArrayDataset:
-    """Examples that are in memory.
+    """A dataset of arrays that are already in memory.
 
-    ``images`` is uint8 or float32, (N, H, W, C), or (N, features) for data that are no images;
-    ``labels`` are integers, (N,). Raises :class:`ShapeError` or :class:`DtypeError` otherwise.
+    Args:
+        images: uint8 or float32, (N, H, W, C), or (N, features) for data other than images.
+        labels: Integer class indices, (N,).
+
+    Raises:
+        ShapeError: If the shapes differ from the above or from each other in N.
+        DtypeError: If the images are neither uint8 nor float32, or the labels are not integers.
     """
 
     def __init__(self, images: npt.ArrayLike, labels: npt.ArrayLike) -> None:
@@ -50,7 +56,7 @@ class ArrayDataset:
         self.labels = _checked_labels(np.asarray(labels))
         if len(self.images) != len(self.labels):
             raise ShapeError(
-                f"expected one label for each image, got {len(self.images)} images and "
+                f"expected one label per image, got {len(self.images)} images and "
                 f"{len(self.labels)} labels"
             )
 
@@ -62,17 +68,30 @@ class ArrayDataset:
 
 
 class ImageFolder:
-    """Photos in one folder per class: ``directory/CLASS/any name.jpg``.
+    """A dataset of image files in one directory per class: ``directory/CLASS/any name.jpg``.
 
-    Each photo is turned upright (EXIF), scaled until it covers ``size`` (one number, or height
-    and width, in pixels), cut to it at the center, and kept as uint8 (H, W, 3), with ``gray``
-    (H, W, 1). Names that begin with a dot are ignored. ``classes`` are the names of the folders,
-    sorted; ``labels`` their numbers, int64; ``paths`` the files; ``shape`` that of one image.
+    Each photo is rotated upright (EXIF), scaled to cover ``size``, center-cropped to it and stored
+    as uint8 (H, W, 3), or (H, W, 1) with ``gray``. Names that start with a dot are ignored.
 
-    Every file is decoded when the data set is made, so that a damaged one shows before training
-    and not hours into it, and kept in memory where the whole set needs at most ``cache_bytes``.
-    A file that is no whole image, or a class without one, raises :class:`DataError` that names
-    it; ``on_error="skip"`` leaves it out with a warning instead.
+    Every file is decoded in the constructor, so that a damaged file is reported before training
+    starts. The decoded images are cached if the whole dataset needs at most ``cache_bytes``,
+    otherwise files are decoded again on access.
+
+    Args:
+        directory: Contains one directory of images per class, at least two.
+        size: Side, or (height, width), of the output in pixels.
+        gray: Convert to one gray channel.
+        on_error: "raise", or "skip" to leave out unreadable files and empty classes with a warning.
+        cache_bytes: Memory limit of the cache.
+
+    Attributes:
+        classes: Sorted names of the class directories.
+        labels: Index into ``classes`` of each example, int64 (N,).
+        paths: File of each example.
+        shape: (H, W, C) of one image.
+
+    Raises:
+        DataError: Names the file or directory that is unreadable, empty or missing.
     """
 
     def __init__(
@@ -84,17 +103,25 @@ class ImageFolder:
         on_error: Literal["raise", "skip"] = "raise",
         cache_bytes: int = 1 << 30,
     ) -> None:
+        if on_error not in ("raise", "skip"):
+            raise ArgumentError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         self.shape = (*_height_and_width(size), 1 if gray else 3)
         self._read = partial(_read_image, shape=self.shape)
-        found = _image_files(Path(directory), _reaction(on_error))
-        keep = len(found) * math.prod(self.shape) <= cache_bytes
-        self._pixels = np.empty((len(found), *self.shape), np.uint8) if keep else None
-        self.paths = self._decode_all(found, _reaction(on_error))
+        self._skips = on_error == "skip"
+        files = self._find(Path(directory))
+        fits = len(files) * math.prod(self.shape) <= cache_bytes
+        self._pixels = np.empty((len(files), *self.shape), np.uint8) if fits else None
+        self.paths = self._decode_all(files)
         self.classes = sorted({path.parent.name for path in self.paths})
         self.labels = np.array(
             [self.classes.index(path.parent.name) for path in self.paths], dtype=np.int64
         )
-        _check_classes(Path(directory), self.classes)
+        if len(self.classes) < 2:
+            found = f"only one, {self.classes[0]!r}" if self.classes else "none"
+            raise DataError(
+                f"{directory} must contain at least two classes, one directory of images each; "
+                f"found {found}"
+            )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -108,39 +135,65 @@ class ImageFolder:
         images = [self._read(self.paths[i]) for i in np.arange(len(self))[index]]
         return np.array(images, np.uint8).reshape(-1, *self.shape), labels
 
-    def _decode_all(self, paths: list[Path], react: Callable[[DataError], None]) -> list[Path]:
-        """Fills the cache and returns the files that hold an image, in order."""
+    def _find(self, directory: Path) -> list[Path]:
+        """Visible files (and nested directories) of each class, sorted by class and name."""
+        if not directory.is_dir():
+            raise DataError(
+                f"{directory} is not a directory: expected one that contains a directory per class"
+            )
+        files: list[Path] = []
+        for folder in filter(Path.is_dir, _visible(directory)):
+            members = _visible(folder)
+            if not members:
+                self._report(
+                    DataError(f"{folder} contains no images: add some or remove the directory")
+                )
+            files += members
+        return files
+
+    def _decode_all(self, paths: list[Path]) -> list[Path]:
+        """Fill the cache; returns the files that contain an image, in order."""
+        from concurrent.futures import ThreadPoolExecutor
+
         good: list[Path] = []
-        for path, outcome in zip(paths, _in_parallel(self._attempt, paths), strict=True):
-            if isinstance(outcome, DataError):
-                react(outcome)
-                continue
-            if self._pixels is not None:
-                self._pixels[len(good)] = outcome
-            good.append(path)
+        # Threads run in parallel here: Pillow releases the GIL while it decodes.
+        pool = ThreadPoolExecutor(max_workers=usable_cores(), thread_name_prefix="tinynn-decode")
+        try:
+            for path, outcome in zip(paths, pool.map(self._try_read, paths), strict=True):
+                if isinstance(outcome, DataError):
+                    self._report(outcome)
+                    continue
+                if self._pixels is not None:
+                    self._pixels[len(good)] = outcome
+                good.append(path)
+        finally:
+            pool.shutdown(cancel_futures=True)
         return good
 
-    def _attempt(self, path: Path) -> npt.NDArray[np.uint8] | DataError:
+    def _try_read(self, path: Path) -> npt.NDArray[np.uint8] | DataError:
         try:
             return self._read(path)
         except DataError as error:
             return error
 
+    def _report(self, error: DataError) -> None:
+        """Raise ``error``, or warn at the line that constructs the dataset."""
+        if not self._skips:
+            raise error
+        warnings.warn(f"skipped: {error}", stacklevel=4)
+
 
 def _checked_images(images: npt.NDArray[Any]) -> Images:
     if images.dtype not in (np.uint8, np.float32):
         raise DtypeError(
-            f"expected images of uint8 (0 to 255) or float32 (0 to 1), got {images.dtype}: "
-            "convert values of 0 to 255 with .astype(np.uint8), of 0 to 1 with .astype(np.float32)"
-        )
-    if images.ndim == 3:
-        raise ShapeError(
-            "expected images of shape (N, H, W, C), channels last, got "
-            f"{images.shape}: gray images need a channel axis, images[..., np.newaxis]"
+            f"expected images of dtype uint8 (0 to 255) or float32 (0 to 1), got {images.dtype}: "
+            "convert with .astype(np.uint8) or .astype(np.float32) according to the value range"
         )
     if images.ndim not in (2, 4):
+        hint = ": gray images need a channel axis, images[..., np.newaxis]"
         raise ShapeError(
-            f"expected images of shape (N, H, W, C) or rows of features (N, F), got {images.shape}"
+            "expected images of shape (N, H, W, C), channels last, or features (N, F), got "
+            f"{images.shape}{hint if images.ndim == 3 else ''}"
         )
     return images
 
@@ -148,8 +201,8 @@ def _checked_images(images: npt.NDArray[Any]) -> Images:
 def _checked_labels(labels: npt.NDArray[Any]) -> Labels:
     if labels.dtype.kind not in "iu":
         raise DtypeError(
-            f"expected integer labels, the numbers of the classes, got {labels.dtype}: "
-            "np.unique(names, return_inverse=True) turns names into numbers"
+            f"expected integer labels (class indices), got {labels.dtype}: "
+            "np.unique(names, return_inverse=True) converts names to indices"
         )
     if labels.ndim != 1:
         raise ShapeError(f"expected one label per image, shape (N,), got {labels.shape}")
@@ -163,44 +216,8 @@ def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def _reaction(on_error: str) -> Callable[[DataError], None]:
-    reactions = {"raise": _raise, "skip": _warn}
-    if on_error not in reactions:
-        raise ArgumentError(f"on_error is 'raise' or 'skip', got {on_error!r}")
-    return reactions[on_error]
-
-
-def _raise(error: DataError) -> None:
-    raise error
-
-
-def _warn(error: DataError) -> None:
-    warnings.warn(f"skipped: {error}", stacklevel=4)
-
-
-def _image_files(directory: Path, react: Callable[[DataError], None]) -> list[Path]:
-    if not directory.is_dir():
-        raise DataError(f"{directory} is no folder: expected one that holds a folder per class")
-    files: list[Path] = []
-    for folder in filter(Path.is_dir, _visible(directory)):
-        inside = _visible(folder)
-        if not inside:
-            react(DataError(f"{folder} holds no image: put photos in it or remove the folder"))
-        files += inside
-    return files
-
-
 def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _check_classes(directory: Path, classes: list[str]) -> None:
-    if len(classes) < 2:
-        found = f"one only, {classes[0]!r}" if classes else "none"
-        raise DataError(
-            f"{directory} must hold at least two classes, a folder of images for each; "
-            f"found {found}"
-        )
 
 
 def _read_image(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
@@ -210,16 +227,3 @@ def _read_image(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8
     picture = decode(path, at_least=2 * max(height, width))
     fitted = ImageOps.fit(picture, (width, height))
     return np.array(fitted.convert("L" if channels == 1 else "RGB")).reshape(shape)
-
-
-def _in_parallel(
-    function: Callable[[Path], npt.NDArray[np.uint8] | DataError], paths: list[Path]
-) -> Iterator[npt.NDArray[np.uint8] | DataError]:
-    """The results in order; Pillow decodes without holding the interpreter's lock."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool = ThreadPoolExecutor(max_workers=usable_cores(), thread_name_prefix="tinynn-decode")
-    try:
-        yield from pool.map(function, paths)
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Batches of a data set, made in the background while the network computes."""
+"""Load a dataset in batches that are prepared in the background while the network computes."""
 
 from __future__ import annotations
 
@@ -11,31 +11,47 @@ import numpy.typing as npt
 
 from tinynn.autograd import Tensor
 from tinynn.backend import get_backend
+from tinynn.data.augment import Augmentation, Images
 from tinynn.data.dataset import Dataset, Labels
 from tinynn.errors import ArgumentError, DataError, DtypeError, FileFormatError, ShapeError
 from tinynn.random import numpy_generator
 
-Floats = npt.NDArray[np.float32]
-Augment = Callable[[Floats, np.random.Generator], Floats]
-Made = TypeVar("Made")
+__all__ = ["DataLoader"]
+
+Result = TypeVar("Result")
 
 
 class DataLoader:
-    """Iterating it yields the batches of one epoch: images float32 in 0..1, labels int64.
+    """Iterate over the batches of one epoch: images float32 in [0, 1] (N, H, W, C), labels int64.
 
-    uint8 images are divided by 255. Order and augmentation are functions of numbers, not of what
-    was drawn before: epoch e visits ``loader.order(e)``, and batch b of it is changed by
-    ``augment(images, numpy_generator(seed, e, b))``; so a run that stopped can go on with
-    ``loader.batches(e, first=b)`` exactly.
+    uint8 images are divided by 255. Shuffling and augmentation are functions of (seed, epoch,
+    batch) and of nothing drawn earlier: epoch e visits ``order(e)``, and its batch b is augmented
+    with ``numpy_generator(seed, e, b)``. An interrupted run therefore resumes exactly, either with
+    ``batches(e, first=b)`` or by loading ``state_dict()``, after which the rest of that epoch comes
+    first. Leaving the loop early ends the epoch.
 
-    ``epoch`` is the number of the epoch that is being iterated, or of the next one, ``position``
-    the number of its batches that were handed out; both are in ``state_dict``, and a loader that
-    loads it hands out the rest of that epoch first. Leaving the loop half-way ends the epoch.
-    ``drop_last`` leaves out a last batch that is smaller than ``batch_size``. One thread makes
-    ``prefetch`` batches ahead (0: none, and no thread); it ends with the loop, and what goes wrong
-    on it is raised in the loop, with a note on the batch. With ``device`` the tensors are there: a
-    GPU gets the next batches from pinned memory while it computes with the present one, and nobody
-    waits. ``labels.origin`` says which batch it is.
+    A worker thread prepares ``prefetch`` batches ahead. It ends with the loop, and its exceptions
+    are raised in the loop with a note that names the batch. With a GPU as ``device`` the next
+    batches are copied from pinned memory while the current one is processed, without
+    synchronization. ``labels.origin`` names the batch.
+
+    Args:
+        dataset: Any sized object whose items are (image, label), see :class:`Dataset`.
+        batch_size: Examples per batch.
+        shuffle: Visit the examples in a new random order in each epoch.
+        seed: Of the order and the augmentation.
+        drop_last: Drop the last batch if it is smaller than ``batch_size``.
+        augment: ``augment(images, rng)``, see :mod:`tinynn.data.augment`.
+        prefetch: Batches prepared ahead; 0 uses no thread.
+        device: Where the tensors are created; None is the CPU.
+
+    Attributes:
+        epoch: Index of the epoch being iterated, or of the next one.
+        position: Number of its batches that have been delivered.
+
+    Raises:
+        DataError: If the dataset is empty.
+        ArgumentError: If an argument is out of range or no batch is left.
     """
 
     def __init__(
@@ -46,23 +62,29 @@ class DataLoader:
         shuffle: bool = False,
         seed: int = 0,
         drop_last: bool = False,
-        augment: Augment | None = None,
+        augment: Augmentation | None = None,
         prefetch: int = 2,
         device: str | None = None,
     ) -> None:
         self.dataset = dataset
-        self.batch_size = _whole("batch_size", batch_size, least=1)
+        self.batch_size = _integer("batch_size", batch_size, least=1)
         self.shuffle = shuffle
         self.seed = seed
         self.drop_last = drop_last
         self.augment = augment
-        self.prefetch = _whole("prefetch", prefetch, least=0)
+        self.prefetch = _integer("prefetch", prefetch, least=0)
         self.device = device
         self.epoch = self.position = 0
-        self._check_batches()
+        if len(dataset) == 0:
+            raise DataError("the dataset is empty: there is nothing to load")
+        if len(self) == 0:
+            raise ArgumentError(
+                f"drop_last leaves no batch: {len(dataset)} examples are fewer than "
+                f"batch_size={batch_size}"
+            )
 
     def __len__(self) -> int:
-        """The number of batches in an epoch."""
+        """The number of batches per epoch."""
         whole, rest = divmod(len(self.dataset), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
@@ -70,32 +92,35 @@ class DataLoader:
         epoch = self.epoch
         try:
             for pair in self.batches(epoch, self.position):
-                self.position += 1  # before it is used: what is saved after its step goes on behind
+                self.position += 1  # before the step, so a state saved after it resumes behind it
                 yield pair
         finally:
             self.epoch, self.position = epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next batch is, and what decides which examples it holds."""
+        """The position of the next batch, and the settings that determine its examples."""
         return {"epoch": self.epoch, "position": self.position, **self._settings()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was made; FileFormatError if the batches are not the same."""
+        """Resume at the position of ``state``.
+
+        Raises:
+            FileFormatError: If the state belongs to a loader with different batches.
+        """
         own = self._settings()
         if set(state) != {"epoch", "position", *own}:
             raise FileFormatError(
-                f"a DataLoader's state has epoch, position, {', '.join(own)}, got {sorted(state)}"
+                "the state of a DataLoader has the keys epoch, position, "
+                f"{', '.join(own)}, got {sorted(state)}"
             )
-        other = [
-            f"{name} was {state[name]}, is {own[name]}" for name in own if state[name] != own[name]
-        ]
-        if other:
+        changed = [f"{k} was {state[k]}, is {v}" for k, v in own.items() if state[k] != v]
+        if changed:
             raise FileFormatError(
-                f"the state is of a DataLoader with other batches: {'; '.join(other)}"
+                f"the state belongs to a DataLoader with other batches: {'; '.join(changed)}"
             )
         if not 0 <= state["position"] <= len(self):
             raise FileFormatError(
-                f"the state is at batch {state['position']} of {len(self)} batches"
+                f"the state is at batch {state['position']}, but there are {len(self)} batches"
             )
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
 
@@ -116,57 +141,58 @@ class DataLoader:
         return numpy_generator(self.seed, epoch).permutation(count)
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of any epoch, from number ``first`` on; ``self.epoch`` stays as it is."""
+        """The batches of any ``epoch``, starting at index ``first``; does not change ``epoch``."""
         order = self.order(epoch)
         uploads = get_backend(self.device or "cpu").uploads()
 
-        def make(batch: int) -> Any:
+        def prepare(batch: int) -> Any:
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             try:
-                pair = self._make(chosen, numpy_generator(self.seed, epoch, batch))
-                return uploads.start(*pair)
+                return uploads.start(*self._load(chosen, numpy_generator(self.seed, epoch, batch)))
             except Exception as error:
                 error.add_note(f"in batch {batch} of epoch {epoch}, examples {chosen.tolist()}")
                 raise
 
         numbers = range(first, len(self))
-        for batch, started in zip(numbers, _ahead(make, numbers, self.prefetch), strict=True):
+        prepared = _prefetched(prepare, numbers, self.prefetch)
+        for batch, started in zip(numbers, prepared, strict=True):
             images, labels = map(Tensor, uploads.receive(started))
             labels.origin = f"batch {batch} of epoch {epoch}"
             yield images, labels
 
-    def _make(
+    def _load(
         self, chosen: npt.NDArray[np.int64], generator: np.random.Generator
-    ) -> tuple[Floats, Labels]:
+    ) -> tuple[Images, Labels]:
         images, labels = self.dataset[chosen]
-        _check_pairs(images, labels, len(chosen))
-        floats = _as_floats(images)
+        count = len(chosen)
+        if len(images) != count or labels.shape != (count,) or labels.dtype.kind not in "iu":
+            raise ShapeError(
+                f"expected {count} images and {count} integer labels from the dataset, got images "
+                f"{images.shape} and labels {labels.shape} of dtype {labels.dtype}"
+            )
+        floats = _to_float32(images)
         if self.augment is not None:
-            floats = _augmented(self.augment, floats, generator)
+            floats = self.augment(floats, generator)
+            if floats.dtype != np.float32 or len(floats) != count:
+                raise DtypeError(
+                    f"expected {count} float32 images from the augmentation {self.augment!r}, got "
+                    f"shape {floats.shape} of dtype {floats.dtype}"
+                )
         return floats, labels.astype(np.int64, copy=False)
 
-    def _check_batches(self) -> None:
-        if len(self.dataset) == 0:
-            raise DataError("the data set has no examples: there is nothing to load")
-        if len(self) == 0:
-            raise ArgumentError(
-                f"drop_last leaves no batch: {len(self.dataset)} examples do not fill one of "
-                f"batch_size={self.batch_size}"
-            )
 
-
-def _ahead(make: Callable[[int], Made], numbers: range, ahead: int) -> Iterator[Made]:
-    """``make`` of each number in order, computed on a thread up to ``ahead`` numbers early."""
+def _prefetched(function: Callable[[int], Result], numbers: range, ahead: int) -> Iterator[Result]:
+    """Map ``function`` over ``numbers`` in order, evaluating up to ``ahead`` early on a thread."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
     if ahead == 0:
-        yield from map(make, numbers)
+        yield from map(function, numbers)
         return
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tinynn-loader")
-    pending: deque[Future[Made]] = deque()
+    pending: deque[Future[Result]] = deque()
     try:
         for number in numbers:
-            pending.append(thread.submit(make, number))
+            pending.append(thread.submit(function, number))
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
@@ -175,36 +201,18 @@ def _ahead(make: Callable[[int], Made], numbers: range, ahead: int) -> Iterator[
         thread.shutdown(cancel_futures=True)
 
 
-def _whole(name: str, value: int, least: int) -> int:
+def _integer(name: str, value: int, least: int) -> int:
     if not isinstance(value, (int, np.integer)) or value < least:
-        raise ArgumentError(f"{name} is a whole number of {least} or more, got {value!r}")
+        raise ArgumentError(f"{name} must be an integer >= {least}, got {value!r}")
     return int(value)
 
 
-def _check_pairs(images: npt.NDArray[Any], labels: npt.NDArray[Any], count: int) -> None:
-    if len(images) != count or labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise ShapeError(
-            f"expected {count} images and as many integer labels from the data set, got images "
-            f"{images.shape} and labels {labels.shape} of {labels.dtype}"
-        )
-
-
-def _as_floats(images: npt.NDArray[Any]) -> Floats:
+def _to_float32(images: npt.NDArray[Any]) -> Images:
     if images.dtype == np.uint8:
-        return cast(Floats, np.divide(images, np.float32(255), dtype=np.float32))
+        return cast(Images, np.divide(images, np.float32(255), dtype=np.float32))
     if images.dtype != np.float32:
         raise DtypeError(
-            "expected images of uint8 (0 to 255) or float32 (0 to 1) from the data set, got "
+            "expected images of dtype uint8 (0 to 255) or float32 (0 to 1) from the dataset, got "
             f"{images.dtype}"
         )
     return images
-
-
-def _augmented(augment: Augment, images: Floats, generator: np.random.Generator) -> Floats:
-    result = augment(images, generator)
-    if result.dtype != np.float32 or len(result) != len(images):
-        raise DtypeError(
-            f"expected {len(images)} images of float32 from the augmentation {augment!r}, got "
-            f"{result.shape} of {result.dtype}"
-        )
-    return result

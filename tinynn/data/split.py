@@ -1,9 +1,9 @@
-"""Splits of a data set into parts that have no example in common, and the proof of it."""
+"""Split a dataset into disjoint parts, and check that they are disjoint."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,28 @@ import numpy.typing as npt
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
 from tinynn.random import numpy_generator
 
+__all__ = ["check_disjoint", "split_by_group", "split_stratified"]
+
 Indices = npt.NDArray[np.int64]
 
 
 def split_stratified(
     labels: npt.ArrayLike, parts: Sequence[float] | Sequence[int], seed: int = 0
 ) -> list[Indices]:
-    """Splits examples at random so that every part has its share of every class.
+    """Random split that preserves the class proportions in every part.
 
-    ``labels``, shape (N,), are numbers or names. ``parts`` are either fractions that add up to 1,
-    as (0.8, 0.2), or numbers of examples of each class, as (5, 5). Of n examples of a class, a
-    part of fraction f gets n·f, rounded up or down; with numbers, what a class has beyond their
-    sum is left out. Returns the sorted indices of each part. Raises :class:`ArgumentError` if the
-    parts make no sense or a class has too few examples.
+    Args:
+        labels: Class of each example, numbers or strings, (N,).
+        parts: Fractions that sum to 1, such as (0.8, 0.2), or examples per class, such as (5, 5).
+            Of n examples of a class, a part with fraction f receives n · f, rounded up or down;
+            with counts, surplus examples of a class are left out.
+        seed: Of the random assignment.
+
+    Returns:
+        The sorted indices of the examples in each part.
+
+    Raises:
+        ArgumentError: If ``parts`` are invalid or a class has too few examples.
     """
     values = _one_dimensional(labels, "labels")
     counting = all(isinstance(part, (int, np.integer)) for part in parts)
@@ -38,7 +47,7 @@ def split_stratified(
                 f"parts {tuple(parts)} need {int(ends[-1])} examples of each class, class "
                 f"{label.item()!r} has {len(members)}"
             )
-        # One random offset for all ends: each share is rounded, and none is favored.
+        # A common random offset rounds all boundaries without favoring any part.
         cuts = ends if counting else np.floor(ends * len(members) + generator.random())
         for part, piece in zip(chosen, np.split(members, cuts.astype(np.int64)), strict=False):
             part.append(piece)
@@ -48,20 +57,29 @@ def split_stratified(
 def split_by_group(
     groups: npt.ArrayLike, fractions: Sequence[float], seed: int = 0
 ) -> list[Indices]:
-    """Splits examples at random so that no group (person, scene, day) is in two parts.
+    """Random split that keeps all examples of a group (person, scene, day) in the same part.
 
-    ``groups``, shape (N,), are numbers or names; ``fractions`` add up to 1. The groups, in random
-    order, go each to the part that has the least of its share so far; every part gets at least
-    one. Returns the sorted indices of each part. Raises :class:`ArgumentError` if the fractions
-    make no sense or there are fewer groups than parts.
+    The groups are visited in random order; each is assigned to the part that is furthest below its
+    fraction. Every part receives at least one group.
+
+    Args:
+        groups: Group of each example, numbers or strings, (N,).
+        fractions: Approximate share of the examples in each part; they sum to 1.
+        seed: Of the random order.
+
+    Returns:
+        The sorted indices of the examples in each part.
+
+    Raises:
+        ArgumentError: If ``fractions`` are invalid or there are fewer groups than parts.
     """
     values = _one_dimensional(groups, "groups")
     shares = np.diff(_ends_of_fractions(fractions), prepend=0.0)
     _, group_of, sizes = np.unique(values, return_inverse=True, return_counts=True)
     if len(sizes) < len(shares):
         raise ArgumentError(
-            f"{len(shares)} parts need at least as many groups, got {len(sizes)}: groups are "
-            "never divided"
+            f"{len(shares)} parts need at least {len(shares)} groups, got {len(sizes)}: a group "
+            "is never divided"
         )
     part_of_group = np.empty(len(sizes), dtype=np.int64)
     filled = np.zeros(len(shares))
@@ -78,65 +96,72 @@ def check_disjoint(
     names_a: Sequence[object] | None = None,
     names_b: Sequence[object] | None = None,
 ) -> None:
-    """Raises :class:`DataError` if an image of one side occurs, byte for byte, on the other.
+    """Check that no image occurs, byte for byte, in both sets: testing on training data is invalid.
 
-    A test on images that were trained on measures memory and no skill. Both sides have one dtype
-    and one shape of image, (N, ...) and (M, ...): otherwise nothing can be compared, and
-    :class:`DtypeError` or :class:`ShapeError` says so. The message names images by their
-    ``names``, such as the paths of their files, or by their place on their side.
+    Args:
+        images_a: First set, (N, ...).
+        images_b: Second set, (M, ...), of the same dtype and image shape.
+        names_a: Names for the error message, such as file paths; by default the indices are given.
+        names_b: The same for the second set.
+
+    Raises:
+        DataError: If an image occurs in both sets.
+        DtypeError: If the dtypes differ, so that nothing can be compared.
+        ShapeError: If the image shapes differ, or the number of names is wrong.
     """
-    name_a = _naming(names_a, len(images_a), "first")
-    name_b = _naming(names_b, len(images_b), "second")
+    names_a = _names(names_a, len(images_a), "first")
+    names_b = _names(names_b, len(images_b), "second")
     if images_a.dtype != images_b.dtype:
         raise DtypeError(
-            f"both sides need one dtype to be compared, got {images_a.dtype} and {images_b.dtype}"
+            f"both sets must have the same dtype, got {images_a.dtype} and {images_b.dtype}"
         )
     if images_a.shape[1:] != images_b.shape[1:]:
         raise ShapeError(
-            "both sides need images of one shape to be compared, got "
+            "both sets must have the same image shape, got "
             f"{images_a.shape[1:]} and {images_b.shape[1:]}"
         )
-    first = {_fingerprint(image): index for index, image in enumerate(images_a)}
-    keys = map(_fingerprint, images_b)
-    shared = [(first[key], index) for index, key in enumerate(keys) if key in first]
+    first = {_digest(image): index for index, image in enumerate(images_a)}
+    digests = map(_digest, images_b)
+    shared = [(first[digest], i) for i, digest in enumerate(digests) if digest in first]
     if shared:
+        a, b = shared[0]
         raise DataError(
-            f"{len(shared)} of {len(images_b)} images of the second side are on the first side "
-            f"too: {name_a(shared[0][0])} and {name_b(shared[0][1])} are identical. Remove one of "
-            "each such pair before training"
+            f"{len(shared)} of {len(images_b)} images of the second set also occur in the first: "
+            f"{names_a[a]} and {names_b[b]} are identical. Remove one of each such pair before "
+            "training"
         )
 
 
-def _naming(names: Sequence[object] | None, count: int, side: str) -> Callable[[int], str]:
+def _names(names: Sequence[object] | None, count: int, which: str) -> Sequence[object]:
     if names is None:
-        return lambda index: f"image {index} of the {side}"
+        return [f"image {index} of the {which}" for index in range(count)]
     if len(names) != count:
-        raise ShapeError(f"expected a name for each of {count} {side} images, got {len(names)}")
-    return lambda index: str(names[index])
+        raise ShapeError(f"expected {count} names of images in the {which} set, got {len(names)}")
+    return names
 
 
-def _fingerprint(image: npt.NDArray[Any]) -> bytes:
+def _digest(image: npt.NDArray[Any]) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).digest()
 
 
 def _one_dimensional(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
     array = np.asarray(values)
     if array.ndim != 1 or not len(array):
-        raise ShapeError(f"{name} must have the shape (N,) with N at least 1, got {array.shape}")
+        raise ShapeError(f"{name} must have shape (N,) with N >= 1, got {array.shape}")
     return array
 
 
 def _ends_of_counts(counts: Sequence[float]) -> npt.NDArray[np.float64]:
     if len(counts) < 2 or min(counts) < 1:
-        raise ArgumentError(f"expected at least two numbers of 1 or more, got {tuple(counts)}")
+        raise ArgumentError(f"expected at least two counts >= 1, got {tuple(counts)}")
     return np.cumsum(counts, dtype=np.float64)
 
 
 def _ends_of_fractions(fractions: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Where each part ends on the way from 0 to 1, rounded so that 0.1 + 0.2 ends at 0.3."""
+    """Cumulative sums, rounded so that 0.1 + 0.2 ends at 0.3."""
     ends = np.cumsum(fractions, dtype=np.float64).round(12)
     if len(ends) < 2 or min(fractions) <= 0 or ends[-1] != 1:
         raise ArgumentError(
-            f"expected at least two fractions above 0 that add up to 1, got {tuple(fractions)}"
+            f"expected at least two positive fractions that sum to 1, got {tuple(fractions)}"
         )
     return ends
