@@ -55,7 +55,7 @@ class TestIou:
         np.testing.assert_allclose(iou(far, far + shift), iou(near, near + shift), atol=1e-5)
 
     def test_refuses_what_is_not_n_by_4(self) -> None:
-        with pytest.raises(ShapeError, match=r"boxes are \(n, 4\).*got \(2, 3\)"):
+        with pytest.raises(ShapeError, match=r"boxes must be \(n, 4\).*got \(2, 3\)"):
             iou(np.ones((2, 3)), np.ones((1, 4)))
 
     def test_refuses_corners_given_as_sizes(self) -> None:
@@ -67,7 +67,7 @@ class TestIou:
     def test_refuses_and_shows_a_box_that_is_not_finite(self, bad: float, place: int) -> None:
         box = [1.0, 2.0, 3.0, 4.0]
         box[place] = bad
-        with pytest.raises(ArgumentError, match=rf"a box is finite .*got \[.*{bad}.*\]\."):
+        with pytest.raises(ArgumentError, match=rf"a box must be finite .*got \[.*{bad}.*\]\."):
             iou([[0, 0, 1, 1], box], [[0, 0, 1, 1]])
 
 

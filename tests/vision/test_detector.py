@@ -1,10 +1,10 @@
-"""The detector: every place and size of a photo, through a network that is known by heart."""
+"""The detector, with networks whose response is known."""
 
 import numpy as np
 import pytest
 
 import tinynn
-from tinynn import nn
+from tinynn import functional, nn
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
 from tinynn.vision import Detector, Windows, detector, iou
 
@@ -12,7 +12,7 @@ WINDOW, STRIDE = 8, 2
 
 
 def bright_square() -> nn.Module:
-    """A logit above 0 where the middle of a window is white and its border black."""
+    """A positive logit where the center of a window is white and its border black."""
     template = np.full((WINDOW, WINDOW), -1.0, dtype=np.float32)
     template[2:-2, 2:-2] = 3
     network = nn.Sequential(nn.Conv2d(1, 1, WINDOW, stride=STRIDE))
@@ -23,7 +23,7 @@ def bright_square() -> nn.Module:
 
 
 def small_network() -> nn.Module:
-    """Random weights, with all that a real one has: pooling, batch norm, dropout."""
+    """Random weights and every kind of layer of the real detector."""
     tinynn.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(1, 4, 3),
@@ -133,7 +133,7 @@ class TestDetect:
         np.testing.assert_allclose(finder.detect(scene()).boxes, expected, rtol=1e-6)
 
     def test_refuses_floats(self, finder: Detector) -> None:
-        with pytest.raises(DtypeError, match="a photo is uint8"):
+        with pytest.raises(DtypeError, match="a photo must be uint8"):
             finder.detect(np.ones((30, 30)))  # type: ignore[arg-type]
 
 
@@ -154,7 +154,7 @@ class TestWindows:
         np.testing.assert_allclose(found.scores, 1 / (1 + np.exp(-logits.ravel())), atol=1e-5)
 
     def test_misses_no_window(self, random_finder: Detector) -> None:
-        """At full size: every place in steps of the stride, one window at a time."""
+        """At the original scale: every position in steps of the stride."""
         photo = noise(20, 23)
         found = random_finder.windows(photo, threshold=1e-6)
         full_size = found.boxes[found.boxes[:, 2] == WINDOW]
@@ -175,6 +175,30 @@ class TestWindows:
         for part, expected in zip(random_finder.windows(noise()), whole, strict=True):
             np.testing.assert_allclose(part, expected, atol=1e-6)
         assert max(seen) <= 600
+
+
+    def test_batch_norm_is_folded_once_for_all_levels(
+        self, random_finder: Detector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        weights: list[tinynn.Tensor] = []
+        compute = functional.conv2d_relu_max_pool2d
+
+        def convolution(x: tinynn.Tensor, weight: tinynn.Tensor, *options: object) -> object:
+            weights.append(weight)
+            return compute(x, weight, *options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(functional, "conv2d_relu_max_pool2d", convolution)
+        random_finder.windows(noise())
+        assert len(weights) > 3
+        assert all(weight is weights[0] for weight in weights)
+        assert weights[0] is not random_finder.network[0].weight
+
+    def test_changed_weights_count_in_the_next_photo(self, random_finder: Detector) -> None:
+        before = random_finder.windows(noise(), threshold=1e-6).scores
+        random_finder.network[0].weight.data[...] = 0
+        after = random_finder.windows(noise(), threshold=1e-6).scores
+        assert not np.array_equal(before, after)
+        assert np.ptp(after) < 1e-6
 
 
 class TestNetwork:
@@ -200,7 +224,7 @@ class TestNetwork:
 
     @pytest.mark.parametrize("threshold", [0, 1, -0.5])
     def test_threshold_is_a_score(self, threshold: float) -> None:
-        with pytest.raises(ArgumentError, match="threshold is a score between 0 and 1"):
+        with pytest.raises(ArgumentError, match="threshold must be between 0 and 1"):
             Detector(bright_square(), threshold=threshold)
 
     @pytest.mark.parametrize(
@@ -219,7 +243,7 @@ class TestNetwork:
         ],
     )
     def test_numbers_that_make_no_sense_are_refused(self, name: str, value: float) -> None:
-        with pytest.raises(ArgumentError, match=rf"^{name} is .*, got {value}$"):
+        with pytest.raises(ArgumentError, match=rf"^{name} must be .*, got {value}$"):
             Detector(bright_square(), **{name: value})  # type: ignore[arg-type]
 
     def test_may_have_no_parameters(self) -> None:

@@ -1,4 +1,4 @@
-"""What a classifier looks at."""
+"""Saliency maps and filters of a classifier."""
 
 from typing import Any
 
@@ -193,7 +193,7 @@ class TestFilters:
         np.testing.assert_array_equal(first_filters(model)[1], 0.5)
 
     def test_none(self) -> None:
-        with pytest.raises(ArgumentError, match="Linear has no convolution"):
+        with pytest.raises(ArgumentError, match="Linear has no Conv2d"):
             first_filters(nn.Linear(2, 2))
 
 
@@ -219,12 +219,12 @@ class TestWhatIsRefused:
     @pytest.mark.parametrize(
         ("images", "classes", "error", "message"),
         [
-            (IMAGES[0], None, ShapeError, r"images \(N, H, W, C\), at least one"),
-            (IMAGES[:0], None, ShapeError, "at least one"),
+            (IMAGES[0], None, ShapeError, r"images \(N, H, W, C\) with N >= 1"),
+            (IMAGES[:0], None, ShapeError, "N >= 1"),
             (IMAGES.astype(np.float64), None, DtypeError, "uint8 or float32"),
-            (IMAGES, [0, 1], ShapeError, "one integer class for each of 3"),
+            (IMAGES, [0, 1], ShapeError, r"one integer class per image, \(3,\)"),
             (IMAGES, [0.0, 1.0, 2.0], ShapeError, "one integer class"),
-            (IMAGES, [0, 1, 3], LabelError, "from 0 to 2, got 3"),
+            (IMAGES, [0, 1, 3], LabelError, "must be from 0 to 2, got 3"),
         ],
     )
     def test_inputs(
@@ -234,14 +234,14 @@ class TestWhatIsRefused:
             explain(network(), images, classes)
 
     def test_layers(self) -> None:
-        with pytest.raises(ArgumentError, match=r"one of \['', '0', .*, got 'features'"):
+        with pytest.raises(ArgumentError, match=r"in the model: \['', '0', .*, got 'features'"):
             grad_cam(network(), IMAGES, layer="features")
-        with pytest.raises(ArgumentError, match="not the layer '8' does"):
+        with pytest.raises(ArgumentError, match="not layer '8' has"):
             grad_cam(network(), IMAGES, layer="8")
 
     def test_a_network_without_images(self) -> None:
         model = nn.Sequential(nn.Flatten(), nn.Linear(11 * 9 * 2, 3))
-        with pytest.raises(ArgumentError, match="no layer of Sequential does"):
+        with pytest.raises(ArgumentError, match="no layer of Sequential has"):
             grad_cam(model, IMAGES)
 
     @pytest.mark.parametrize("sizes", [{"patch": 0}, {"patch": 10}, {"patch": 3, "stride": 4}])

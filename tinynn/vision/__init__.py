@@ -1,42 +1,21 @@
-"""Photos, boxes, a detector that looks at every place and size, and what a network looks at."""
+"""Photos, bounding boxes, an object detector, and explanations of what a network responds to.
 
-from tinynn.vision.boxes import (
-    clip_boxes,
-    drop_nested,
-    iou,
-    merge_overlapping,
-    non_maximum_suppression,
-)
-from tinynn.vision.detector import Detections, Detector, Windows
-from tinynn.vision.drawing import draw_boxes
-from tinynn.vision.explanation import (
-    first_filters,
-    grad_cam,
-    hires_cam,
-    occlusion_map,
-    overlay,
-)
-from tinynn.vision.photo import read_photo, to_gray, write_photo
-from tinynn.vision.pyramid import Level, image_pyramid
+A public name is listed in the ``__all__`` of the module that defines it, and nowhere else.
+"""
+
+from tinynn.vision import boxes, detector, drawing, explanation, photo, pyramid
+from tinynn.vision.boxes import *
+from tinynn.vision.detector import *
+from tinynn.vision.drawing import *
+from tinynn.vision.explanation import *
+from tinynn.vision.photo import *
+from tinynn.vision.pyramid import *
 
 __all__ = [
-    "Detections",
-    "Detector",
-    "Level",
-    "Windows",
-    "clip_boxes",
-    "draw_boxes",
-    "drop_nested",
-    "first_filters",
-    "grad_cam",
-    "hires_cam",
-    "image_pyramid",
-    "iou",
-    "merge_overlapping",
-    "non_maximum_suppression",
-    "occlusion_map",
-    "overlay",
-    "read_photo",
-    "to_gray",
-    "write_photo",
+    *boxes.__all__,
+    *detector.__all__,
+    *drawing.__all__,
+    *explanation.__all__,
+    *photo.__all__,
+    *pyramid.__all__,
 ]

@@ -1,37 +1,52 @@
-"""Boxes: float32 arrays (n, 4) of x, y, width and height, in pixels of the upright photo."""
+"""Bounding boxes: float32 arrays (n, 4) of x, y, width and height in pixels."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tinynn.errors import ArgumentError, ShapeError
 
+__all__ = ["clip_boxes", "drop_nested", "iou", "merge_overlapping", "non_maximum_suppression"]
+
 Boxes = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float32]
 
 
 def as_boxes(boxes: npt.ArrayLike) -> Boxes:
-    """``boxes`` as float32 (n, 4): x, y, width, height. An empty list is no boxes."""
+    """Check ``boxes`` and convert them to float32 (n, 4); an empty sequence gives (0, 4)."""
     array = np.asarray(boxes, dtype=np.float32)
     if array.size == 0:
         return np.zeros((0, 4), dtype=np.float32)
     if array.ndim != 2 or array.shape[1] != 4:
-        raise ShapeError(f"boxes are (n, 4): x, y, width and height, got {array.shape}")
+        raise ShapeError(f"boxes must be (n, 4): x, y, width and height, got {array.shape}")
     good = np.isfinite(array).all(axis=1) & (array[:, 2:] >= 0).all(axis=1)
     if not good.all():
         raise ArgumentError(
-            "a box is finite and has a width and a height of at least 0, got "
+            "a box must be finite with width and height >= 0, got "
             f"{array[~good][0].tolist()}. Boxes are x, y, width, height, not two corners"
         )
     return array
 
 
-def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Intersection over union, |A and B| / |A or B|, of each box of ``a`` with each of ``b``.
+def check_scores(scores: npt.ArrayLike, count: int) -> npt.NDArray[Any]:
+    """One score per box, (count,)."""
+    values = np.asarray(scores)
+    if values.shape != (count,):
+        raise ShapeError(f"{count} boxes need scores of shape ({count},), got {values.shape}")
+    return values
 
-    (n, 4) and (m, 4) give float32 (n, m), from 0 (apart) to 1 (the same); two boxes without
-    area have 0.
+
+def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Intersection over union, |A ∩ B| / |A ∪ B|, of all pairs of boxes.
+
+    Args:
+        a: Boxes (n, 4).
+        b: Boxes (m, 4).
+
+    Returns:
+        float32 (n, m), from 0 (disjoint) to 1 (identical); 0 for two boxes without area.
     """
     first, second = as_boxes(a).astype(np.float64), as_boxes(b).astype(np.float64)
     shared = _intersection(first, second)
@@ -40,7 +55,7 @@ def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 
 def clip_boxes(boxes: npt.ArrayLike, height: int, width: int) -> Boxes:
-    """The parts of ``boxes`` (n, 4) that lie in a photo of ``height`` x ``width`` pixels."""
+    """Clip ``boxes`` (n, 4) to an image of ``height`` x ``width`` pixels."""
     array = as_boxes(boxes)
     limit = np.array([width, height], dtype=np.float32)
     corner = np.clip(array[:, :2], 0, limit)
@@ -51,45 +66,53 @@ def clip_boxes(boxes: npt.ArrayLike, height: int, width: int) -> Boxes:
 def non_maximum_suppression(
     boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float
 ) -> npt.NDArray[np.int64]:
-    """Indices of the boxes to keep, best first: none has IoU > ``threshold`` with a better one.
+    """Indices of the boxes kept by greedy non-maximum suppression (NMS), highest score first.
 
-    Equal scores keep the order in which they came.
+    A box is dropped if its IoU with a kept box of higher score exceeds ``threshold``. Ties are
+    resolved in input order.
     """
     array, values = _scored(boxes, scores)
-    kept = [leader for leader, _ in _groups(array, values, threshold)]
+    kept = [best for best, _ in _clusters(array, values, threshold)]
     return np.array(kept, dtype=np.int64)
 
 
 def merge_overlapping(
     boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float, least: int = 1
 ) -> tuple[Boxes, Scores]:
-    """One box per group: the mean, weighted by score, of the best box and those over it.
+    """Replace each cluster of overlapping boxes by its mean box, weighted by score.
 
-    A group is what :func:`non_maximum_suppression` would keep once: a best box and the boxes
-    with IoU > ``threshold`` to it; groups of fewer than ``least`` are left out. Its score is the
-    best one. Best first.
+    A cluster is a box that :func:`non_maximum_suppression` keeps, with the boxes it suppresses.
+
+    Args:
+        boxes: Boxes (n, 4).
+        scores: Scores (n,).
+        threshold: IoU above which a box belongs to the cluster of a better one.
+        least: Minimum number of boxes in a cluster; smaller clusters are dropped.
+
+    Returns:
+        One box and the maximum score per cluster, highest score first.
     """
     array, values = _scored(boxes, scores)
-    groups = [group for group in _groups(array, values, threshold) if len(group[1]) >= least]
-    if not groups:
+    clusters = [c for c in _clusters(array, values, threshold) if len(c[1]) >= least]
+    if not clusters:
         return array[:0], values[:0]
-    merged = [_weighted_mean(array[members], values[members]) for _, members in groups]
-    leaders = [leader for leader, _ in groups]
-    return np.stack(merged), values[leaders]
+    merged = [_weighted_mean(array[members], values[members]) for _, members in clusters]
+    return np.stack(merged), values[[best for best, _ in clusters]]
 
 
 def drop_nested(
     boxes: npt.ArrayLike, scores: npt.ArrayLike, fraction: float
 ) -> npt.NDArray[np.int64]:
-    """Indices of the boxes to keep, best first: none lies within a better one, nor around it.
+    """Indices of the boxes that are not nested with a box of higher score, highest score first.
 
-    That is, it shares at most ``fraction`` of the smaller area of the two. What is found within a
-    face (an eye, a mouth that looks like a small face) has little IoU with it and goes here.
+    Two boxes are nested if their intersection exceeds ``fraction`` of the smaller area. This
+    removes detections inside a face, such as a mouth, whose IoU with the face is too small for
+    NMS.
     """
     array, values = _scored(boxes, scores)
-    areas = _area(array.astype(np.float64))
-    shared = _intersection(array.astype(np.float64), array.astype(np.float64))
-    nested = shared > fraction * np.minimum(areas[:, None], areas[None, :])
+    exact = array.astype(np.float64)
+    areas = _area(exact)
+    nested = _intersection(exact, exact) > fraction * np.minimum(areas[:, None], areas[None, :])
     kept: list[int] = []
     for candidate in np.argsort(-values, kind="stable"):
         if not nested[candidate, kept].any():
@@ -97,26 +120,22 @@ def drop_nested(
     return np.array(kept, dtype=np.int64)
 
 
-def _groups(
+def _clusters(
     boxes: Boxes, scores: Scores, threshold: float
 ) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """Each kept box, best first, with itself and the boxes that it stands for."""
+    """The index of each box that NMS keeps, best first, and of all boxes it suppresses."""
     left = np.argsort(-scores, kind="stable")
     while left.size:
-        leader = int(left[0])
-        over = iou(boxes[leader : leader + 1], boxes[left])[0] > threshold
-        over[0] = True  # a box without area has no overlap, not even with itself
-        yield leader, left[over]
+        best = int(left[0])
+        over = iou(boxes[best : best + 1], boxes[left])[0] > threshold
+        over[0] = True  # the IoU of a box without area is 0, even with itself
+        yield best, left[over]
         left = left[~over]
 
 
 def _scored(boxes: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Boxes, Scores]:
-    array, values = as_boxes(boxes), np.asarray(scores, dtype=np.float32)
-    if values.shape != (len(array),):
-        raise ShapeError(
-            f"{len(array)} boxes need scores of shape ({len(array)},), got {values.shape}"
-        )
-    return array, values
+    array = as_boxes(boxes)
+    return array, check_scores(scores, len(array)).astype(np.float32)
 
 
 def _weighted_mean(boxes: Boxes, weights: Scores) -> Boxes:
@@ -132,8 +151,7 @@ def _intersection(
 ) -> npt.NDArray[np.float64]:
     start = np.maximum(a[:, None, :2], b[None, :, :2])
     end = np.minimum((a[:, :2] + a[:, 2:])[:, None], (b[:, :2] + b[:, 2:])[None, :])
-    overlap: npt.NDArray[np.float64] = np.clip(end - start, 0, None).prod(axis=2)
-    return overlap
+    return np.asarray(np.clip(end - start, 0, None).prod(axis=2))
 
 
 def _area(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Photos on disk and in memory: uint8 arrays of rows, columns and channels."""
+"""Photos on disk and in memory: uint8 arrays (height, width, channels)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from tinynn.data.decoding import decode
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
 from tinynn.files import write_atomically
 
+__all__ = ["read_photo", "to_gray", "write_photo"]
+
 Photo = npt.NDArray[np.uint8]
 
 LUMA = np.array([299, 587, 114], dtype=np.uint32)
-"""Thousandths of red, green and blue (ITU-R BT.601)."""
+"""Weights of red, green and blue in thousandths (ITU-R BT.601)."""
 
 
 def read_photo(path: str | os.PathLike[str]) -> Photo:
-    """The photo at ``path`` as it is meant to be looked at: uint8 (H, W, 3), upright.
+    """Read an image file as uint8 (H, W, 3), upright according to its EXIF orientation.
 
-    The camera's EXIF rotation is applied, transparency is laid on white and 16-bit gray is
-    brought to 8. Raises ``FileNotFoundError``, or :class:`DataError` if the file is damaged, too
-    large or no image.
+    Transparent pixels are composited on white and 16-bit gray is reduced to 8 bits.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DataError: If the file is damaged, too large or not an image.
     """
     file = Path(path)
     if not file.exists():
@@ -33,57 +37,48 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
 
 
 def write_photo(path: str | os.PathLike[str], photo: Photo) -> None:
-    """Write ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3); the suffix names the format.
+    """Write ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3), atomically.
 
-    The file appears under its name only when it is complete. Raises :class:`ArgumentError` if the
-    format is unknown or cannot hold a photo.
+    Args:
+        path: The suffix selects the file format.
+        photo: Values from 0 to 255.
+
+    Raises:
+        ArgumentError: If the format is unknown or cannot store the photo.
     """
     from PIL import Image
 
-    three = as_photo(photo)
-    picture = Image.fromarray(three[:, :, 0] if three.shape[2] == 1 else three)
-    encoded = io.BytesIO()
-    suffix = Path(path).suffix
+    array, suffix, encoded = as_photo(photo), Path(path).suffix, io.BytesIO()
+    picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
     try:
-        picture.save(encoded, format=_format(suffix))
-    except (OSError, ValueError, KeyError) as error:  # into memory: it is the format, not the disk
-        raise _no_format(suffix) from error
+        picture.save(encoded, format=Image.registered_extensions()[suffix.lower()])
+    except (OSError, ValueError, KeyError) as error:  # saving to memory: not a disk error
+        raise ArgumentError(
+            f"cannot write a photo with the suffix {suffix!r}: use .png or .jpg"
+        ) from error
     write_atomically(path, encoded.getvalue())
 
 
 def as_photo(photo: npt.NDArray[np.generic]) -> Photo:
-    """``photo`` with its channel axis: uint8 (H, W), (H, W, 1) or (H, W, 3) to (H, W, C)."""
+    """Check ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3), and add a missing channel axis."""
     if photo.dtype != np.uint8:
         raise DtypeError(
-            f"a photo is uint8 with values from 0 to 255, got {photo.dtype}. "
-            "For values from 0 to 1: (photo * 255).astype(np.uint8)"
+            f"a photo must be uint8 with values from 0 to 255, got {photo.dtype}. "
+            "Convert values in [0, 1] with (photo * 255).astype(np.uint8)"
         )
     array = photo[:, :, np.newaxis] if photo.ndim == 2 else photo
     if array.ndim != 3 or array.shape[2] not in (1, 3) or 0 in array.shape:
         raise ShapeError(
-            "a photo is (height, width), (height, width, 1) or (height, width, 3), channels last, "
-            f"with at least one pixel, got {photo.shape}"
+            "a photo must be (height, width), (height, width, 1) or (height, width, 3), channels "
+            f"last, with at least one pixel, got {photo.shape}"
         )
     return array.astype(np.uint8, copy=False)
 
 
 def to_gray(photo: npt.NDArray[np.generic]) -> Photo:
-    """Luma 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), uint8 (H, W, 1); gray stays as it is."""
+    """Luma 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), uint8 (H, W, 1); gray is unchanged."""
     array = as_photo(photo)
     if array.shape[2] == 1:
         return array
     luma = (array @ LUMA + 500) // 1000
     return np.asarray(luma, dtype=np.uint8)[:, :, np.newaxis]
-
-
-def _format(suffix: str) -> str:
-    from PIL import Image
-
-    name = Image.registered_extensions().get(suffix.lower(), "")
-    if name not in Image.SAVE:
-        raise _no_format(suffix)
-    return name
-
-
-def _no_format(suffix: str) -> ArgumentError:
-    return ArgumentError(f"no photo can be written with the suffix {suffix!r}: use .png or .jpg")
