@@ -32,20 +32,10 @@ from tinynn.autograd import Tensor
 from tinynn.backend import get_backend
 from tinynn.errors import TinynnError
 from tinynn.gpucheck import limits
-from tinynn.gpucheck.parity import face_cnn
+from tinynn.vision.models import face_cnn, original_cnn
 
 SLOWEST = 2.0  # seconds: a device whose step takes longer gets no larger batch
 TURN = 0.15  # seconds of one turn, about
-
-
-def original_cnn() -> nn.Sequential:
-    """The network of 2017: 91 x 91 pixels, 10 x 10 kernels, 34.9 million parameters."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((1, 32), (32, 64)):
-        conv = nn.Conv2d(inputs, outputs, 10, padding="same")
-        layers += [conv, nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
-    head = [nn.Flatten(), nn.Linear(23 * 23 * 64, 1024), nn.ReLU(), nn.Dropout(0.2)]
-    return nn.Sequential(*layers, *head, nn.Linear(1024, 2))
 
 
 @dataclass(frozen=True)

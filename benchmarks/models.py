@@ -1,6 +1,6 @@
-"""The networks that the benchmarks run, from the layers of tinynn or of PyTorch.
+"""The networks that the benchmarks run, built from the layers of tinynn or of PyTorch.
 
-The names and arguments of both are the same; ``nn`` is the one or the other.
+``nn`` is ``tinynn.nn`` or ``torch.nn``; both accept the same names and arguments.
 """
 
 from __future__ import annotations
@@ -8,35 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-
-def face_cnn(nn: Any) -> Any:
-    """48x48 pixels in color; three convolutions of 3x3 with ReLU and pooling, then 128, then 2."""
-    layers: list[Any] = []
-    for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2)]
-    head = [nn.Flatten(), nn.Linear(6 * 6 * 64, 128), nn.ReLU(), nn.Linear(128, 2)]
-    return nn.Sequential(*layers, *head)
-
-
-def original_cnn(nn: Any) -> Any:
-    """The network of 2017: 91x91 gray pixels, two convolutions of 10x10, then 1024, then 2."""
-    return nn.Sequential(
-        nn.Conv2d(1, 32, 10, padding="same"),
-        nn.ReLU(),
-        nn.MaxPool2d(2, ceil_mode=True),
-        nn.Conv2d(32, 64, 10, padding="same"),
-        nn.ReLU(),
-        nn.MaxPool2d(2, ceil_mode=True),
-        nn.Flatten(),
-        nn.Linear(23 * 23 * 64, 1024),
-        nn.ReLU(),
-        nn.Dropout(0.2),
-        nn.Linear(1024, 2),
-    )
+from tinynn.vision.models import face_cnn, original_cnn
 
 
 def residual_network(nn: Any) -> Any:
-    """32x32 pixels in color; a stem, then blocks of 16, 32 and 64 channels with batch norm."""
+    """32x32 color images: a stem, then residual blocks of 16, 32 and 64 channels, batch norm."""
 
     class Block(nn.Module):  # type: ignore[misc,name-defined]
         def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -48,16 +24,16 @@ def residual_network(nn: Any) -> Any:
                 nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
                 nn.BatchNorm2d(outputs),
             )
-            self.short = nn.Sequential()
+            self.shortcut = nn.Sequential()
             if stride > 1 or inputs != outputs:
-                self.short = nn.Sequential(
+                self.shortcut = nn.Sequential(
                     nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False),
                     nn.BatchNorm2d(outputs),
                 )
             self.relu = nn.ReLU()
 
         def forward(self, x: Any) -> Any:
-            return self.relu(self.body(x) + self.short(x))
+            return self.relu(self.body(x) + self.shortcut(x))
 
     stem = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     blocks = [Block(16, 16, 1), Block(16, 32, 2), Block(32, 64, 2)]
@@ -65,13 +41,13 @@ def residual_network(nn: Any) -> Any:
 
 
 def mlp(nn: Any) -> Any:
-    """784 numbers, two layers of 512, then 10."""
+    """784 features, two hidden layers of 512 units, 10 classes."""
     hidden = [nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU()]
     return nn.Sequential(*hidden, nn.Linear(512, 10))
 
 
 class Model(NamedTuple):
-    """A network and what it is given: (height, width, channels), or (numbers,)."""
+    """A network, the shape of one input, (height, width, channels) or (features,), and classes."""
 
     build: Callable[[Any], Any]
     shape: tuple[int, ...]
@@ -87,7 +63,7 @@ MODELS = {
 
 
 def one_convolution(size: int, inputs: int, outputs: int, kernel: int) -> Model:
-    """A convolution with ReLU, and as little after it as a training step needs."""
+    """A convolution with ReLU, and the smallest head that allows a training step."""
 
     def build(nn: Any) -> Any:
         layers = [nn.Conv2d(inputs, outputs, kernel, padding="same"), nn.ReLU()]

@@ -17,6 +17,7 @@ from tinynn import nn, optim
 from tinynn.autograd import Tensor
 from tinynn.data import ArrayDataset, DataLoader
 from tinynn.training import evaluate, fit, predict
+from tinynn.vision import models
 
 MAX_STEP_LAUNCHES, MAX_INFERENCE_LAUNCHES = 40, 12  # kernels and library calls
 SYNCHRONIZATIONS = ("stream_syncs", "device_syncs", "event_syncs")
@@ -34,14 +35,8 @@ def count(device: str) -> Callable[[], Any]:
 
 
 def face_cnn(device: str, dropout: float = 0.0) -> nn.Sequential:
-    """Blocks of 16, 32 and 64 channels for 48 x 48 pixels, then 128 units and two classes."""
     with tinynn.default_device(device):
-        layers: list[nn.Module] = []
-        for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-            layers += [nn.Conv2d(inputs, outputs, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2)]
-        layers += [nn.Flatten(), nn.Linear(6 * 6 * 64, 128), nn.ReLU()]
-        layers += [nn.Dropout(dropout)] if dropout else []
-        return nn.Sequential(*layers, nn.Linear(128, 2))
+        return models.face_cnn(dropout=dropout)
 
 
 def faces(count: int) -> ArrayDataset:

@@ -42,6 +42,7 @@ from tinynn.training import (
     predict,
     predicted_classes,
 )
+from tinynn.vision.models import original_cnn
 from tinynn.vision.pyramid import resize
 
 from . import photos
@@ -246,20 +247,7 @@ def original(people: int, pictures: Images) -> nn.Sequential:
     """
     standardize = Standardize(91, 91)
     standardize.measure(pictures)
-    return nn.Sequential(
-        standardize,
-        nn.Conv2d(1, 32, 10, padding="same"),
-        nn.ReLU(),
-        nn.MaxPool2d(2, ceil_mode=True),
-        nn.Conv2d(32, 64, 10, padding="same"),
-        nn.ReLU(),
-        nn.MaxPool2d(2, ceil_mode=True),
-        nn.Flatten(),
-        nn.Linear(23 * 23 * 64, 1024),
-        nn.ReLU(),
-        nn.Dropout(0.2),
-        nn.Linear(1024, people),
-    )
+    return nn.Sequential(standardize, *original_cnn(classes=people))
 
 
 class Standardize(nn.Module):

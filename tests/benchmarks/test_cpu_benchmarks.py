@@ -1,6 +1,7 @@
 """benchmarks/vs_pytorch.py, profile_step.py and cpu_ideas.py, as far as they need no PyTorch."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,10 @@ def test_bad_options(capsys: pytest.CaptureFixture[str]) -> None:
 def test_profile(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/profile_step.py", "--batch", "2", "--steps", "2"]
     command += ["--json", str(tmp_path / "step.json"), "--chrome", str(tmp_path / "trace.json")]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    settings = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=settings, check=True, capture_output=True, text=True
+    )
     assert "0..2 Conv2d+ReLU+MaxPool2d" in done.stdout
     assert "Limits, measured now" in done.stdout
     figures = json.loads((tmp_path / "step.json").read_text())

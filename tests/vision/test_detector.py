@@ -176,7 +176,6 @@ class TestWindows:
             np.testing.assert_allclose(part, expected, atol=1e-6)
         assert max(seen) <= 600
 
-
     def test_batch_norm_is_folded_once_for_all_levels(
         self, random_finder: Detector, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -18,6 +18,7 @@ from tinynn import nn, optim
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, Backend, default_device, get_backend
 from tinynn.gpucheck.cases import CHAINED, FUNCTIONS, KERNELS, Case, flatten
+from tinynn.vision.models import face_cnn
 
 TOLERANCE = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-10}
 """The largest error of a result in each dtype, see ``error``."""
@@ -117,15 +118,6 @@ def error(results: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> flo
 
 
 # -- training -------------------------------------------------------------------------------------
-
-
-def face_cnn() -> nn.Sequential:
-    """The face CNN for images of 48 x 48 x 3: 16, 32, 64 channels; 128 features; 2 classes."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2)]
-    head = [nn.Flatten(), nn.Linear(6 * 6 * 64, 128), nn.ReLU(), nn.Linear(128, 2)]
-    return nn.Sequential(*layers, *head)
 
 
 def train_face_cnn(device: str, dtype: str, steps: int) -> dict[str, list[np.ndarray]]:
