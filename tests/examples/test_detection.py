@@ -1,4 +1,4 @@
-"""The face detector's data and its test: what is cut out, what is pasted where, what counts."""
+"""The face detector: training data, montages, evaluation and training."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_textures_are_gray_photos_that_all_differ() -> None:
 
 class TestMontage:
     def test_boxes_lie_where_the_faces_are(self) -> None:
-        """A picture whose face alone is white shows where it was pasted."""
+        """Only the face of the portrait is white, so white pixels show where it was pasted."""
         people = np.zeros((1, 1, *photos.ORL_SHAPE), dtype=np.uint8)
         people[0, 0, 22:102, 5:85] = 255
         scene = np.zeros((400, 600, 1), dtype=np.uint8)
@@ -100,7 +100,7 @@ class TestMontage:
 
 
 class TestHeldOut:
-    """People with a picture all of one gray, and photos all of another, show who is where."""
+    """People and photos of uniform gray levels, which identify them in a montage."""
 
     TRAINING, TEST, SCENE, TEST_SCENE = 50, 150, 100, 200
 
@@ -131,7 +131,7 @@ class TestHeldOut:
 
 
 class FindsEverything:
-    """Stands in for a detector: a window on each face, told by patches of 1, and one on none."""
+    """A mock detector: one window per face, with patches of 1, and one false positive."""
 
     def __init__(self, photos_and_faces: list[tuple[np.ndarray, np.ndarray]]) -> None:
         self.known = iter(photos_and_faces)
@@ -148,7 +148,7 @@ class FindsEverything:
 class TestMining:
     @pytest.fixture
     def mined(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, np.ndarray]]:
-        """What is mined where the faces, and nothing else, are white."""
+        """The mining photos when only faces are white."""
         people = np.zeros((photos.ORL_PEOPLE, 1, *photos.ORL_SHAPE), dtype=np.uint8)
         people[:, :, 22:102, 5:85] = 255
         monkeypatch.setattr(photos, "orl_faces", lambda: people)
@@ -165,23 +165,21 @@ class TestMining:
             for x, y, width, height in np.rint(boxes).astype(int):
                 assert photo[y + 2 : y + height - 2, x + 2 : x + width - 2].min() > 200
 
-    def test_no_face_is_taken_for_a_false_alarm(
-        self, mined: list[tuple[np.ndarray, np.ndarray]]
-    ) -> None:
+    def test_no_face_is_mined(self, mined: list[tuple[np.ndarray, np.ndarray]]) -> None:
         assert sum(len(boxes) for _, boxes in mined) == 6 * detection.TRAINING_MONTAGES
-        alarms = detection._false_alarms(
+        mined_windows = detection._false_positives(
             FindsEverything(mined), [self.SCENE], detection.QUICK, generator()
         )
-        assert len(alarms) == len(mined)
-        assert not alarms.any()
+        assert len(mined_windows) == len(mined)
+        assert not mined_windows.any()
 
 
-class TestScore:
+class TestEvaluation:
     TRUE = np.float32([[10, 10, 20, 20], [60, 10, 20, 20]])
 
-    def score(self, boxes: list[list[float]]) -> detection.Score:
+    def score(self, boxes: list[list[float]]) -> detection.Evaluation:
         found = np.float32(boxes).reshape(-1, 4)
-        result = detection.Score()
+        result = detection.Evaluation()
         result.add(Detections(found, np.ones(len(found), dtype=np.float32)), self.TRUE, 0.3)
         return result
 
@@ -202,7 +200,7 @@ class TestScore:
         }
 
     def test_everything_in_a_photo_without_faces_is_wrong(self) -> None:
-        result = detection.Score()
+        result = detection.Evaluation()
         found = Detections(self.TRUE, np.ones(2, dtype=np.float32))
         result.add(found, np.zeros((0, 4), dtype=np.float32), 0.3)
         assert result.false_positives == 2
@@ -222,7 +220,7 @@ class TestTraining:
         monkeypatch.setattr(detection, "TRAINING_MONTAGES", 1)
 
     def assert_same(self, first: detection.Training, again: detection.Training) -> None:
-        assert first.alarms == again.alarms
+        assert first.mined == again.mined
         pairs = zip(
             first.detector.network.parameters(), again.detector.network.parameters(), strict=True
         )
@@ -235,7 +233,7 @@ class TestTraining:
     def test_who_is_held_out_does_not_change_the_training(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Neither the people nor the photos of the test are looked at."""
+        """Training uses neither held-out people nor held-out photos."""
         known = detection.train(self.TINY)
         others = photos.orl_faces()
         others[photos.TRAINING_PEOPLE :] = 0
@@ -244,7 +242,7 @@ class TestTraining:
         self.assert_same(known, detection.train(self.TINY))
 
     def test_the_largest_seed_trains(self) -> None:
-        assert len(detection.train(self.TINY, 2**64 - 1).alarms) == 1
+        assert len(detection.train(self.TINY, 2**64 - 1).mined) == 1
 
     @pytest.mark.parametrize("step", [1, 3, 5])  # in the first round, at its end, in the second
     def test_a_training_that_is_lost_goes_on(self, step: int, tmp_path: Path) -> None:
@@ -263,7 +261,7 @@ class TestTraining:
             steps = checkpoints.steps
         known = detection.train(self.TINY)
         self.assert_same(known, resumed)
-        assert resumed.alarms == known.alarms
+        assert resumed.mined == known.mined
         assert resumed.history == known.history
         assert steps > step
 
@@ -300,5 +298,5 @@ class TestTraining:
 
         path = f"{tmp_path}/other.safetensors"
         tinynn.save(detection.face_network(), path)
-        with pytest.raises(FileFormatError, match="holds no face detector"):
+        with pytest.raises(FileFormatError, match="is not a face detector"):
             detection.load(path)

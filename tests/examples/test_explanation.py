@@ -1,4 +1,4 @@
-"""The pictures and numbers that say what the identification network looks at."""
+"""Saliency maps of the identification network, and what the report says about them."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from examples.faces.identification import Outcome, Portraits
 
 @pytest.fixture(scope="module", params=["small", "original"])
 def outcome(request: pytest.FixtureRequest) -> Outcome:
-    """Two people who differ in the middle of their pictures only."""
+    """Two people whose images differ only in the center."""
     rng = np.random.default_rng(0)
     images = rng.integers(100, 140, (24, 56, 50, 1)).astype(np.uint8)
     images[:12, 22:34, 19:31] = rng.integers(180, 250, (12, 12, 12, 1))
@@ -56,7 +56,12 @@ def test_mistakes_begin_with_the_most_confident() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inside", "words"), [(0.5, "more than elsewhere"), (0.1, "rim"), (0.28, "as much as")]
+    ("inside", "words"),
+    [
+        (0.5, "more than on the rest"),
+        (0.1, "more than on the inner face"),
+        (0.28, "as much as on the inner face"),
+    ],
 )
 def test_the_page_says_it_in_words(inside: float, words: str) -> None:
     identify = {"attention": {"inside_middle_ellipse": inside, "area_of_middle_ellipse": 0.28}}

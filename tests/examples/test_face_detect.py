@@ -1,4 +1,4 @@
-"""The command line of ``examples/face_detect.py``, as a user meets it."""
+"""The command line of ``examples/face_detect.py``."""
 
 import importlib
 import json
@@ -27,7 +27,7 @@ SCRIPT = ROOT / "examples" / "face_detect.py"
 
 
 class Result(NamedTuple):
-    """What a run said and how it ended."""
+    """Exit code and output of the program."""
 
     returncode: int
     stdout: str
@@ -39,7 +39,7 @@ Program = Callable[..., Result]
 
 @pytest.fixture(scope="session")
 def script() -> ModuleType:
-    """The script as a module, found as Python finds it: its own folder comes first."""
+    """The script as a module, imported with its own directory first in the path."""
     sys.path.insert(0, str(SCRIPT.parent))
     try:
         return importlib.import_module("face_detect")
@@ -54,7 +54,7 @@ def program(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Program:
-    """Runs the command line in an empty folder and returns what it said."""
+    """Runs the program in an empty directory and returns its result."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> Result:
@@ -78,7 +78,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def two_people(tmp_path: Path) -> list[str]:
-    """Two arrays of 12 pictures each: one person is lit from the left, the other from the right."""
+    """Two arrays of 12 images each, with one person lit from the left and one from the right."""
     rng = np.random.default_rng(0)
     light = np.linspace(40, 200, 30)[None, None, :]
     arguments = []
@@ -91,7 +91,7 @@ def two_people(tmp_path: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``--quick`` leaves behind."""
+    """The output directory of ``--quick``."""
     folder = tmp_path_factory.mktemp("quick")
     result = subprocess.run(
         command("--quick"), cwd=folder, env=environment(), capture_output=True, text=True,
@@ -101,7 +101,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "face_detect_out"
 
 
-# -- the whole story -------------------------------------------------------------------------------
+# -- all stages -----------------------------------------------------------------------------------
 
 
 def test_the_quick_form_leaves_everything_that_is_promised(quick: Path) -> None:
@@ -245,11 +245,11 @@ def test_what_is_no_photo_stops_or_is_skipped(program: Program, album: Path) -> 
     assert (report["train_images"], report["test_images"]) == (6, 2)
 
 
-# -- one line and exit code 2 ----------------------------------------------------------------------
+# -- invalid input: one line and exit code 2 -------------------------------------------------------
 
 
 def refusal(result: Result) -> str:
-    """The one line that a refused input gets."""
+    """The one-line error message for invalid input."""
     assert result.returncode == 2, result.stderr
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr
@@ -267,13 +267,13 @@ def refusal(result: Result) -> str:
         (["identify", "--arrays", "ann=nowhere.npy", "bob=nowhere.npy"], "nowhere.npy"),
         (["identify", "--arrays", "ann.npy"], "NAME=FILE.npy"),
         (["identify", "--model", "huge"], "huge"),
-        (["identify", "--epochs", "0"], "--epochs: must be 1 or more, got 0"),
-        (["identify", "--batch-size", "many"], "--batch-size: must be a whole number"),
+        (["identify", "--epochs", "0"], "--epochs: must be at least 1, got 0"),
+        (["identify", "--batch-size", "many"], "--batch-size: must be an integer"),
         (["identify", "--seed", "-1"], "--seed"),
-        (["train", "--seed", str(2**64)], "--seed: must be a whole number from 0 to 2**64 - 1"),
-        (["train", "--seed", "9" * 5000], "--seed: must be a whole number from 0 to 2**64 - 1"),
+        (["train", "--seed", str(2**64)], "--seed: must be an integer from 0 to 2**64 - 1"),
+        (["train", "--seed", "9" * 5000], "--seed: must be an integer from 0 to 2**64 - 1"),
         (["--data", "nowhere", "train"], "--data goes with identify"),
-        (["identify", "--skip-bad"], "--skip-bad is about the folder of --data"),
+        (["identify", "--skip-bad"], "--skip-bad needs --data"),
         (["identify", "--device", "tpu"], "tpu"),
         (["train", "--data", "nowhere"], "--data"),
         (["dance"], "dance"),
@@ -290,9 +290,9 @@ def test_bad_input_is_said_in_one_line(program: Program, arguments: list[str], w
     [
         (np.zeros((5, 91, 91), dtype=np.float32), "float32 (5, 91, 91)"),
         (np.zeros((5, 91), dtype=np.uint8), "uint8 (5, 91)"),
-        (np.zeros((0, 91, 91), dtype=np.uint8), "no picture"),
+        (np.zeros((0, 91, 91), dtype=np.uint8), "no image"),
         (np.zeros((5, 80, 91), dtype=np.uint8), "80 x 91"),
-        (np.zeros((1, 40, 30), dtype=np.uint8), "'ann' has one picture"),
+        (np.zeros((1, 40, 30), dtype=np.uint8), "'ann' has one image"),
     ],
     ids=["dtype", "axes", "empty", "another size", "one picture"],
 )
@@ -311,7 +311,7 @@ def test_a_file_that_is_no_array_is_named(
     for content in (b"not an array", b"PK\x03\x04 no archive", b"\x93NUMPY", b""):
         (tmp_path / "ann.npy").write_bytes(content)
         message = refusal(program("identify", "--arrays", *two_people))
-        assert message.endswith("ann.npy is no NumPy array file (.npy), or a damaged one")
+        assert message.endswith("ann.npy is not a NumPy array file (.npy), or it is damaged")
 
 
 def test_a_header_that_claims_more_than_the_file_holds_is_named(
@@ -322,7 +322,9 @@ def test_a_header_that_claims_more_than_the_file_holds_is_named(
         np.lib.format.write_array_header_1_0(
             file, {"descr": "|u1", "fortran_order": False, "shape": shape}
         )
-    assert "ann.npy is no NumPy array file" in refusal(program("identify", "--arrays", *two_people))
+    assert "ann.npy is not a NumPy array file" in refusal(
+        program("identify", "--arrays", *two_people)
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["train", "--quick"], ["identify"]], ids=str)
@@ -447,7 +449,7 @@ def test_help_shows_what_can_be_done(program: Program) -> None:
 def test_help_offers_only_what_a_command_takes(program: Program) -> None:
     offered = {c: program(c, "--help").stdout for c in ("train", "identify", "detect")}
     assert {c for c, text in offered.items() if "--data" in text} == {"identify"}
-    assert "first and in the last of its rounds" in " ".join(offered["train"].split())
+    assert "epochs of the first and of the last round" in " ".join(offered["train"].split())
     assert "--data" in program("--help").stdout
 
 
@@ -463,7 +465,7 @@ def test_ctrl_c_ends_with_one_line_and_130(tmp_path: Path) -> None:
     with subprocess.Popen(
         command("identify", "--epochs", 1000), cwd=tmp_path, env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # Whoever runs the tests in the background may ignore SIGINT, and children inherit that.
+        # A background job may ignore SIGINT, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         try:
@@ -479,7 +481,7 @@ def test_ctrl_c_ends_with_one_line_and_130(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
-# -- losing the machine ----------------------------------------------------------------------------
+# -- interruption ----------------------------------------------------------------------------------
 
 
 def started(folder: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -538,13 +540,13 @@ def test_other_options_are_not_the_same_run(program: Program, two_people: list[s
 def test_resume_needs_a_place(program: Program, two_people: list[str]) -> None:
     result = program("identify", "--arrays", *two_people, "--resume", "auto")
     assert result.returncode == 2
-    assert "name a --checkpoint-dir" in result.stderr
+    assert "need a --checkpoint-dir" in result.stderr
 
 
 def test_seconds_that_are_none(program: Program) -> None:
     result = program("identify", "--checkpoint-every", "soon")
     assert result.returncode == 2
-    assert "must be seconds, 0 or more, got 'soon'" in result.stderr
+    assert "must be a number of seconds >= 0, got 'soon'" in result.stderr
 
 
 def test_micro_batches_and_tensorboard(

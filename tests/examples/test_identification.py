@@ -1,4 +1,4 @@
-"""The networks, and the split of the pictures."""
+"""The networks, and the training and test split."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from tinynn.errors import DataError
 
 
 def portraits(counts: tuple[int, ...], parts: tuple[int, int] | None = None) -> Portraits:
-    """Pictures that all differ, so many of each person."""
+    """Distinct images, ``counts`` of each person."""
     total = sum(counts)
     return Portraits(
         images=np.random.default_rng(0).integers(0, 256, (total, 8, 8, 1)).astype(np.uint8),
@@ -104,15 +104,15 @@ def test_the_split_takes_every_picture_once() -> None:
     assert len(images) == len(data.images)
 
 
-@pytest.mark.parametrize("twin", [1, 7], ids=["of one person", "of two people"])
+@pytest.mark.parametrize("copy", [1, 7], ids=["of one person", "of two people"])
 @pytest.mark.parametrize("seed", range(4))
-def test_identical_pictures_are_named_whatever_the_split(twin: int, seed: int) -> None:
+def test_identical_pictures_are_named_whatever_the_split(copy: int, seed: int) -> None:
     data = portraits((5, 5))
-    data.images[twin] = data.images[0]
+    data.images[copy] = data.images[0]
     named = replace(data, files=tuple(f"{number}.jpg" for number in range(10)))
-    with pytest.raises(DataError, match=rf"^0\.jpg and {twin}\.jpg are identical"):
+    with pytest.raises(DataError, match=rf"^0\.jpg and {copy}\.jpg are identical"):
         identification.split(named, seed)
-    with pytest.raises(DataError, match=rf"^picture 0 \(person 0\) and picture {twin} "):
+    with pytest.raises(DataError, match=rf"^image 0 \(person 0\) and image {copy} "):
         identification.split(data, seed)
 
 
