@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinynn import functional as F
-from tinynn import nn, optim
+from tinynn import optim
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, Backend, default_device, get_backend
 from tinynn.gpucheck.cases import CHAINED, FUNCTIONS, KERNELS, Case, flatten
