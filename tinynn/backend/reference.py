@@ -1,8 +1,13 @@
-"""The readable reference: every numeric kernel once, in what NumPy and CuPy have in common.
+"""The reference implementation of every numeric kernel, in what NumPy and CuPy have in common.
 
-Arrays come in and go out; nothing here knows tensors or gradients. Images are (N, H, W, C),
-convolution weights (kh, kw, C / groups, O). A kernel that is a single call of the array library
-(``exp``, ``matmul``, ``sum``) is not repeated here: callers take it from ``backend.xp``.
+Kernels map arrays to arrays and know neither tensors nor the computational graph. Images are
+(N, H, W, C), convolution weights (kh, kw, C / groups, O). The gradient kernels are vector-Jacobian
+products: ``grad`` is the gradient of the loss with respect to the kernel's output, and the result
+that with respect to an input. Functions of the array library that need no help (``exp``,
+``where``) are not repeated here: callers take them from ``backend.xp``.
+
+``NumpyBackend`` and ``CupyBackend`` replace the kernels that they have faster versions of. Tests
+compare every replacement with this file in float64.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ Arrays = Sequence[Array]
 
 
 class NeedsGrad(NamedTuple):
-    """Which gradients of a convolution are asked for."""
+    """Which gradients of a convolution to compute."""
 
     x: bool
     weight: bool
@@ -32,25 +37,25 @@ class NeedsGrad(NamedTuple):
 
 
 class Uploads:
-    """Brings host arrays to a device, in two parts: ``start`` on any thread, then ``receive``.
+    """Host-to-device copies in two steps: ``start`` on any thread, then ``receive``.
 
-    Made by ``Backend.uploads`` on the thread that computes.
+    Created by ``Backend.uploads`` on the thread that computes.
     """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
 
     def start(self, *arrays: np.ndarray) -> Any:
-        """Begin to bring the arrays over; what ``receive`` takes."""
+        """Start copying the arrays; returns the argument of ``receive``."""
         return arrays
 
     def receive(self, started: Any) -> tuple[Array, ...]:
-        """The arrays on the device, on the thread that computes with them."""
+        """The arrays on the device; called on the thread that computes with them."""
         return tuple(self.backend.from_host(array) for array in started)
 
 
 class Backend:
-    """Numeric kernels on one device, written with the array module ``xp``."""
+    """Numeric kernels on one device, written in the array module ``xp``: NumPy or CuPy."""
 
     xp: Any
     device: str
@@ -65,29 +70,29 @@ class Backend:
     # -- moving data ------------------------------------------------------------------------
 
     def from_host(self, array: np.ndarray) -> Array:
-        """A device array with the values of a NumPy array; shares memory where it can."""
+        """Copy a NumPy array to the device; may share its memory."""
         return self.xp.asarray(array)
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that it was asked for."""
+        """Wait until the device has finished all submitted work."""
 
     def held_memory(self) -> dict[str, int]:
-        """Bytes of the device's memory by kind."""
+        """Bytes of memory that the library holds on the device, by kind."""
         return {}
 
     def free_memory(self) -> None:
-        """Give back memory that is kept for later and not in use."""
+        """Release cached memory that is not in use."""
 
     def available_memory(self) -> int:
-        """Bytes that new arrays can take."""
+        """Bytes that can be allocated."""
         raise NotImplementedError
 
     def uploads(self) -> Uploads:
-        """What brings batches here while others are computed with."""
+        """Copies batches to the device in the background."""
         return Uploads(self)
 
     def to_host(self, array: Array) -> np.ndarray:
-        """A NumPy array with the values of a device array; waits for the device."""
+        """Copy a device array to a NumPy array; synchronizes with the device."""
         raise NotImplementedError
 
     # -- elementwise ------------------------------------------------------------------------
@@ -131,14 +136,14 @@ class Backend:
         return self.xp.matmul(a, b)
 
     def add_bias(self, out: Array, bias: Array) -> Array:
-        """The bias (O,) added to (..., O), in place."""
+        """Add the bias (O,) to (..., O), in place."""
         out += bias
         return out
 
     # -- reductions -------------------------------------------------------------------------
 
     def sum(self, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
-        """The sum over some axes; float16 is added up in float32."""
+        """The sum over some axes; float16 is accumulated in float32."""
         if x.dtype.itemsize == 2 and x.dtype.kind == "f":
             return x.astype("float32").sum(axis=axes, keepdims=keepdims).astype(x.dtype)
         return x.sum(axis=axes, keepdims=keepdims)
@@ -153,21 +158,21 @@ class Backend:
     # -- softmax ----------------------------------------------------------------------------
 
     def log_softmax(self, x: Array, axis: int) -> Array:
-        """x - log(sum(exp(x))) along an axis, shifted by the maximum so that nothing overflows."""
+        """x - log Σ exp(x) along an axis; subtracting the maximum first prevents overflow."""
         shifted = x - x.max(axis=axis, keepdims=True)
         return shifted - self.xp.log(self.xp.exp(shifted).sum(axis=axis, keepdims=True))
 
     def softmax(self, x: Array, axis: int) -> Array:
-        """exp(x) / sum(exp(x)) along an axis."""
+        """exp(x) / Σ exp(x) along an axis."""
         exponentials = self.xp.exp(x - x.max(axis=axis, keepdims=True))
         exponentials /= exponentials.sum(axis=axis, keepdims=True)
         return exponentials
 
     def cross_entropy(self, logits: Array, labels: Array, origin: str | None) -> tuple[Any, Any]:
-        """Mean of -log softmax(logits)[label] for logits (n, K) and labels (n,) of int64.
+        """The mean of -log softmax(logits)[label] for logits (n, K) and int64 labels (n,).
 
-        Also returns what ``cross_entropy_gradient`` needs. A label out of range is an error that
-        says where the labels are from.
+        Also returns what ``cross_entropy_gradient`` needs. ``origin`` describes the batch in the
+        error message for a label out of range.
         """
         self.check_labels(labels, logits.shape[1], origin)
         scores = self.log_softmax(logits, 1)
@@ -177,16 +182,16 @@ class Backend:
     def cross_entropy_gradient(
         self, grad: Array, logits: Array, kept: Array, labels: Array
     ) -> Array:
-        """(softmax(logits) - one-hot) · grad / n, for a gradient of one number."""
+        """(softmax(logits) - one_hot(labels)) · grad / n, for a scalar gradient."""
         result = self.xp.exp(kept)
         result[self.xp.arange(len(labels)), labels] -= 1
         result *= grad * (1 / len(labels))
         return result
 
     def check_labels(self, labels: Array, classes: int, origin: str | None) -> None:
-        """LabelError, naming the first offender, unless all labels are in [0, classes).
+        """Raise LabelError for the first label that is not in [0, classes).
 
-        A GPU may raise it later, when something is read from it.
+        A GPU may raise it later, when a value is read from it.
         """
         wrong = (labels < 0) | (labels >= classes)
         if wrong.any():
@@ -200,7 +205,7 @@ class Backend:
         return x[index]
 
     def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
-        """Zeros of ``shape`` with ``values`` added at ``index``; repeated indices add up."""
+        """Zeros of ``shape`` with ``values`` added at ``index``; repeated indices accumulate."""
         out = self.xp.zeros(shape, dtype=values.dtype)
         self.xp.add.at(out, index, values)
         return out
@@ -208,9 +213,9 @@ class Backend:
     # -- normalization ----------------------------------------------------------------------
 
     def normalize(self, x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
-        """(x - mean) / √(var + eps) over the axes; the mean; the variance. Axes are kept.
+        """y = (x - mean) / √(var + eps) over the axes; returns y, mean, var (axes are kept).
 
-        float16 is computed in float32, and so is what follows; the statistics stay so.
+        float16 is computed in float32, here and below; the statistics stay float32.
         """
         scale = 1 / math.prod(x.shape[axis] for axis in axes)
         wide = self._widen(x)
@@ -223,7 +228,7 @@ class Backend:
     def normalize_gradient(
         self, grad: Array, out: Array, variance: Array, axes: tuple[int, ...], eps: float
     ) -> Array:
-        """r·(g - mean(g) - y·mean(g·y)), with r = 1 / √(var + eps) and the result y."""
+        """r·(g - mean(g) - y·mean(g·y)), with r = 1 / √(var + eps) and y the output."""
         scale = 1 / math.prod(grad.shape[axis] for axis in axes)
         wide, y = self._widen(grad), self._widen(out)
         slope = self.sum(wide * y, axes, keepdims=True) * scale
@@ -242,34 +247,19 @@ class Backend:
         eps: float,
         relu: bool = False,
     ) -> tuple[Array, Array, Array]:
-        """weight · (x - mean) / √(var + eps) + bias over all axes but the last; mean; variance.
+        """weight · (x - mean) / √(var + eps) + bias, for each channel; returns it, mean, var.
 
-        With ``relu`` negative results are 0. The running mean and the running variance (without
-        bias) move toward them in place.
+        With ``relu``, negative outputs become 0. ``running`` (mean, variance) is updated in place.
         """
         axes = tuple(range(x.ndim - 1))
         out, average, variance = self.normalize(x, axes, eps)
         average, variance = average.reshape(-1), variance.reshape(-1)
-        self._follow(running, average, variance, momentum, x.size // x.shape[-1])
+        update_running(running, average, variance, momentum, x.size // x.shape[-1])
         if weight is not None:
             out *= weight
         if bias is not None:
             out += bias
         return self.relu(out) if relu else out, average, variance
-
-    def _follow(
-        self,
-        running: tuple[Array, Array] | None,
-        average: Array,
-        variance: Array,
-        momentum: float,
-        count: int,
-    ) -> None:
-        for kept, batch in zip(
-            running or (), (average, variance * (count / max(1, count - 1))), strict=False
-        ):
-            kept *= 1 - momentum
-            kept += (momentum * batch).astype(kept.dtype, copy=False)
 
     def batch_norm_gradient(
         self,
@@ -281,12 +271,10 @@ class Backend:
         eps: float,
         out: Array | None = None,
     ) -> tuple[Array, Array, Array]:
-        """The gradients of x, weight and bias, from the statistics of ``batch_norm``.
+        """The gradients of x, weight and bias from the batch statistics, and ``out`` after ReLU.
 
-        With ``relu`` there, ``out`` is what it returned.
-
-        With y = (x - mean)·r and r = 1 / √(var + eps): r·weight·(g - mean(g) - y·mean(g·y)),
-        sum(g·y) and sum(g).
+        With r = 1 / √(var + eps) and y = (x - mean)·r they are
+        r·weight·(g - mean(g) - y·mean(g·y)), Σ g·y and Σ g.
         """
         if out is not None:
             grad = self.relu_gradient(grad, out)
@@ -305,13 +293,13 @@ class Backend:
         return tuple(g.astype(x.dtype, copy=False) for g in gradients)
 
     def _widen(self, x: Array) -> Array:
-        """float16 as float32; other arrays as they are."""
+        """float16 as float32; other dtypes unchanged."""
         return x.astype("float32") if x.dtype.itemsize == 2 else x
 
     # -- convolution ------------------------------------------------------------------------
 
     def pad_image(self, x: Array, window: Window, value: float = 0) -> Array:
-        """The image with the window's padding around it; negative padding crops."""
+        """Pad the image by the window's padding; negative padding crops."""
         (top, bottom), (left, right) = window.padding
         height, width = x.shape[1:3]
         x = x[:, max(-top, 0) : height - max(-bottom, 0), max(-left, 0) : width - max(-right, 0)]
@@ -320,13 +308,24 @@ class Backend:
             return x
         return self.xp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=value)
 
+    def _padded_zeros(self, shape: tuple[int, ...], window: Window, dtype: Any) -> Array:
+        """Zeros of the size of ``shape`` with padding."""
+        (top, bottom), (left, right) = window.padding
+        n, height, width, channels = shape
+        return self.xp.zeros((n, height + top + bottom, width + left + right, channels), dtype)
+
+    def _unpad_image(self, padded: Array, window: Window) -> Array:
+        """Remove the padding: the adjoint of ``pad_image`` with zeros."""
+        (top, bottom), (left, right) = window.padding
+        return self.pad_image(padded, window._replace(padding=((-top, -bottom), (-left, -right))))
+
     def conv2d(
         self, x: Array, weight: Array, bias: Array | None, window: Window, groups: int
     ) -> Array:
         """Cross-correlation (N, H, W, C) * (kh, kw, C/groups, O) + (O,) -> (N, H', W', O).
 
-        One matrix product for each tap (i, j) of the kernel:
-        out[n, y, x] += padded[n, y·stride + i, x·stride + j] @ weight[i, j].
+        out[n, y, x] = Σᵢⱼ padded[n, y·stride + i, x·stride + j] @ weight[i, j]: one GEMM over all
+        output pixels for each tap (i, j) of the kernel.
         """
         out_h, out_w = window.output_size(*x.shape[1:3])
         padded = self.pad_image(x, window)
@@ -340,26 +339,28 @@ class Backend:
     def conv2d_input_gradient(
         self, grad: Array, weight: Array, window: Window, groups: int, shape: tuple[int, ...]
     ) -> Array:
-        """The adjoint of ``conv2d`` in x: (N, H', W', O) -> ``shape`` (N, H, W, C)."""
-        top, left = window.padding[0][0], window.padding[1][0]
-        height = shape[1] + sum(window.padding[0])
-        width = shape[2] + sum(window.padding[1])
-        padded = self.xp.zeros((shape[0], height, width, shape[3]), dtype=grad.dtype)
+        """The gradient of the image, the adjoint of ``conv2d`` in x: -> ``shape`` (N, H, W, C).
+
+        Each tap adds grad @ weight[i, j]ᵀ to the pixels that it read in the forward pass.
+        """
+        padded = self._padded_zeros(shape, window, grad.dtype)
         swapped = self._swap_channels(weight, groups)
         for i, j, rows, columns in window.taps(*grad.shape[1:3]):
             padded[:, rows, columns] += self._grouped_product(grad, swapped[i, j], groups)
-        inverse = ((-top, shape[1] + top - height), (-left, shape[2] + left - width))
-        return self.pad_image(padded, window._replace(padding=inverse))
+        return self._unpad_image(padded, window)
 
     def conv2d_weight_gradient(self, x: Array, grad: Array, window: Window, groups: int) -> Array:
-        """The adjoint of ``conv2d`` in the weight: (kh, kw, C/groups, O)."""
+        """The gradient of the weight, the adjoint of ``conv2d`` in it: (kh, kw, C/groups, O).
+
+        weight[i, j] = Σ padded[n, y·stride + i, x·stride + j]ᵀ @ grad[n, y, x].
+        """
         padded = self.pad_image(x, window)
         channels, outputs = x.shape[3] // groups, grad.shape[3] // groups
         weight = self.xp.empty((*window.kernel, channels, groups * outputs), dtype=x.dtype)
         grads = grad.reshape(-1, groups, outputs).transpose(1, 0, 2)
         for i, j, rows, columns in window.taps(*grad.shape[1:3]):
-            taps = padded[:, rows, columns].reshape(-1, groups, channels).transpose(1, 2, 0)
-            product = self.xp.matmul(taps, grads).transpose(1, 0, 2)
+            pixels = padded[:, rows, columns].reshape(-1, groups, channels).transpose(1, 2, 0)
+            product = self.xp.matmul(pixels, grads).transpose(1, 0, 2)
             weight[i, j] = product.reshape(channels, groups * outputs)
         return weight
 
@@ -372,17 +373,18 @@ class Backend:
         groups: int,
         needs_grad: NeedsGrad,
     ) -> tuple[Array | None, ...]:
-        """The gradients of image, weight and bias, where asked for."""
-        return (
-            self.conv2d_input_gradient(grad, weight, window, groups, x.shape)
-            if needs_grad.x
-            else None,
-            self.conv2d_weight_gradient(x, grad, window, groups) if needs_grad.weight else None,
-            self.sum(grad, (0, 1, 2)) if needs_grad.bias else None,
-        )
+        """The gradients of image, weight and bias; None where not needed."""
+        image = kernel = bias = None
+        if needs_grad.x:
+            image = self.conv2d_input_gradient(grad, weight, window, groups, x.shape)
+        if needs_grad.weight:
+            kernel = self.conv2d_weight_gradient(x, grad, window, groups)
+        if needs_grad.bias:
+            bias = self.sum(grad, (0, 1, 2))
+        return image, kernel, bias
 
     def _grouped_product(self, x: Array, matrix: Array, groups: int) -> Array:
-        """(..., C) @ (C / groups, O), each group of inputs with its own group of outputs."""
+        """(..., C) @ (C / groups, O): group g of the inputs gives group g of the outputs."""
         if groups == 1:
             return self.xp.matmul(x, matrix)
         channels, outputs = matrix.shape
@@ -392,7 +394,7 @@ class Backend:
         return product.reshape(*x.shape[:-1], outputs)
 
     def _swap_channels(self, weight: Array, groups: int) -> Array:
-        """(kh, kw, C/groups, O) -> (kh, kw, O/groups, C): inputs and outputs exchanged."""
+        """Transpose each group of the weight: (kh, kw, C/groups, O) -> (kh, kw, O/groups, C)."""
         kh, kw, channels, outputs = weight.shape
         blocks = weight.reshape(kh, kw, channels, groups, outputs // groups)
         return blocks.transpose(0, 1, 4, 3, 2).reshape(kh, kw, outputs // groups, -1)
@@ -400,9 +402,9 @@ class Backend:
     # -- pooling ----------------------------------------------------------------------------
 
     def max_pool2d(self, x: Array, window: Window) -> tuple[Array, Array]:
-        """The largest value in each window, and the number of the tap that held it.
+        """The maximum of each window, and the index i·kw + j of the tap that held it.
 
-        The image is padded with minus infinity. The first of equal values wins. NaN makes NaN.
+        Padding is minus infinity. The first of equal values wins. NaN propagates.
         """
         xp = self.xp
         padded = self.pad_image(x, window, value=-math.inf)
@@ -424,9 +426,9 @@ class Backend:
         pool: Window,
         keep: bool = True,
     ) -> tuple[Array, Array | None]:
-        """Convolution, max-pooling and ReLU (which commute) in one; the result and the winners.
+        """relu(max_pool2d(conv2d(x))) and the winners; ReLU and max-pooling commute.
 
-        Without ``keep`` the winners, which only the gradients need, may be left out.
+        Without ``keep`` the winners, which only the gradients need, may be None.
         """
         out, winner = self.max_pool2d(self.conv2d(x, weight, bias, window, 1), pool)
         return self.relu(out), winner
@@ -434,19 +436,16 @@ class Backend:
     def max_pool2d_scatter(
         self, values: Array, winner: Array, window: Window, shape: tuple[int, ...]
     ) -> Array:
-        """An image of ``shape`` with each window's value added at the pixel that won it."""
-        (top, bottom), (left, right) = window.padding
-        padded = self.xp.zeros(
-            (shape[0], shape[1] + top + bottom, shape[2] + left + right, shape[3]), values.dtype
-        )
+        """Add each window's value to the pixel that won it, in zeros of ``shape``."""
+        padded = self._padded_zeros(shape, window, values.dtype)
         for i, j, rows, columns in window.taps(*values.shape[1:3]):
             padded[:, rows, columns] += values * (winner == i * window.kernel[1] + j)
-        return padded[:, top : top + shape[1], left : left + shape[2]]
+        return self._unpad_image(padded, window)
 
     def relu_max_pool2d_gradient(
         self, grad: Array, out: Array, winner: Array, window: Window, shape: tuple[int, ...]
     ) -> Array:
-        """The gradient of ReLU and then that of max-pooling; ``out`` is the result of both."""
+        """The gradient through ReLU and max-pooling, whose output is ``out``."""
         return self.max_pool2d_scatter(self.relu_gradient(grad, out), winner, window, shape)
 
     def conv2d_relu_pool_gradients(
@@ -466,7 +465,7 @@ class Backend:
         return self.conv2d_gradients(x, weight, grad, window, 1, needs_grad)
 
     def max_pool2d_gather(self, x: Array, winner: Array, window: Window) -> Array:
-        """From each window of x the value at the tap that is named in ``winner``."""
+        """The value of x at the winner of each window: the adjoint of ``max_pool2d_scatter``."""
         padded = self.pad_image(x, window)
         out = self.xp.zeros(winner.shape, dtype=x.dtype)
         for i, j, rows, columns in window.taps(*winner.shape[1:3]):
@@ -474,7 +473,7 @@ class Backend:
         return out
 
     def sum_pool2d(self, x: Array, window: Window) -> Array:
-        """The sum over each window; padding counts as zero."""
+        """The sum of each window; padding counts as zero."""
         padded = self.pad_image(x, window)
         out_h, out_w = window.output_size(*x.shape[1:3])
         out = self.xp.zeros((x.shape[0], out_h, out_w, x.shape[3]), dtype=x.dtype)
@@ -483,25 +482,22 @@ class Backend:
         return out
 
     def sum_pool2d_adjoint(self, grad: Array, window: Window, shape: tuple[int, ...]) -> Array:
-        """An image of ``shape`` in which each pixel has the sum of the windows that hold it."""
-        (top, bottom), (left, right) = window.padding
-        padded = self.xp.zeros(
-            (shape[0], shape[1] + top + bottom, shape[2] + left + right, shape[3]), grad.dtype
-        )
+        """Add each window's value to all of its pixels, in zeros of ``shape``."""
+        padded = self._padded_zeros(shape, window, grad.dtype)
         for _, _, rows, columns in window.taps(*grad.shape[1:3]):
             padded[:, rows, columns] += grad
-        return padded[:, top : top + shape[1], left : left + shape[2]]
+        return self._unpad_image(padded, window)
 
     # -- metrics ----------------------------------------------------------------------------
 
     def accumulate_metrics(
         self, totals: Array, failed: Array, loss: Array, logits: Array, labels: Array
     ) -> None:
-        """totals += (loss · n, number of correct predictions, 1).
+        """totals += (loss · n, number of correct predictions, 1), without synchronization.
 
-        ``totals`` is (3,) float64, ``logits`` (n, classes), or (n, 1): class 1 where above 0.
-        ``failed``, one bool, becomes true with the first loss that is not finite; from there on
-        ``totals[2]``, the number of batches before it, stays.
+        ``totals`` is (3,) float64. ``logits`` is (n, classes), or (n, 1) for a binary classifier
+        that predicts class 1 above 0. ``failed``, one bool, becomes true with the first loss that
+        is not finite; from then on ``totals[2]``, the number of batches before it, stays.
         """
         predicted = logits.argmax(axis=1) if logits.shape[1] > 1 else logits[:, 0] > 0
         totals[:1] += self.xp.asarray(loss, dtype=totals.dtype).reshape(1) * len(labels)
@@ -510,18 +506,18 @@ class Backend:
         totals[2:] += ~failed
 
     def peek(self, array: Array) -> Any | None:
-        """The value of an array of one element, or None where one would have to wait for it."""
+        """The value of an array of one element, or None if that would synchronize."""
         return None
 
     # -- random numbers ---------------------------------------------------------------------
 
     def random_bits(self, seed: int, position: int, count: int) -> Array:
-        """``count`` 32-bit words of the Philox sequence from block ``position`` on, as uint32."""
+        """``count`` uint32 words of the Philox sequence, from block ``position`` on."""
         blocks = -(-count // philox.WORDS_PER_BLOCK)
         return philox.philox(self.xp, seed, position, blocks).view(self.xp.uint32).ravel()[:count]
 
     def dropout(self, x: Array, seed: int, position: int, p: float) -> tuple[Array, Array]:
-        """Elements whose 32-bit words reach p·2³², divided by 1 - p, the others 0; the mask."""
+        """Keep an element if its 32-bit word is >= p·2³², scaled by 1 / (1 - p); also the mask."""
         bits = self.random_bits(seed, position, x.size)
         mask = (bits >= round(p * 2**32)).reshape(x.shape)
         return self.masked(x, mask, 1 / (1 - p)), mask
@@ -621,6 +617,21 @@ class Backend:
         for grad in grads:
             grad *= factor.astype(grad.dtype)
             found |= ~self.xp.isfinite(grad).all()
+
+
+def update_running(
+    running: tuple[Array, Array] | None,
+    average: Array,
+    variance: Array,
+    momentum: float,
+    count: int,
+) -> None:
+    """running += momentum · (batch - running), in place, with the unbiased variance."""
+    if running is not None:
+        unbiased = variance * (count / max(1, count - 1))
+        for kept, batch in zip(running, (average, unbiased), strict=True):
+            kept *= 1 - momentum
+            kept += (momentum * batch).astype(kept.dtype, copy=False)
 
 
 def label_error(classes: int, label: int, position: int, origin: str | None) -> LabelError:

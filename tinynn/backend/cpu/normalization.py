@@ -24,7 +24,7 @@ import numpy as np
 from tinynn.backend.cpu import elementwise, tuning
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.threads import parallel, single_threaded_blas
-from tinynn.backend.reference import Array, Backend
+from tinynn.backend.reference import Array, Backend, update_running
 
 
 def batch_norm(
@@ -41,7 +41,7 @@ def batch_norm(
     if not _is_chunkable(x):
         return Backend.batch_norm(backend, x, weight, bias, running, momentum, eps, relu)
     average, variance = _moments(x)
-    backend._follow(running, average, variance, momentum, x.size // x.shape[-1])
+    update_running(running, average, variance, momentum, x.size // x.shape[-1])
     scale = (variance + eps) ** -0.5
     if weight is not None:
         scale = scale * weight
