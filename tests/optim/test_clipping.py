@@ -1,4 +1,4 @@
-"""Gradients held within bounds."""
+"""Gradient clipping."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Learning rates at the steps that matter."""
+"""Schedules at the steps where they change."""
 
 import pytest
 

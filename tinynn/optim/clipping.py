@@ -1,9 +1,9 @@
-"""Gradients held within bounds, between ``backward`` and ``step``."""
+"""Gradient clipping, between ``backward`` and ``step``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tinynn.autograd import Tensor
@@ -13,43 +13,57 @@ __all__ = ["clip_grad_norm", "clip_grad_value"]
 
 
 def clip_grad_norm(parameters: Any, max_norm: float) -> Tensor:
-    """Scale all gradients together so that their joint Euclidean norm is at most ``max_norm``.
+    """Scale all gradients by min(1, max_norm / ‖g‖), with the norm of all gradients together.
 
-    Takes a module, a mapping or tensors. With a ``LossScaler``, whose gradients are scaled, hand
-    ``max_norm`` to its ``step`` instead. Returns the norm before, as a tensor: reading it waits for
-    a GPU, scaling does not. Pascanu, Mikolov and Bengio (2013).
+    With a ``LossScaler`` the gradients are still scaled: pass ``max_norm`` to its ``step`` instead.
+    Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks" (2013).
+
+    Args:
+        parameters: A module, a mapping from paths to tensors, or an iterable of tensors.
+        max_norm: The largest Euclidean norm allowed.
+
+    Returns:
+        The norm before clipping. Clipping does not wait for a GPU; reading the norm does.
+
+    Raises:
+        ArgumentError: If there is no gradient, or ``max_norm`` is not positive.
     """
     if not max_norm > 0:
         raise ArgumentError(f"clip_grad_norm expects max_norm > 0, got {max_norm}")
-    grads = _gradients(parameters)
-    if not grads:
+    tensors = _with_gradients(parameters)
+    if not tensors:
         raise ArgumentError("clip_grad_norm found no gradients: call loss.backward() first")
-    backend = grads[0][1].backend
-    xp, total = backend.xp, 0
-    for _, grad in grads:
-        total = total + backend.sum(xp.square(grad.data), tuple(range(grad.ndim)))
+    grads = [tensor.grad for tensor in tensors]
+    backend = grads[0].backend
+    xp = backend.xp
+    total = sum(backend.sum(xp.square(grad.data), tuple(range(grad.ndim))) for grad in grads)
     norm = xp.sqrt(total)
-    scale = xp.minimum(max_norm / (norm + 1e-6), 1).astype(grads[0][1].dtype)
-    for tensor, grad in grads:
+    scale = xp.minimum(max_norm / (norm + 1e-6), 1).astype(grads[0].dtype)
+    for tensor, grad in zip(tensors, grads, strict=True):
+        # a new array: tensors may share one gradient
         tensor.grad = Tensor(xp.asarray(xp.multiply(grad.data, scale)))
     return Tensor(xp.asarray(norm))
 
 
 def clip_grad_value(parameters: Any, limit: float) -> None:
-    """Hold every element of every gradient within [-limit, limit]."""
+    """Clip every element of every gradient to [-limit, limit].
+
+    Args:
+        parameters: A module, a mapping from paths to tensors, or an iterable of tensors.
+        limit: A finite number > 0.
+    """
     if not 0 < limit < math.inf:
         raise ArgumentError(f"clip_grad_value expects a limit > 0, got {limit}")
-    for tensor, grad in _gradients(parameters):
-        xp = grad.backend.xp
-        tensor.grad = Tensor(xp.asarray(xp.clip(grad.data, -limit, limit)))
+    for tensor in _with_gradients(parameters):
+        xp = tensor.backend.xp
+        tensor.grad = Tensor(xp.asarray(xp.clip(tensor.grad.data, -limit, limit)))
 
 
-def _gradients(parameters: Any) -> list[tuple[Tensor, Tensor]]:
-    """Each tensor that has a gradient, and the gradient, which another tensor may share."""
+def _with_gradients(parameters: Any) -> list[Any]:
+    """The tensors that have a gradient, of a module, an optimizer, a mapping or an iterable."""
     if hasattr(parameters, "parameters"):
         parameters = parameters.parameters
         parameters = parameters() if callable(parameters) else parameters
     if isinstance(parameters, Mapping):
         parameters = parameters.values()
-    tensors: Iterable[Tensor] = parameters
-    return [(tensor, tensor.grad) for tensor in tensors if tensor.grad is not None]
+    return [tensor for tensor in parameters if tensor.grad is not None]

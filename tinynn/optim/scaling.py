@@ -1,4 +1,4 @@
-"""Loss scaling, for gradients in float16."""
+"""Dynamic loss scaling for gradients in float16."""
 
 from __future__ import annotations
 
@@ -15,69 +15,80 @@ from tinynn.optim.optimizer import Optimizer
 
 __all__ = ["LossScaler"]
 
-_RANGE = (2.0**-40, 2.0**40)  # of a scale: float32 and its inverse stay finite
+_RANGE = (2.0**-40, 2.0**40)  # a scale and its inverse stay finite in float32
 
 
 class LossScaler:
-    """Multiplies the loss so that small gradients survive float16, and finds how much is possible.
+    """Scales the loss so that small gradients do not underflow in float16, and adapts the scale.
 
-    A step whose gradients are not all finite is left out and the scale halved; after
-    ``growth_interval`` good steps it is doubled. All of it happens on the device: nothing waits for
-    a GPU. Micikevicius and others, "Mixed precision training" (2018).
+    A step with a gradient that is not finite is skipped and halves the scale; ``growth_interval``
+    good steps in a row double it. All decisions stay on the device: nothing waits for a GPU. A
+    skipped step still counts as a step of the optimizer (for its schedule and Adam's bias
+    correction). Micikevicius et al., "Mixed precision training" (2018).
 
-    A step that was left out still counts as a step of the optimizer (its schedule, Adam's bias
-    correction).
+    Args:
+        scale: The first scale, from 2**-40 to 2**40.
+        growth_interval: Good steps until the scale is doubled.
+
+    Example:
+        >>> scaler.scale(loss).backward()
+        >>> scaler.step(optimizer)
     """
 
     def __init__(self, scale: float = 2.0**16, growth_interval: int = 2000) -> None:
         if not _RANGE[0] <= scale <= _RANGE[1] or growth_interval < 1:
             raise ArgumentError(
-                "a LossScaler expects a scale from 2**-40 to 2**40 and a growth_interval >= 1, got "
+                "LossScaler expects a scale from 2**-40 to 2**40 and a growth_interval >= 1, got "
                 f"{scale} and {growth_interval}"
             )
         self.growth_interval = growth_interval
         self._start = (float(scale), 0)
         self._backend: Backend | None = None
-        self._stepped: list[Optimizer] = []  # since the last loss
+        self._stepped: list[Optimizer] = []  # since the last ``scale``
         self._scale: Array = None
-        self._applied: Array = None  # the scale of the gradients under way
+        self._applied: Array = None  # the scale of the present gradients
         self._good: Array = None  # steps since the scale last changed
 
     def scale(self, loss: Tensor) -> Tensor:
-        """The loss times the scale: call ``backward`` on this."""
+        """loss · scale, to call ``backward`` on."""
         self._move(loss.backend)
         self._stepped.clear()
         self._applied = self._scale  # several optimizers may step for one loss
         return loss * Tensor(self._scale).astype(loss.dtype)
 
     def step(self, optimizer: Optimizer, max_norm: float | None = None) -> None:
-        """Take the scale out of the gradients, step if they are finite, and adapt the scale.
+        """Unscale the gradients, step if all are finite, and adapt the scale.
 
-        ``max_norm`` clips them in between (``clip_grad_norm``): before, they are still scaled.
-        Raises GradientError at the second step of an optimizer for one ``scale``.
+        Args:
+            optimizer: One of possibly several optimizers that step after one ``scale``.
+            max_norm: Clips the unscaled gradients to this norm (``clip_grad_norm``).
+
+        Raises:
+            GradientError: If there are no gradients, or this optimizer has already stepped since
+                the last ``scale``.
+            DeviceError: If a parameter is on another device than the loss.
         """
         tensors = [p for p in optimizer.parameters.values() if p.grad is not None]
         if not tensors or self._backend is None:
             raise GradientError(
-                "LossScaler.step() found no gradients: scaler.scale(loss).backward()"
+                "LossScaler.step() found no gradients: call scaler.scale(loss).backward() first"
             )
         if any(stepped is optimizer for stepped in self._stepped):
             raise GradientError(
-                "LossScaler.step() a second time for the same gradients: call scaler.scale(loss)"
-                ".backward() first"
+                "LossScaler.step() was called twice for the same gradients: call "
+                "scaler.scale(loss).backward() first"
             )
         self._stepped.append(optimizer)
         backend = self._backend
         if any(tensor.backend is not backend for tensor in tensors):
-            raise DeviceError(f"LossScaler expects all parameters on {backend.device}")
+            raise DeviceError(
+                f"LossScaler expects all parameters on {backend.device}, the device of the loss"
+            )
         xp = backend.xp
         found, inverse = xp.zeros((), dtype=xp.bool_), xp.asarray(1.0 / self._applied)
-        by_dtype: dict[Any, list[Array]] = {}
-        for tensor in tensors:
-            if tensor.grad is not None:
-                by_dtype.setdefault(tensor.dtype, []).append(tensor.grad.data)
-        for grads in by_dtype.values():
-            backend.unscale(grads, inverse, found)
+        grads = [tensor.grad.data for tensor in tensors if tensor.grad is not None]
+        for dtype in {grad.dtype: None for grad in grads}:
+            backend.unscale([grad for grad in grads if grad.dtype == dtype], inverse, found)
         if max_norm is not None:
             clip_grad_norm(optimizer.parameters, max_norm)
         optimizer.step(skip=found)
@@ -88,7 +99,7 @@ class LossScaler:
         self._good = xp.where(grow, 0, good).astype("int32")
 
     def state_dict(self) -> dict[str, Any]:
-        """Scale and good steps so far, as numbers; waits for the device."""
+        """The scale and the number of good steps since it changed; waits for the device."""
         scale, good = self._start
         if self._backend is not None:
             scale = float(self._backend.to_host(self._scale))
@@ -96,14 +107,16 @@ class LossScaler:
         return {"scale": scale, "good": good}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what ``state_dict`` returned."""
+        """Continue from what ``state_dict`` returned; FileFormatError if it is anything else."""
         if set(state) != {"scale", "good"}:
-            raise FileFormatError(f"a LossScaler's state has scale and good, got {sorted(state)}")
+            raise FileFormatError(
+                f"the state of a LossScaler has scale and good, got {sorted(state)}"
+            )
         scale, good = float(state["scale"]), int(state["good"])
         if not _RANGE[0] <= scale <= _RANGE[1] or good < 0:
             raise FileFormatError(
-                "a LossScaler's state has a scale from 2**-40 to 2**40 and a number of good steps "
-                f">= 0, got {scale} and {good}"
+                "the state of a LossScaler has a scale from 2**-40 to 2**40 and good >= 0, got "
+                f"{scale} and {good}"
             )
         self._start, self._backend = (scale, good), None
 

@@ -1,6 +1,9 @@
-"""Learning rates as plain functions of the number of steps taken so far.
+"""Learning-rate schedules: functions of the number of steps taken so far.
 
-Each function here returns such a function: ``optim.SGD(model, learning_rate=cosine(0.1, 1000))``.
+Each function returns such a schedule, which takes the place of a learning rate.
+
+Example:
+    >>> optim.SGD(model, learning_rate=optim.warm_up(optim.cosine(0.1, steps=1000), steps=100))
 """
 
 from __future__ import annotations
@@ -14,30 +17,33 @@ __all__ = ["constant", "cosine", "one_cycle", "step_decay", "warm_up"]
 
 
 def constant(rate: float) -> Schedule:
-    """The same rate for ever."""
+    """``rate`` at every step."""
     return lambda step: rate
 
 
 def step_decay(rate: float, every: int, factor: float = 0.1) -> Schedule:
     """rate · factor^⌊step / every⌋."""
-    _positive("every", every)
+    _check_at_least_1("every", every)
     return lambda step: rate * factor ** (step // every)
 
 
 def cosine(rate: float, steps: int, final: float = 0.0) -> Schedule:
-    """Half a cosine from rate to final over ``steps``, then final. Loshchilov and Hutter (2017)."""
-    _positive("steps", steps)
+    """final + (rate - final) · (1 + cos(π · step / steps)) / 2, then ``final``.
+
+    Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts" (2017).
+    """
+    _check_at_least_1("steps", steps)
     return lambda step: (
         final + (rate - final) * (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
     )
 
 
 def warm_up(schedule: Schedule | float, steps: int) -> Schedule:
-    """A straight line from near 0 up to the rate over ``steps``, then the schedule from its start.
+    """A linear increase to schedule(0) over ``steps``, then the schedule from its start.
 
-    Goyal and others, "Accurate, large minibatch SGD" (2017).
+    Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour" (2017).
     """
-    _positive("steps", steps)
+    _check_at_least_1("steps", steps)
     after = schedule if callable(schedule) else constant(schedule)
     return lambda step: after(0) * (step + 1) / steps if step < steps else after(step - steps)
 
@@ -45,11 +51,19 @@ def warm_up(schedule: Schedule | float, steps: int) -> Schedule:
 def one_cycle(
     peak: float, steps: int, warm_up_share: float = 0.3, start: float = 1 / 25, final: float = 1e-4
 ) -> Schedule:
-    """Half cosines up from peak · start to peak, then down to peak · final, over ``steps`` in all.
+    """A half cosine from peak · start up to peak, then one down to peak · final.
 
-    ``warm_up_share`` of the steps go up. Smith and Topin, "Super-convergence" (2018).
+    Smith and Topin, "Super-convergence: very fast training of neural networks using large learning
+    rates" (2018).
+
+    Args:
+        peak: The highest learning rate.
+        steps: The length of the cycle.
+        warm_up_share: The share of the steps that go up, in [0, 1).
+        start: The first rate, relative to the peak.
+        final: The last rate, relative to the peak; it stays after the cycle.
     """
-    _positive("steps", steps)
+    _check_at_least_1("steps", steps)
     if not 0 <= warm_up_share < 1:
         raise ArgumentError(f"warm_up_share is expected in [0, 1), got {warm_up_share}")
     rise = max(1, round(warm_up_share * steps)) if warm_up_share else 0
@@ -58,6 +72,6 @@ def one_cycle(
     return lambda step: up(step) if step < rise else down(step - rise)
 
 
-def _positive(name: str, value: int) -> None:
+def _check_at_least_1(name: str, value: int) -> None:
     if value < 1:
         raise ArgumentError(f"{name} is expected to be at least 1, got {value}")
