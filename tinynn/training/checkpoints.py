@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, Protocol
 
 from tinynn.errors import ArgumentError, FileFormatError, Interrupted, StorageError, TinynnError
@@ -18,6 +17,8 @@ from tinynn.files import Arrays
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
 from tinynn.training.packing import capture, pack, unpack
 from tinynn.training.store import Store, open_store
+
+__all__ = ["EXIT_CODE", "Checkpoints"]
 
 EXIT_CODE = 75
 """What a program should exit with after Interrupted: EX_TEMPFAIL of sysexits.h, "try again"."""
@@ -278,12 +279,7 @@ class Checkpoints:
                 self._stack.enter_context(stop_on_spot_notice(self._stop, say))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._depth -= 1
         if self._depth:
             return

@@ -8,6 +8,8 @@ from typing import Any
 from tinynn.errors import ArgumentError
 from tinynn.training.history import History
 
+__all__ = ["plot_history"]
+
 BLUE, ORANGE = "#2a6fbb", "#d9731a"
 
 

@@ -13,6 +13,8 @@ from tinynn.backend import Array
 from tinynn.creation import tensor, zeros
 from tinynn.errors import ArgumentError, FileFormatError, NonFiniteError, ShapeError
 
+__all__ = ["EpochMetrics", "MetricAccumulator"]
+
 NO_METRICS: Mapping[str, float] = MappingProxyType({})
 
 

@@ -16,6 +16,8 @@ from tinynn.nn import Module, constant_weights
 from tinynn.training.epoch_metrics import EpochMetrics, MetricAccumulator
 from tinynn.training.protocols import Loader, LossFunction, Metric
 
+__all__ = ["evaluate", "predict"]
+
 
 def evaluate(
     model: Module,

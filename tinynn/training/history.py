@@ -8,6 +8,8 @@ from typing import Any
 
 from tinynn.training.epoch_metrics import NO_METRICS, EpochMetrics
 
+__all__ = ["History"]
+
 
 @dataclass
 class History:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+__all__ = ["StopRequest", "stop_on_signals", "stop_on_spot_notice"]
+
 METADATA_SERVICE = "http://169.254.169.254"
 _TOKEN_SECONDS = 21600  # the longest lifetime that IMDSv2 allows
 _TIMEOUT = 2.0  # seconds per request; the service is on the same host

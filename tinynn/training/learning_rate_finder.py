@@ -17,6 +17,8 @@ from tinynn.training.curves import BLUE, ORANGE, new_figure
 from tinynn.training.protocols import Loader, LossFunction
 from tinynn.training.snapshot import restored
 
+__all__ = ["RateTest", "find_learning_rate"]
+
 _SMOOTHING = 0.9  # weight of the past in the moving average of the loss
 _DIVERGED = 4.0  # times the smallest loss so far
 

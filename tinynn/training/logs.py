@@ -17,6 +17,8 @@ from tinynn.errors import ArgumentError
 from tinynn.files import write_atomically
 from tinynn.training.state import Callback, TrainingState
 
+__all__ = ["log_csv", "log_json_lines", "log_tensorboard"]
+
 Rows = list[dict[str, float]]
 
 

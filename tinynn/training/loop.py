@@ -19,6 +19,8 @@ from tinynn.training.progress import Progress
 from tinynn.training.protocols import Loader, LossFunction, Metric, Optimizer
 from tinynn.training.state import Callback, TrainingState
 
+__all__ = ["fit"]
+
 
 def fit(
     model: Module,

@@ -5,6 +5,8 @@ import numpy.typing as npt
 
 from tinynn.errors import ArgumentError, DtypeError, LabelError, ShapeError
 
+__all__ = ["accuracy", "confusion_matrix", "precision", "predicted_classes", "recall", "roc_auc"]
+
 Labels = npt.NDArray[np.integer]
 
 

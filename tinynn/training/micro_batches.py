@@ -13,6 +13,8 @@ from tinynn.training.diagnosis import recompute_batch
 from tinynn.training.protocols import Loader, LossFunction
 from tinynn.training.snapshot import restored
 
+__all__ = ["largest_micro_batch"]
+
 _MEMORY_SHARE = 0.8  # of the free memory; the rest is for other processes and for fragmentation
 
 

@@ -18,6 +18,8 @@ from tinynn.training.history import History
 from tinynn.training.micro_batches import split_batch, with_advice
 from tinynn.training.protocols import Loader, LossFunction, Metric, Optimizer
 
+__all__ = ["TrainingState"]
+
 
 @dataclass(eq=False, repr=False)
 class TrainingState:
