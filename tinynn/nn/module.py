@@ -1,9 +1,9 @@
-"""``Module``: a function with parameters, found from plain attributes and named by their path.
+"""``Module``, the base class of layers and models.
 
-An attribute that is a ``Parameter`` is a parameter, any other tensor a buffer (unless its name
-starts with an underscore), and a module is a child; lists, tuples and dicts of them count as well.
-Nothing has to be registered. A path such as ``features.0.weight`` names a parameter everywhere:
-in errors, files and optimizers.
+Parameters and children are found by walking plain attributes; nothing is registered. A
+``Parameter`` is a parameter, any other tensor a buffer (unless its name starts with an underscore),
+and a module is a child; lists, tuples and dicts of them are searched, too. A path such as
+``features.0.weight`` names a parameter in errors, files and optimizers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -23,12 +23,11 @@ from tinynn.errors import ArgumentError, DtypeError, FileFormatError, TinynnErro
 __all__ = ["Module", "Parameter"]
 
 T = TypeVar("T")
-Self = TypeVar("Self", bound="Module")
 ForwardHook = Callable[["Module", tuple[Any, ...], Any], Any]
 
 
 class Parameter(Tensor):
-    """A tensor that training changes."""
+    """A tensor that is trained: optimizers update it."""
 
     __slots__ = ()
 
@@ -37,14 +36,23 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Base of all layers and models: subclass it, set attributes, write ``forward``.
+    """Base class of all layers and models.
 
-    >>> class Block(nn.Module):
-    ...     def __init__(self, channels):
-    ...         self.conv = nn.Conv2d(channels, channels, 3, padding="same")
-    ...
-    ...     def forward(self, x):
-    ...         return F.relu(x + self.conv(x))
+    Subclass it, assign parameters and children to attributes in ``__init__``, and define
+    ``forward``.
+
+    Example:
+        >>> class Block(nn.Module):
+        ...     def __init__(self, channels):
+        ...         self.conv = nn.Conv2d(channels, channels, 3, padding="same")
+        ...
+        ...     def forward(self, x):
+        ...         return F.relu(x + self.conv(x))
+        >>> block = Block(8)
+        >>> [path for path, _ in block.named_parameters()]
+        ['conv.weight', 'conv.bias']
+        >>> block(tinynn.ones((1, 5, 5, 8))).shape
+        (1, 5, 5, 8)
     """
 
     __slots__ = ("__dict__", "__weakref__", "_arguments", "_forward_hooks")
@@ -53,14 +61,14 @@ class Module:
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
     _forward_hooks: dict[object, ForwardHook]
 
-    def __new__(cls: type[Self], *args: Any, **kwargs: Any) -> Self:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         self._arguments = (args, kwargs)  # what repr shows and a file stores
         self._forward_hooks = {}
         return self
 
     def forward(self, *inputs: Any) -> Any:
-        """What the module computes; subclasses write it, users call the module itself."""
+        """Compute the output. Subclasses define it; users call the module itself."""
         raise TypeError(f"{type(self).__name__} has no forward(); a module must define one")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
@@ -104,52 +112,58 @@ class Module:
 
     @property
     def is_observed(self) -> bool:
-        """Whether somebody looks at what this module returns: then it must run by itself."""
+        """Whether the module has a forward hook: then it is not fused with its neighbors."""
         return bool(self._forward_hooks)
 
     def register_forward_hook(self, hook: ForwardHook) -> Callable[[], None]:
-        """Call ``hook(module, inputs, output)`` after every forward pass.
+        """Call ``hook(module, inputs, output)`` after every forward pass of this module.
 
-        What it returns, unless None, replaces the output. Returns a function that removes the hook.
+        A result other than None replaces the output.
+
+        Returns:
+            A function that removes the hook.
         """
         key = object()
         self._forward_hooks[key] = hook
-        return lambda: (self._forward_hooks.pop(key, None), None)[1]
 
-    # -- what is inside -----------------------------------------------------------------------
+        def remove() -> None:
+            self._forward_hooks.pop(key, None)
+
+        return remove
+
+    # -- children, parameters, buffers --------------------------------------------------------
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        """Name and module of each direct child, in the order of the attributes."""
+        """(name, module) of each direct child, in the order of the attributes."""
         for name, value in vars(self).items():
             yield from _found_in(name, value, Module)
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
-        """Path and module of this module (path "") and of all below it."""
+        """(path, module) of this module, whose path is "", and of all its descendants."""
         return self._walk("", ())
 
     def _walk(self, path: str, above: tuple[Module, ...]) -> Iterator[tuple[str, Module]]:
         if any(self is module for module in above):
             raise ArgumentError(
-                f"the module at {path!r} holds itself: a child must not have its parent as an "
-                "attribute"
+                f"the module at {path!r} holds itself: its parent cannot be its attribute"
             )
         yield path, self
         for name, child in self.named_children():
             yield from child._walk(f"{path}.{name}" if path else name, (*above, self))
 
     def modules(self) -> Iterator[Module]:
-        """This module and all below it."""
+        """This module and all its descendants."""
         return (module for _, module in self.named_modules())
 
     def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         for path, module in self.named_modules():
             for name, value in vars(module).items():
-                for place, tensor in _found_in(name, value, Tensor):
+                for inner, tensor in _found_in(name, value, Tensor):
                     if isinstance(tensor, Parameter) or not name.startswith("_"):
-                        yield f"{path}.{place}" if path else place, tensor
+                        yield f"{path}.{inner}" if path else inner, tensor
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Path and parameter, each parameter once, in the order of the attributes."""
+        """(path, parameter) of each parameter, once, in the order of the attributes."""
         seen: set[int] = set()
         for path, tensor in self._named_tensors():
             if isinstance(tensor, Parameter) and id(tensor) not in seen:
@@ -157,33 +171,37 @@ class Module:
                 yield path, tensor
 
     def parameters(self) -> Iterator[Parameter]:
-        """All parameters, each once."""
+        """All parameters; shared ones once."""
         return (parameter for _, parameter in self.named_parameters())
 
     def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """Path and buffer: tensors that belong to the module but are not trained."""
+        """(path, buffer) of each buffer: a tensor of the state that is not trained."""
         return ((p, t) for p, t in self._named_tensors() if not isinstance(t, Parameter))
 
     def num_parameters(self) -> int:
-        """How many numbers training changes."""
+        """The number of trainable scalars."""
         return sum(parameter.size for parameter in self.parameters())
 
     def multiply_adds(self, output_shape: tuple[int, ...]) -> int:
-        """Multiply-adds of this layer itself for an output of that shape; 0 if negligible."""
+        """Multiply-adds of this layer itself for an output of this shape; 0 if negligible."""
         return 0
 
     # -- state --------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every parameter and buffer by its path; the tensors themselves, not copies."""
+        """All parameters and buffers by path: the tensors themselves, not copies."""
         return dict(self._named_tensors())
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Copy values (tensors or NumPy arrays) into the parameters and buffers of the same path.
+        """Copy values into the parameters and buffers with the same paths.
 
-        Everything is checked before anything is changed. With ``strict`` all paths must match; else
-        the ones in common are loaded. FileFormatError lists what is missing, unexpected or of
-        the wrong shape or dtype.
+        Args:
+            state: tensors or arrays by path.
+            strict: whether the paths must agree; otherwise, the common ones are loaded.
+
+        Raises:
+            FileFormatError: lists what is missing, unexpected or of another shape or dtype. Then
+                nothing was changed.
         """
         own = self.state_dict()
         problems = [f"missing: {path} {own[path].shape}" for path in own if path not in state]
@@ -203,19 +221,19 @@ class Module:
         for path, array in arrays.items():
             own[path].data[...] = own[path].backend.from_host(array)
 
-    def train(self: Self, mode: bool = True) -> Self:
-        """Switch this module and all below to training (dropout drops, batch norm measures)."""
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode in all modules: dropout is active, batch norm uses the batch."""
         for module in self.modules():
             module.training = mode
         return self
 
-    def eval(self: Self) -> Self:
-        """Switch this module and all below to evaluation."""
+    def eval(self) -> Self:
+        """Set evaluation mode in all modules."""
         return self.train(False)
 
     @contextmanager
     def in_mode(self, training: bool) -> Iterator[None]:
-        """Training or evaluation for a while; afterwards each module is in the mode it had."""
+        """Context manager: training or evaluation mode; restores the mode of each module."""
         before = [(module, module.training) for module in self.modules()]
         self.train(training)
         try:
@@ -224,19 +242,19 @@ class Module:
             for module, was_training in before:
                 module.training = was_training
 
-    def requires_grad_(self: Self, requires_grad: bool = True) -> Self:
-        """Freeze (False) or train (True) all parameters."""
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Train (True) or freeze (False) all parameters."""
         for parameter in self.parameters():
             parameter.requires_grad_(requires_grad)
         return self
 
     def zero_grad(self) -> None:
-        """Forget the gradients of all parameters."""
+        """Drop the gradients of all parameters."""
         for parameter in self.parameters():
             parameter.grad = None
 
-    def to(self: Self, device: str) -> Self:
-        """Move all parameters and buffers to a device, in place; returns the module."""
+    def to(self, device: str) -> Self:
+        """Move all parameters and buffers to a device, in place; return the module."""
         backend = get_backend(device)
         for _, tensor in self._named_tensors():
             if tensor.backend is not backend:
@@ -245,7 +263,7 @@ class Module:
                 tensor.grad = None if tensor.grad is None else tensor.grad.to(device)
         return self
 
-    def astype(self: Self, dtype: Any) -> Self:
+    def astype(self, dtype: Any) -> Self:
         """Convert floating-point parameters and buffers to a dtype, in place; drops gradients."""
         if np.dtype(dtype).kind != "f":
             raise DtypeError(f"a module has a floating-point dtype, got {np.dtype(dtype)}")
@@ -267,7 +285,7 @@ class Module:
 
 
 def _found_in(name: str, value: Any, kind: type[T]) -> Iterator[tuple[str, T]]:
-    """The value itself, or those in a list, tuple or dict, that are of a kind."""
+    """(name, object) of each instance of ``kind``: the value itself or nested in it."""
     if isinstance(value, kind):
         yield name, value
     elif isinstance(value, (list, tuple)):
@@ -289,20 +307,20 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
     return np.asarray(value) if backend is None else backend.to_host(value)
 
 
-# -- errors that say where -------------------------------------------------------------------------
+# -- errors that name the layer --------------------------------------------------------------------
 
-_Step = tuple[tuple[Module, ...], Any]  # layers that ran as one, the shape they returned
+_Step = tuple[tuple[Module, ...], Any]  # layers that ran as one function, the shape of the output
 
 
 class _Calls(threading.local):
-    trail: list[_Step] | None = None  # layers that have run since the outermost call
+    trail: list[_Step] | None = None  # what has run in the current outermost call
 
 
 _calls = _Calls()
 
 
 def note_call(modules: tuple[Module, ...], output: Any) -> None:
-    """Remember, for the error messages, that these modules ran as one."""
+    """Note, for error messages, that these modules ran as one function."""
     if _calls.trail is not None:
         _calls.trail.append((modules, _shape(output)))
 
@@ -316,14 +334,14 @@ def _shapes(values: tuple[Any, ...]) -> str:
 
 
 def _explain(error: Exception, module: Module, trail: list[_Step], inputs: tuple[Any, ...]) -> None:
-    """Add to the error which module raised it and the shapes up to there."""
+    """Add to the error the path of the module that raised it, and all shapes up to there."""
     culprit: Module = getattr(error, "module", module)
     paths = {id(m): path for path, m in module.named_modules()}
     path = paths.get(id(culprit), "")
     root = type(module).__name__
-    place = f"in {root}.{path} ({type(culprit).__name__})" if path else f"in {root}"
+    where = f"in {root}.{path} ({type(culprit).__name__})" if path else f"in {root}"
     if not isinstance(error, TinynnError):
-        error.add_note(place)
+        error.add_note(where)
         return
     rows = [("input", _shapes(inputs))]
     rows += [
@@ -334,4 +352,4 @@ def _explain(error: Exception, module: Module, trail: list[_Step], inputs: tuple
     rows.append((f"{path} ({type(culprit).__name__})" if path else root, "failed here"))
     width = max(len(name) for name, _ in rows)
     steps = "\n".join(f"    {name.ljust(width)}  {shape}" for name, shape in rows)
-    error.args = (f"{error}\n  {place}, which got {error.input_shapes}:\n{steps}",)  # type: ignore[attr-defined]
+    error.args = (f"{error}\n  {where}, which got {error.input_shapes}:\n{steps}",)  # type: ignore[attr-defined]
