@@ -40,15 +40,19 @@ def cpu_quota(root: Path, group: str) -> float:
 
 
 def _quota(file: Path) -> float:
-    """quota / period, from one file (version 2) or two (version 1). "max" and -1: no quota."""
+    """quota / period, from one file (version 2) or two (version 1)."""
+    values = _numbers(file)
+    if len(values) == 1:
+        values += _numbers(file.with_name("cpu.cfs_period_us"))
+    return values[0] / values[1] if len(values) == 2 and min(values) > 0 else math.inf
+
+
+def _numbers(*files: Path) -> list[int]:
+    """The whole numbers in these files; none where one is missing or says "max"."""
     try:
-        values = file.read_text(encoding="ascii").split()
-        if len(values) == 1:
-            values += file.with_name("cpu.cfs_period_us").read_text(encoding="ascii").split()
-        quota, period = map(int, values)
+        return [int(word) for file in files for word in file.read_text(encoding="ascii").split()]
     except (OSError, ValueError):
-        return math.inf
-    return quota / period if quota > 0 and period > 0 else math.inf
+        return []
 
 
 def available_memory() -> int:
@@ -74,10 +78,8 @@ def _group_memory(root: Path) -> int:
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     )
-    for limit, used in files:
-        try:
-            values = [int((root / name).read_text(encoding="ascii")) for name in (limit, used)]
+    for names in files:
+        values = _numbers(*(root / name for name in names))
+        if len(values) == 2:
             return max(0, values[0] - values[1])
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
     return 1 << 62

@@ -25,7 +25,7 @@ import numpy as np
 
 from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.convolution import fft, winograd
-from tinynn.backend.cpu.convolution.rows import Layout
+from tinynn.backend.cpu.convolution.rows import Layout, Shape
 from tinynn.backend.window import Pair, Window
 from tinynn.errors import ArgumentError
 
@@ -70,7 +70,7 @@ def get_conv2d_algorithm() -> str:
 class Problem(NamedTuple):
     """A convolution, as far as the choice of its algorithm depends on it."""
 
-    images: tuple[int, ...]  # (N, H, W, C)
+    images: Shape  # (N, H, W, C)
     size: Pair  # rows and columns of the output, or of the upstream gradient
     outputs: int
     window: Window
@@ -79,13 +79,7 @@ class Problem(NamedTuple):
     algorithm: str
 
 
-def problem(
-    images: tuple[int, ...],
-    output: tuple[int, ...],
-    window: Window,
-    groups: int,
-    dtype: np.dtype[Any],
-) -> Problem:
+def problem(images: Shape, output: Shape, window: Window, groups: int, dtype: Any) -> Problem:
     """The convolution of images (N, H, W, C) to an output (N, H', W', O)."""
     return Problem(images, (output[1], output[2]), output[3], window, groups, dtype, _chosen)
 
@@ -98,18 +92,17 @@ class Method(Enum):
     POINTWISE = auto()
 
 
-class Residue(NamedTuple):
-    """Image rows of one residue modulo the stride; their gradient is one convolution."""
-
-    rows: slice
-    layout: Layout | None  # None: no window reaches them, their gradient is zero
-
-
 class Adjoint(NamedTuple):
-    """The gradient of the image, as convolutions of the upstream gradient, one per residue."""
+    """The gradient of the image, as convolutions of the upstream gradient.
 
-    residues: tuple[Residue, ...]
+    One for each residue of the image's rows modulo the stride: the rows, and their layout, or None
+    if no window reaches them, so that their gradient is zero.
+    """
+
+    residues: tuple[tuple[slice, Layout | None], ...]
     window: Window
+    columns: int  # of the flipped kernel
+    before: int  # how many of them lie left of the first column of the gradient
 
 
 class Joint(NamedTuple):
@@ -244,32 +237,29 @@ def _adjoint(problem: Problem) -> Adjoint:
     residue only: one convolution for each residue. Columns are not separated but computed s at a
     time, as if they were channels: their kernel has s·C outputs (see ``kernels.flipped_kernel``).
     """
-    (n, height, width, channels), size, outputs, window, groups, dtype, algorithm = problem
+    (n, height, width, channels), size, outputs, window, groups, _, _ = problem
     (kh, kw), (sh, sw), (dh, dw) = window.kernel, window.stride, window.dilation
     (top, _), (left, _) = window.padding
-    before = ((kw - 1) * dw - left) // sw  # columns of the gradient left of the first one
-    columns = before + (sw - 1 + left) // sw + 1 if sw > 1 else kw
+    before = ((kw - 1) * dw - left) // sw
+    columns = max(0, before + (sw - 1 + left) // sw + 1) if sw > 1 else kw
     residues = []
     for residue in range(sh):
         first = -((residue - top) // sh)  # the first window that reads such a row
         rows = range(first * sh + residue - top, height, sh)
         taps = len(range(residue, kh, sh))
         layout = None
-        if taps and columns > 0 and rows:
+        if taps and columns and rows:
             padding = (((taps - 1) * dh - first, 0), (before, 0))
-            layout = _layout(
-                Problem(
-                    (n, *size, outputs // groups),
-                    (len(rows), -(-width // sw)),
-                    sw * (channels // groups),
-                    Window((taps, columns), padding=padding, dilation=window.dilation),
-                    1,
-                    dtype,
-                    algorithm,
-                )
+            part = problem._replace(
+                images=(n, *size, outputs // groups),
+                size=(len(rows), -(-width // sw)),
+                outputs=sw * (channels // groups),
+                window=Window((taps, columns), padding=padding, dilation=window.dilation),
+                groups=1,
             )
-        residues.append(Residue(slice(rows.start, None, sh), layout))
-    return Adjoint(tuple(residues), window)
+            layout = _layout(part)
+        residues.append((slice(rows.start, None, sh), layout))
+    return Adjoint(tuple(residues), window, columns, before)
 
 
 def _joint(problem: Problem, layout: Layout) -> Method | Joint:

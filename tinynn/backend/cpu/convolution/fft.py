@@ -28,7 +28,6 @@ is one item of work for the threads, with a stack of 3·height GEMMs that are co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -54,18 +53,6 @@ class Tiling(NamedTuple):
     def frequencies(self) -> int:
         """Frequencies along the width."""
         return self.size[1] // 2 + 1
-
-    def extent(self, used: Pair) -> Pair:
-        """Rows and columns from the first tile to the last, when ``used`` pixels of each count."""
-        return (
-            (self.grid[0] - 1) * self.valid[0] + used[0],
-            (self.grid[1] - 1) * self.valid[1] + used[1],
-        )
-
-    def origins(self) -> Iterator[tuple[int, int, int, int]]:
-        """Each tile's position in the grid, with the row and column where it begins."""
-        for i, j in np.ndindex(self.grid):
-            yield i, j, i * self.valid[0], j * self.valid[1]
 
 
 def tiling_of(size: Pair, kernel: Pair, out_size: Pair) -> Tiling | None:
@@ -178,7 +165,7 @@ def conv2d(x: Array, weight: Array, window: Window, tiling: Tiling, out: Array) 
             np.matmul(inverse, products.reshape(3 * height, -1), out=rows[f])
 
         parallel(multiply, range(tiling.frequencies))
-        _overlap_save(rows, tiling, out[part])
+        _add_tiles(rows, tiling, tiling.valid, _NO_PADDING, out[part])
 
 
 def gradients(
@@ -215,7 +202,7 @@ def gradients(
 
         parallel(multiply, range(tiling.frequencies))
         if rows is not None and image_grad is not None:
-            _overlap_add(rows, tiling, window, image_grad[part])
+            _add_tiles(rows, tiling, tiling.size, window.padding, image_grad[part])
     if not needs[1]:
         return image_grad, None
     columns = _inverse_along_width(tiling.size[1], kw, dtype) @ total.reshape(
@@ -266,7 +253,7 @@ def _transform(
     each = tiling.grid[0] * tiling.grid[1]
     planes = np.empty((tiling.frequencies, 3 * tiling.size[0], len(x) * each, channels), x.dtype)
     flat = planes.reshape(*planes.shape[:2], -1)
-    high, wide = tiling.extent(used)
+    high, wide = ((g - 1) * v + u for g, v, u in zip(tiling.grid, tiling.valid, used, strict=True))
     target_rows, rows = overlap(-padding[0][0], high, x.shape[1])
     target_columns, columns = overlap(-padding[1][0], wide, x.shape[2])
 
@@ -291,43 +278,27 @@ def _transform(
     return planes
 
 
-def _overlap_save(spectra: Array, tiling: Tiling, out: Array) -> None:
-    """Transform the tiles back along the width and copy their valid pixels side by side to out."""
-    inverse = _inverse_along_width(tiling.size[1], tiling.valid[1], out.dtype.name)
-    spectra = spectra.reshape(
-        tiling.frequencies * 2, tiling.valid[0], len(out), *tiling.grid, out.shape[3]
-    )
+def _add_tiles(
+    spectra: Array, tiling: Tiling, used: Pair, padding: tuple[Pair, Pair], out: Array
+) -> None:
+    """Transform tiles of ``used`` pixels back along the width and add them up in ``out``.
 
-    def copy(part: slice) -> None:
-        target = out[part]
-        rows = np.ascontiguousarray(spectra[:, :, part]).reshape(len(spectra), -1)
-        shape = (*tiling.valid[::-1], len(target), *tiling.grid, out.shape[3])
-        tiles = (inverse @ rows).reshape(shape)
-        for i, j, y, x in tiling.origins():
-            place = target[:, y : y + tiling.valid[0], x : x + tiling.valid[1]]
-            tile = tiles[: place.shape[2], : place.shape[1], :, i, j]
-            place[...] = tile.transpose(2, 1, 0, 3)
-
-    parallel(copy, _parts(len(out)))
-
-
-def _overlap_add(spectra: Array, tiling: Tiling, window: Window, out: Array) -> None:
-    """Transform the tiles back and add them where they overlap; drop what fell on the padding."""
-    (height, width), channels = tiling.size, out.shape[3]
-    inverse = _inverse_along_width(width, width, out.dtype.name)
-    spectra = spectra.reshape(tiling.frequencies * 2, height, len(out), *tiling.grid, channels)
-    high, wide = tiling.extent(tiling.size)
-    source_rows, target_rows = overlap(-window.padding[0][0], high, out.shape[1])
-    source_columns, target_columns = overlap(-window.padding[1][0], wide, out.shape[2])
+    Forward the valid pixels lie side by side; backward the tiles overlap, and what falls on the
+    padding is dropped.
+    """
+    inverse = _inverse_along_width(tiling.size[1], used[1], out.dtype.name)
+    shape = (2 * tiling.frequencies, used[0], len(out), *tiling.grid, out.shape[3])
+    spectra, (top, left) = spectra.reshape(shape), (padding[0][0], padding[1][0])
 
     def add(part: slice) -> None:
         target = out[part]
         rows = np.ascontiguousarray(spectra[:, :, part]).reshape(len(spectra), -1)
-        tiles = (inverse @ rows).reshape(width, height, len(target), *tiling.grid, channels)
-        padded = np.zeros((len(target), high, wide, channels), out.dtype)
-        for i, j, y, x in tiling.origins():
-            padded[:, y : y + height, x : x + width] += tiles[:, :, :, i, j].transpose(2, 1, 0, 3)
+        tiles = (inverse @ rows).reshape(*used[::-1], len(target), *tiling.grid, out.shape[3])
         target[...] = 0
-        target[:, target_rows, target_columns] = padded[:, source_rows, source_columns]
+        for i, j in np.ndindex(tiling.grid):
+            inside_rows, y = overlap(i * tiling.valid[0] - top, used[0], out.shape[1])
+            inside_columns, x = overlap(j * tiling.valid[1] - left, used[1], out.shape[2])
+            tile = tiles[inside_columns, inside_rows, :, i, j]
+            target[:, y, x] += tile.transpose(2, 1, 0, 3)
 
     parallel(add, _parts(len(out)))

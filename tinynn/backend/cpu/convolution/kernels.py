@@ -7,6 +7,7 @@ weight) go into a fixed number of partial sums, added in a fixed order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from tinynn.backend.cpu.convolution import choice, depthwise, fft
 from tinynn.backend.cpu.convolution.choice import Adjoint, Joint, Method
 from tinynn.backend.cpu.convolution.rows import (
     Layout,
+    Shape,
     contiguous_rows,
     kernel_rows,
     kernel_rows_adjoint,
@@ -28,7 +30,7 @@ from tinynn.backend.cpu.linalg import column_sums
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Tile, cut_tiles
 from tinynn.backend.reference import Array, Backend, NeedsGrad
-from tinynn.backend.window import Pair, Window
+from tinynn.backend.window import Window
 
 
 def conv2d(
@@ -51,17 +53,12 @@ def conv2d(
     elif plan is Method.DEPTHWISE:
         depthwise.conv2d(x, weight, window, groups, out)
     else:
-        _multiply_pixels(_visited(x, window, shape), weight[0, 0], out)
+        _multiply_pixels(_visited(x, window, out), weight[0, 0], out)
     return out if bias is None else backend.add_bias(out, bias)
 
 
 def conv2d_input_gradient(
-    backend: Backend,
-    grad: Array,
-    weight: Array,
-    window: Window,
-    groups: int,
-    shape: tuple[int, ...],
+    backend: Backend, grad: Array, weight: Array, window: Window, groups: int, shape: Shape
 ) -> Array:
     """By the convolution of the upstream gradient with the flipped kernel."""
     plan = choice.input_gradient(choice.problem(shape, grad.shape, window, groups, grad.dtype))
@@ -72,13 +69,14 @@ def conv2d_input_gradient(
         depthwise.input_gradient(grad, weight, window, groups, out)
         return out
     for channels, outputs in _groups(groups, shape[3], weight.shape[3]):
-        arrays = grad[..., outputs], weight[..., outputs], out[..., channels]
         if isinstance(plan, Adjoint):
-            _input_gradient(plan, *arrays)
-        elif window.stride == (1, 1):
-            _multiply_pixels(arrays[0], arrays[1][0, 0].T, arrays[2])
-        else:
-            _spread_pixels(*arrays, window.stride)
+            flipped = FlippedConvolution(plan, weight[..., outputs], shape)
+            flipped.run_all(grad[..., outputs], out[..., channels])
+        else:  # pixels between those that the windows visit have no gradient
+            if window.stride != (1, 1):
+                out[..., channels] = 0
+            matrix = weight[0, 0, :, outputs].T
+            _multiply_pixels(grad[..., outputs], matrix, _visited(out[..., channels], window, grad))
     return out
 
 
@@ -94,17 +92,17 @@ def conv2d_weight_gradient(
         depthwise.weight_gradient(x, grad, window, groups, out)
         return out
     if choice.is_pointwise(window):
-        x = _visited(x, window, grad.shape)
+        x = _visited(x, window, grad)
+    slices = list(_groups(groups, x.shape[3], grad.shape[3]))
+
+    def work(tile: Tile, sums: tuple[Array]) -> None:
+        upstream = grad[tile.images, tile.rows]
+        for (channels, outputs), total in zip(slices, sums[0], strict=True):
+            _add_weight_gradient(plan, x[..., channels], upstream[..., outputs], tile, total)
+
     tiles = plan.tiles if grad.size else ()
-    for channels, outputs in _groups(groups, x.shape[3], grad.shape[3]):
-        images, upstream = x[..., channels], grad[..., outputs]
-
-        def work(
-            tile: Tile, sums: tuple[Array], images: Array = images, upstream: Array = upstream
-        ) -> None:
-            _add_weight_gradient(plan, images, upstream[tile.images, tile.rows], tile, sums[0])
-
-        (total,) = sum_tiles(tiles, plan.kernel, dtype=x.dtype, work=work)
+    (totals,) = sum_tiles(tiles, (groups, *plan.kernel), dtype=x.dtype, work=work)
+    for (_, outputs), total in zip(slices, totals, strict=True):
         out[..., outputs] = kernel_rows_adjoint(total, plan)
     return out
 
@@ -176,9 +174,9 @@ def _run(layout: Layout, kernel: Array, x: Array, tile: Tile, out: Array) -> Non
     rows.write(out)
 
 
-def _visited(x: Array, window: Window, output: tuple[int, ...]) -> Array:
+def _visited(x: Array, window: Window, out: Array) -> Array:
     """The pixels that the windows of a 1×1 kernel visit."""
-    return x[:, :: window.stride[0], :: window.stride[1]][:, : output[1], : output[2]]
+    return x[:, :: window.stride[0], :: window.stride[1]][:, : out.shape[1], : out.shape[2]]
 
 
 def _multiply_pixels(x: Array, matrix: Array, out: Array) -> None:
@@ -188,7 +186,11 @@ def _multiply_pixels(x: Array, matrix: Array, out: Array) -> None:
 
     def work(tile: Tile) -> None:
         pixels = contiguous_rows(x[tile.images, tile.rows]).reshape(-1, x.shape[3])
-        matmul_small(pixels, matrix, out[tile.images, tile.rows].reshape(-1, out.shape[3]))
+        part = out[tile.images, tile.rows]
+        target = part if part.flags.c_contiguous else buffer("pixels", part.shape, part.dtype)
+        matmul_small(pixels, matrix, target.reshape(-1, out.shape[3]))
+        if target is not part:
+            np.copyto(part, target)
 
     if out.size:
         parallel(work, cut_tiles(len(x), x.shape[1], row_bytes))
@@ -200,13 +202,24 @@ def _multiply_pixels(x: Array, matrix: Array, out: Array) -> None:
 class FlippedConvolution:
     """The gradient of whole images: an ``Adjoint`` with the kernel of a weight."""
 
-    def __init__(self, plan: Adjoint, weight: Array, shape: tuple[int, ...]) -> None:
+    def __init__(self, plan: Adjoint, weight: Array, shape: Shape) -> None:
         self.width, (sh, self.stride) = shape[2], plan.window.stride
-        kernel = _flip(weight, plan.window)
+        kernel = _flip(weight, plan)
         self.parts = [
             (rows, layout, None if layout is None else kernel_rows(kernel[i::sh][::-1], layout))
             for i, (rows, layout) in enumerate(plan.residues)
         ]
+
+    def run_all(self, grad: Array, out: Array) -> None:
+        """out = the gradient of a batch: in tiles of rows without a stride, else of images."""
+        if len(self.parts) == self.stride == 1:
+            ((_, layout, kernel),) = self.parts
+            if layout is not None and kernel is not None:
+                _correlate(grad, kernel, None, layout, out)
+        elif out.size:
+            image_bytes = math.prod(out.shape[1:3]) * (out.shape[3] + grad.shape[3]) * out.itemsize
+            parts = [tile.images for tile in cut_tiles(len(out), 1, image_bytes)]
+            parallel(lambda part: self.run(grad[part], out[part]), parts)
 
     def run(self, grad: Array, out: Array) -> None:
         """out = the gradient of some images, from that of their outputs."""
@@ -227,54 +240,19 @@ class FlippedConvolution:
             np.copyto(out, wide[:, :, : self.width])
 
 
-def _input_gradient(plan: Adjoint, grad: Array, weight: Array, out: Array) -> None:
-    """out = the gradient of the image, by row tiles without a stride, else by whole images."""
-    flipped = FlippedConvolution(plan, weight, out.shape)
-    if plan.window.stride == (1, 1):
-        ((_, layout, kernel),) = flipped.parts
-        if layout is not None and kernel is not None:
-            _correlate(grad, kernel, None, layout, out)
-    else:
-        _for_images(grad, out, lambda part: flipped.run(grad[part], out[part]))
-
-
-def _spread_pixels(grad: Array, weight: Array, out: Array, stride: Pair) -> None:
-    """The gradient of the image for a 1×1 kernel with a stride: zero at the pixels in between."""
-    matrix = weight[0, 0].T
-
-    def work(part: slice) -> None:
-        upstream, image = contiguous_rows(grad[part]), out[part]
-        pixels = buffer("pixels", (*upstream.shape[:3], out.shape[3]), out.dtype)
-        rows = upstream.reshape(-1, grad.shape[3])
-        matmul_small(rows, matrix, pixels.reshape(-1, out.shape[3]))
-        image[...] = 0
-        image[:, :: stride[0], :: stride[1]][:, : grad.shape[1], : grad.shape[2]] = pixels
-
-    _for_images(grad, out, work)
-
-
-def _for_images(grad: Array, out: Array, work: Callable[[slice], None]) -> None:
-    """Call ``work`` on parts of the batch, on several threads."""
-    if out.size:
-        image_bytes = out.shape[1] * out.shape[2] * (out.shape[3] + grad.shape[3]) * out.itemsize
-        parallel(work, [tile.images for tile in cut_tiles(len(out), 1, image_bytes)])
-
-
-def _flip(weight: Array, window: Window) -> Array:
+def _flip(weight: Array, plan: Adjoint) -> Array:
     """The kernel of the ``Adjoint``, its columns flipped and folded: (kh, columns, O, sw·C).
 
     With a stride sw, sw neighboring columns of the image are computed at once, as outputs of one
     kernel that has zeros where a tap does not reach. Rows are flipped by the caller.
     """
-    stride, left = window.stride[1], window.padding[1][0]
+    stride, left = plan.window.stride[1], plan.window.padding[1][0]
     if stride == 1:
         return weight[:, ::-1].transpose(0, 1, 3, 2)
     kh, kw, channels, outputs = weight.shape
-    before = (kw - 1 - left) // stride
-    columns = max(0, before + (stride - 1 + left) // stride + 1)
-    kernel = np.zeros((kh, columns, outputs, stride, channels), weight.dtype)
-    for column, offset in np.ndindex(columns, stride):
-        tap = stride * (before - column) + offset + left
+    kernel = np.zeros((kh, plan.columns, outputs, stride, channels), weight.dtype)
+    for column, offset in np.ndindex(plan.columns, stride):
+        tap = stride * (plan.before - column) + offset + left
         if 0 <= tap < kw:
             kernel[:, column, :, offset] = weight[:, tap].transpose(0, 2, 1)
     return kernel.reshape(kh, -1, outputs, stride * channels)
@@ -295,7 +273,7 @@ def _add_weight_gradient(layout: Layout, x: Array, grad: Array, tile: Tile, tota
 
 def sum_tiles(
     tiles: Sequence[Tile],
-    *shapes: tuple[int, ...],
+    *shapes: Shape,
     dtype: np.dtype[Any],
     work: Callable[[Tile, Any], None],
 ) -> tuple[Array, ...]:
@@ -313,4 +291,4 @@ def sum_tiles(
             work(tile, sums)
 
     parallel(run, range(count) if tiles else ())
-    return tuple(sums.sum(axis=0) for sums in partial)
+    return tuple(np.add.reduce(sums) for sums in partial)

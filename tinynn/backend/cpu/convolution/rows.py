@@ -46,6 +46,8 @@ from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
 from tinynn.backend.reference import Array
 from tinynn.backend.window import Window
 
+Shape = tuple[int, ...]
+
 
 class Layout(NamedTuple):
     """A convolution, or one tile of it: all that decides where its elements lie in memory."""
@@ -63,17 +65,19 @@ class Layout(NamedTuple):
     dtype: np.dtype[Any]
 
     @property
+    @lru_cache(maxsize=1024)  # noqa: B019, a layout is a value
     def transforms(self) -> Transforms:
         """The matrices of F(m, kh)."""
         return transforms(self.m, self.window.kernel[0], self.window.stride[0], self.dtype)
 
     @property
-    @lru_cache(maxsize=1024)  # noqa: B019, a layout is a value
+    @lru_cache(maxsize=1024)  # noqa: B019
     def products(self) -> int:
         """Row products of one block of m output rows."""
         return count_products(self.m, self.window.kernel[0], self.window.stride[0], self.m)
 
     @property
+    @lru_cache(maxsize=1024)  # noqa: B019
     def kernel(self) -> tuple[int, int, int]:
         """The shape of ``kernel_rows``: (products, kw·C, O)."""
         return self.products, self.window.extent[1] * self.channels, self.outputs
@@ -213,7 +217,7 @@ class Rows:
         """Σ patchesᵀ @ gradient over the tile: the gradient of ``kernel_rows``."""
         self.unused[...] = 0
         found = [
-            np.matmul(patches.swapaxes(-1, -2), self.results).sum(axis=(1, 2, 3))
+            np.add.reduce(np.matmul(patches.swapaxes(-1, -2), self.results), axis=(1, 2, 3))
             for _, patches in self.patches
         ]
         return np.concatenate(found) if len(found) > 1 else found[0]
