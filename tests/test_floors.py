@@ -20,6 +20,61 @@ def test_imports_go_down():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def imports_of(path: Path, modules: set[str]) -> set[str]:
+    """Modules of the library that a file imports, also in functions and under TYPE_CHECKING."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                found.add(name if name in modules else f"{node.module}")
+    return found & modules
+
+
+def import_graph(package: Path) -> dict[str, set[str]]:
+    """The imports between the modules of a package, by dotted name."""
+    files = {}
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return {name: imports_of(path, set(files)) for name, path in files.items()}
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The strongly connected components of more than one module."""
+    reachable = {}
+    for start in graph:
+        seen: set[str] = set()
+        stack = [start]
+        while stack:
+            new = graph[stack.pop()] - seen
+            seen |= new
+            stack.extend(new)
+        reachable[start] = seen
+    components = {
+        frozenset({a} | {b for b in reachable[a] if a in reachable[b]}) for a in reachable
+    }
+    return sorted(sorted(component) for component in components if len(component) > 1)
+
+
+def test_no_import_circle() -> None:
+    """Not even a lazy import, or one for types only, closes a circle."""
+    assert circles(import_graph(ROOT / "tinynn")) == []
+
+
+def test_a_lazy_import_closes_a_circle(tmp_path: Path) -> None:
+    package = tmp_path / "house"
+    package.mkdir()
+    (package / "__init__.py").write_text("from house import a, c")
+    (package / "a.py").write_text("from house.b import thing")
+    (package / "b.py").write_text("def f():\n    from house import a\n")
+    (package / "c.py").write_text("from house.a import other")
+    assert circles(import_graph(package)) == [["house.a", "house.b"]]
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_programs_use_public_names(program):
     for node in ast.walk(ast.parse(program.read_text(encoding="utf-8"))):

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tinynn.backend import default_device, get_backend, tracing
-from tinynn.backend.inventory import devices
+from tinynn.backend import Backend, default_backend, get_backend, tracing
 from tinynn.errors import ArgumentError
 
 
@@ -32,67 +31,20 @@ class TraceTotals:
 _COUNTS = ("launches", "library_calls", "bytes_up", "bytes_down", "synchronizations", "memory")
 
 
-class _CpuMeter:
-    def read(self, reported: dict[str, int]) -> dict[str, int]:
-        return {"memory": reported.get("result_bytes", 0)}
-
-    def event(self) -> Any:
-        return None
-
-
-class _CudaMeter:
-    """A GPU: events on the stream; launches of the library's own kernels only."""
-
-    def __init__(self, xp: Any, index: int) -> None:
-        self.cuda, self.index = xp.cuda, index
-        with self.cuda.Device(index):
-            self.pool = xp.get_default_memory_pool()
-
-    def read(self, reported: dict[str, int]) -> dict[str, int]:
-        return {**reported, "memory": self.pool.used_bytes()}
-
-    def event(self) -> Any:
-        with self.cuda.Device(self.index):  # an event belongs to one GPU
-            event = self.cuda.Event()
-            event.record()
-        return event
-
-
-class _EmulatedMeter(_CudaMeter):
-    """An emulated GPU, which counts every call."""
-
-    def read(self, reported: dict[str, int]) -> dict[str, int]:
-        import cpucuda
-
-        seen = cpucuda.counters()
-        return {
-            "launches": seen["kernel_launches"],
-            "library_calls": seen["library_launches"],
-            "bytes_up": seen["h2d_bytes"],
-            "bytes_down": seen["d2h_bytes"],
-            "synchronizations": seen["stream_syncs"] + seen["device_syncs"] + seen["event_syncs"],
-            "memory": self.pool.used_bytes(),
-        }
-
-    def event(self) -> Any:
-        return None
-
-
 class Trace:
     """The measurements of a ``with tinynn.trace()`` block, complete after the block."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
-        found = {entry.name: entry for entry in devices()} if device != "cpu" else {}
-        entry = found.get("cuda:0" if device == "cuda" else device)
-        self.emulated = entry is not None and entry.emulated
+    def __init__(self, backend: Backend) -> None:
+        self.device = backend.device
+        self.meter = backend.meter()
+        self.emulated = self.meter.emulated
         self.spans: list[tracing.Span] = []
         self.wall = self.waited = 0.0
 
     @property
     def at_least(self) -> bool:
         """Whether launches, synchronizations and library calls are lower bounds."""
-        return self.device != "cpu" and not self.emulated
+        return self.meter.asynchronous and not self.emulated
 
     @property
     def rows(self) -> dict[tuple[str, str], TraceTotals]:
@@ -172,7 +124,7 @@ class Trace:
             )
         if not rows or not self.wall:
             return "Nothing was computed."
-        if self.device == "cpu":
+        if not self.meter.asynchronous:
             (layer, function), row = max(rows.items(), key=lambda item: item[1].seconds or 0)
             return f"Busy: {layer or 'no layer'}, {function} takes {row.seconds:.3g} s, the most."
         uploads = sum(row.seconds or 0 for (_, name), row in rows.items() if name == "upload")
@@ -213,37 +165,15 @@ def trace(device: str | None = None) -> Iterator[Trace]:
     """
     if tracing.active is not None:
         raise ArgumentError("a trace is already active: end it before the next begins")
-    result = Trace(default_device() if device is None else get_backend(device).device)
-    tracer = tracing.Tracer(_meter(result))
-    first = tracer.meter.event()
+    result = Trace(default_backend() if device is None else get_backend(device))
+    tracer = tracing.Tracer(result.meter)
+    first = result.meter.event()
     tracing.active = tracer
     try:
         yield result
     finally:
         tracing.active = None
         tracer.end_span("other")
-        _finish(result, tracer, first)
-
-
-def _meter(result: Trace) -> Any:
-    if result.device == "cpu":
-        return _CpuMeter()
-    xp, index = get_backend(result.device).xp, int(result.device.partition(":")[2] or 0)
-    return _EmulatedMeter(xp, index) if result.emulated else _CudaMeter(xp, index)
-
-
-def _finish(result: Trace, tracer: tracing.Tracer, first: Any) -> None:
-    """Synchronize once with the last event, then read all intervals."""
-    result.spans = tracer.spans
-    if first is not None:
-        began = time.perf_counter()
-        tracer.spans[-1].event.synchronize()
-        tracer.waited += time.perf_counter() - began
-        start = 0.0
-        for span in tracer.spans:
-            span.start = start
-            span.seconds = tracer.meter.cuda.get_elapsed_time(first, span.event) / 1e3
-            start += span.seconds
-            first, span.event = span.event, None
-    result.wall = time.perf_counter() - tracer.began
-    result.waited = tracer.waited
+        result.spans = tracer.spans
+        result.waited = tracer.waited + result.meter.time_spans(first, tracer.spans)
+        result.wall = time.perf_counter() - tracer.began

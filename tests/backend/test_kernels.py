@@ -10,7 +10,7 @@ from tinynn.gpucheck.cases import CHAINED, KERNELS, Case
 
 NO_KERNELS = {
     "held_memory", "free_memory", "available_memory", "from_host", "to_host", "uploads",
-    "synchronize", "peek", "session",
+    "synchronize", "peek", "session", "meter",
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
-"""What devices there are, in words."""
+"""The devices of this machine."""
 
 from __future__ import annotations
 
-# import tinynn is to be quick: the search for a GPU is imported by the functions that search
+# the search for a GPU is imported where it is used, so that ``import tinynn`` stays fast
 import os
 import platform
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class Device(NamedTuple):
-    """A device and what is worth knowing of it; ``print`` it."""
+    """A device and its properties; ``print`` it."""
 
-    name: str  # "cpu", "cuda:0": what a ``device=`` takes
-    title: str  # the model
-    cores: int  # usable cores of a CPU, multiprocessors of a GPU
+    name: str  # "cpu", "cuda:0": the argument ``device=``
+    title: str  # model name
+    cores: int  # usable CPU cores, or multiprocessors
     memory: int | None  # bytes, of the whole device
-    versions: tuple[str, ...]  # of the software that computes
+    versions: tuple[str, ...]  # of the libraries that compute
     compute_capability: str | None = None  # of a GPU: "7.5"
-    emulated: bool = False  # a CPU that plays a GPU: it counts right, its times mean nothing
-    problem: str | None = None  # why it cannot be used
+    emulated: bool = False  # a CPU executes the kernels: counts are right, times meaningless
+    problem: str | None = None  # why it is unusable
 
     def __str__(self) -> str:
         parts = [f"EMULATED: {self.title}" if self.emulated else self.title]
@@ -58,12 +58,13 @@ class Devices(list[Device]):
 
 
 def devices() -> Devices:
-    """The CPU and every CUDA device, and why there is no CUDA device if there is none.
+    """The CPU and all CUDA devices; if there is none of those, ``why_no_cuda`` says why.
 
-    Looks for CuPy and imports it. It starts nothing on a GPU: whether one really computes shows
-    when it is first used.
+    Imports CuPy if it is installed, but runs nothing on a GPU: whether a GPU works is tested when
+    it is first used.
 
-    >>> print(tinynn.devices())
+    Example:
+        >>> print(tinynn.devices())
     """
     from tinynn.backend.cuda.setup import find_cuda
 
@@ -100,18 +101,23 @@ def _main_memory() -> int | None:
 
 
 def _gpu(cuda: Cuda, index: int) -> Device:
-    from tinynn.backend.cuda.setup import device_title, dotted, driver_title, why_unfit
+    from tinynn.backend.cuda.setup import (
+        device_title,
+        dotted,
+        driver_title,
+        is_emulated,
+        why_unfit,
+    )
 
     properties: dict[str, Any] = cuda.cupy.cuda.runtime.getDeviceProperties(index)
-    title = device_title(properties)
     runtime = dotted(cuda.cupy.cuda.runtime.runtimeGetVersion())
     return Device(
         f"cuda:{index}",
-        title,
+        device_title(properties),
         properties["multiProcessorCount"],
         properties["totalGlobalMem"],
         (cuda.title, f"CUDA {runtime}", driver_title(cuda)),
         f"{properties['major']}.{properties['minor']}",
-        cuda.emulated or title == "CPU emulation of CUDA",
+        is_emulated(cuda, index),
         why_unfit(cuda, index),
     )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinynn.backend import philox
+from tinynn.backend import philox, tracing
 from tinynn.backend.window import Window
 from tinynn.errors import LabelError
 
@@ -66,6 +66,10 @@ class Backend:
         A backend overrides it to prepare its libraries or to explain their errors.
         """
         return nullcontext()
+
+    def meter(self) -> tracing.Meter:
+        """What ``tinynn.trace`` counts and times with."""
+        return tracing.Meter()
 
     # -- moving data ------------------------------------------------------------------------
 

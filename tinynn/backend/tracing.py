@@ -29,11 +29,30 @@ class Span:
     event: Any = None  # recorded at the end of the span
 
 
+class Meter:
+    """Counts and times the work of a device; this one fits a device that computes synchronously."""
+
+    emulated = False  # times are meaningless
+    asynchronous = False  # the host submits work and continues
+
+    def read(self, reported: dict[str, int]) -> dict[str, int]:
+        """The counters of a trace, from what the library itself has reported."""
+        return {"memory": reported.get("result_bytes", 0)}
+
+    def event(self) -> Any:
+        """A mark in the device's queue of work, if it has one."""
+        return None
+
+    def time_spans(self, first: Any, spans: Sequence[Span]) -> float:
+        """Replace times of the host by those between events; returns the seconds waited for it."""
+        return 0.0
+
+
 @dataclass
 class Tracer:
     """Collects the spans of one thread; ``meter`` counts and times on the traced device."""
 
-    meter: Any
+    meter: Meter
     spans: list[Span] = field(default_factory=list)
     stack: list[str] = field(default_factory=list)  # layers that are being called
     paths: dict[int, str] = field(default_factory=dict)

@@ -11,6 +11,7 @@ import numpy as np
 from tinynn.backend import tracing
 from tinynn.backend.cuda.errors import explaining
 from tinynn.backend.cuda.labels import LabelChecks
+from tinynn.backend.cuda.meter import meter
 from tinynn.backend.cuda.precision import apply_matmul_precision
 from tinynn.backend.cuda.tuning import BLOCKS_PER_MULTIPROCESSOR, MIN_ELEMENTS_PER_BLOCK
 from tinynn.backend.cuda.upload import UploadEngine
@@ -36,6 +37,10 @@ class CudaDevice(Backend):
     def session(self) -> AbstractContextManager[None]:
         """A context in which CuPy's errors are explained."""
         return explaining()
+
+    def meter(self) -> tracing.Meter:
+        """Counters and times of a trace."""
+        return meter(self.xp, self.index)
 
     def synchronize(self) -> None:
         """Wait for the current stream."""

@@ -237,6 +237,12 @@ def device_title(properties: dict[str, Any]) -> str:
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
+def is_emulated(cuda: Cuda, index: int) -> bool:
+    """Whether a CPU executes the kernels: counts are right, times meaningless."""
+    properties = cuda.cupy.cuda.runtime.getDeviceProperties(index)
+    return cuda.emulated or device_title(properties) == "CPU emulation of CUDA"
+
+
 def smoke_test(cuda: Cuda, index: int) -> None:
     """Compile a kernel and multiply two matrices; DeviceError if a device fails at that."""
     cupy = cuda.cupy
