@@ -12,7 +12,7 @@ import pytest
 from tinynn.backend import get_backend
 from tinynn.gpucheck import limits, parity
 from tinynn.gpucheck.__main__ import main
-from tinynn.gpucheck.cases import FUNCTIONS, KERNELS, Case
+from tinynn.gpucheck.cases import FUNCTIONS, KERNELS, OPTIMIZERS, Case
 
 
 @pytest.mark.parametrize("case", FUNCTIONS, ids=str)
@@ -22,8 +22,22 @@ def test_functions_agree_with_float64(case: Case, device: str) -> None:
     assert parity.error(results, expected) < parity.TOLERANCE["float32"]
 
 
+def test_optimizers_are_found_with_their_options() -> None:
+    options = {case.name: set(case.options) for case in OPTIMIZERS}
+    assert options["SGD"] == {"momentum", "nesterov", "weight_decay"}
+    assert options.keys() >= {"Adam", "AdamW", "RMSprop", "SGD"}
+
+
+@pytest.mark.parametrize("dtype", parity.TOLERANCE)
+@pytest.mark.parametrize("case", OPTIMIZERS, ids=str)
+def test_optimizers_agree_with_float64(case: Case, dtype: str, device: str) -> None:
+    expected = parity.run_optimizer(case, get_backend("cpu"), "float64")
+    results = parity.run_optimizer(case, get_backend(device), dtype)
+    assert parity.error(results, expected) < parity.TOLERANCE[dtype]
+
+
 def test_samples_are_exact_in_every_dtype() -> None:
-    for case in (*FUNCTIONS, *KERNELS):
+    for case in (*FUNCTIONS, *KERNELS, *OPTIMIZERS):
         for array in case.variables:
             np.testing.assert_array_equal(array.astype(np.float16), array)
 

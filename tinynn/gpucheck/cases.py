@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinynn import optim
 from tinynn.backend import Array, Backend, NeedsGrad, Window
 from tinynn.random import manual_seed
 
@@ -340,6 +342,27 @@ KERNELS = [
     *cases("accumulate_metrics", [(5, 3), _CLASSES]),
 ]
 # fmt: on
+
+
+# -- optimizers -----------------------------------------------------------------------------------
+
+
+def _optimizers() -> Iterator[Case]:
+    """Every optimizer with its defaults, and with all options on that are off by default."""
+    weights = [(70, 70), (3,), (1, 5)]
+    for name in optim.__all__:
+        kind = getattr(optim, name)
+        if isinstance(kind, type) and optim.Optimizer in kind.__mro__[1:]:
+            defaults = {key: option.default for key, option in signature(kind).parameters.items()}
+            options = {key: value is False or 0.5 for key, value in defaults.items() if value == 0}
+            yield from cases(name, [weights, weights], sample=positive)
+            yield from cases(name, [weights, weights], sample=positive, **options)
+
+
+OPTIMIZERS = list(_optimizers())
+
+
+# -- kernels that need the result of another one --------------------------------------------------
 
 
 def _normalize_gradient(b: Backend, grad: Array, x: Array, **options: Any) -> Any:

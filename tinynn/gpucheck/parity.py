@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from tinynn import functional as F
 from tinynn import optim
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, Backend, default_device, get_backend
-from tinynn.gpucheck.cases import CHAINED, FUNCTIONS, KERNELS, Case, flatten
+from tinynn.gpucheck.cases import CHAINED, FUNCTIONS, KERNELS, OPTIMIZERS, Case, flatten
 from tinynn.vision.models import face_cnn
 
 TOLERANCE = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-10}
@@ -61,13 +61,33 @@ def run_kernel(case: Case, backend: Backend, dtype: str) -> list[np.ndarray]:
 
 def run_function(case: Case, backend: Backend, dtype: str) -> list[np.ndarray]:
     """The outputs of a function and the gradients of its variables, for random output gradients."""
+    return _run(case, getattr(F, case.name), backend, dtype)
 
+
+def run_optimizer(case: Case, backend: Backend, dtype: str) -> list[np.ndarray]:
+    """The parameters and the optimizer state after three steps."""
+
+    def train(parameters: list[Tensor], grads: list[Tensor], **options: Any) -> list[Tensor]:
+        optimizer = getattr(optim, case.name)(parameters, 0.1, **options)
+        for factor in (1.0, -0.5, 2.0):
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad.detach() * factor
+            optimizer.step()
+        arrays = flatten([list(state.values()) for state in optimizer.state.values()])
+        return [*(parameter.detach() for parameter in parameters), *map(Tensor, arrays)]
+
+    return _run(case, train, backend, dtype)
+
+
+def _run(
+    case: Case, function: Callable[..., Any], backend: Backend, dtype: str
+) -> list[np.ndarray]:
     def tensor(array: np.ndarray, requires_grad: bool = False) -> Tensor:
         copy = array.astype(dtype) if array.dtype.kind == "f" else array
         return Tensor(backend.from_host(copy), requires_grad=requires_grad)
 
     variables = [tensor(array, requires_grad=True) for array in case.variables]
-    outputs = list(flatten(case.call(getattr(F, case.name), variables, tensor)))
+    outputs = list(flatten(case.call(function, variables, tensor)))
     rng = np.random.default_rng(0)
     for output in outputs:
         if output.requires_grad:
@@ -91,11 +111,12 @@ class Table(NamedTuple):
         return [case for case in self.cases if case.name == name]
 
 
+_CPU = get_backend("cpu")
+_DTYPES = ("float32", "float64", "float16")
 TABLES = {
-    "kernels": Table("kernel", KERNELS, run_kernel, REFERENCE, ("float32", "float64", "float16")),
-    "functions": Table(
-        "function and its gradients", FUNCTIONS, run_function, get_backend("cpu"), ("float32",)
-    ),
+    "kernels": Table("kernel", KERNELS, run_kernel, REFERENCE, _DTYPES),
+    "functions": Table("function and its gradients", FUNCTIONS, run_function, _CPU, _DTYPES[:1]),
+    "optimizers": Table("optimizer", OPTIMIZERS, run_optimizer, _CPU, _DTYPES),
 }
 
 
