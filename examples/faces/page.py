@@ -116,10 +116,10 @@ def _explanation(identify: Report, pictures: Sequence[Picture]) -> str:
 
 def _verdict(inside: float, area: float) -> str:
     if inside > 1.2 * area:
-        return "The network relies on the inner face more than on the rest of the image."
+        return "Per pixel, the inner face contributes more than the periphery (hair, background)."
     if inside < 0.8 * area:
-        return "The network relies on the periphery (hair, background) more than on the inner face."
-    return "The network relies on the periphery (hair, background) as much as on the inner face."
+        return "Per pixel, the periphery (hair, background) contributes more than the inner face."
+    return "Per pixel, the inner face contributes as much as the periphery (hair, background)."
 
 
 def _mistakes(pictures: Sequence[Picture]) -> str:

@@ -58,9 +58,9 @@ def test_mistakes_begin_with_the_most_confident() -> None:
 @pytest.mark.parametrize(
     ("inside", "words"),
     [
-        (0.5, "more than on the rest"),
-        (0.1, "more than on the inner face"),
-        (0.28, "as much as on the inner face"),
+        (0.5, "more than the periphery"),
+        (0.1, "more than the inner face"),
+        (0.28, "as much as"),
     ],
 )
 def test_the_page_says_it_in_words(inside: float, words: str) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 import tinynn
 from examples.faces import detection
-from tinynn import nn
+from tinynn import functional, nn
 from tinynn.vision import read_photo, write_photo
 
 ROOT = Path(__file__).parents[2]
@@ -401,6 +401,34 @@ def test_photos_are_read_one_at_a_time(
         write_photo(tmp_path / name, np.zeros((60, 60, 3), dtype=np.uint8))
     assert program("detect", "a.png", "b.png", "--weights", untrained).returncode == 0
     assert steps == ["read_photo", "write_photo"] * 2
+
+
+def test_the_weights_are_read_once_and_batch_norm_is_folded_once(
+    program: Program, tmp_path: Path, untrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    convolved: list[tinynn.Tensor] = []  # kept, so that no two of them share an id
+
+    def read_bytes(path: Path, original: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
+        read.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    for name in ("conv2d", "conv2d_relu_max_pool2d"):
+        original = getattr(functional, name)
+
+        def convolve(x: Any, weight: Any, *rest: Any, original: Any = original) -> Any:
+            convolved.append(weight)
+            return original(x, weight, *rest)
+
+        monkeypatch.setattr(functional, name, convolve)
+    for name in ("a.png", "b.png"):
+        write_photo(tmp_path / name, np.zeros((60, 60, 3), dtype=np.uint8))
+    assert program("detect", "a.png", "b.png", "--weights", untrained).returncode == 0
+    assert read.count("untrained.safetensors") == 1
+    layers = sum(isinstance(m, nn.Conv2d) for m in detection.face_network().modules())
+    assert len(convolved) >= 2 * 5 * layers  # five levels of each photo
+    assert len({id(weight) for weight in convolved}) == layers
 
 
 def test_one_person_is_too_few(program: Program, two_people: list[str]) -> None:

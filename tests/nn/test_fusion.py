@@ -127,6 +127,22 @@ class TestConstantWeights:
                 np.testing.assert_array_equal(model(x).numpy(), expected)
                 np.testing.assert_array_equal(model(x).numpy(), expected)
 
+    def test_an_inner_block_shares_the_folded_weights(self, monkeypatch: pytest.MonkeyPatch):
+        model = models()["conv norm"].eval()
+        weights = []
+
+        def convolution(x: tinynn.Tensor, weight: tinynn.Tensor, *options: object):
+            weights.append(weight)
+            return compute(x, weight, *options)
+
+        compute = F.conv2d
+        monkeypatch.setattr(F, "conv2d", convolution)
+        with tinynn.no_grad(), nn.constant_weights():
+            for _ in range(2):
+                with nn.constant_weights():
+                    model(tinynn.ones((1, 9, 11, 3)))
+        assert weights[0] is weights[1]
+
     def test_changes_count_again_after_the_block(self):
         model = models()["conv norm"].eval()
         x = tinynn.ones((1, 9, 11, 3))

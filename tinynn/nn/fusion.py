@@ -47,13 +47,15 @@ def constant_weights() -> Iterator[None]:
 
     In evaluation mode, a ``BatchNorm2d`` behind a ``Conv2d`` is folded into the weights of the
     convolution. Without the promise, that happens in every forward pass. The folded weights are
-    dropped at the end of the block, so they cannot become stale afterwards.
+    dropped at the end of the block, so they cannot become stale afterwards. An inner block shares
+    the folded weights of the outer one.
 
     Example:
         >>> with no_grad(), nn.constant_weights():
         ...     results = [model(image) for image in images]
     """
-    token = _folds.set({})
+    kept = _folds.get()
+    token = _folds.set({} if kept is None else kept)
     try:
         yield
     finally:
