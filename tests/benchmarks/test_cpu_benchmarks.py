@@ -111,7 +111,8 @@ def test_backward_passes_count_twice_but_for_the_first_layer() -> None:
     assert list(counted.values()) == [10, 10, 100, 200]
 
 
-def test_ideas_compute_the_same() -> None:
-    idea = cpu_ideas.by_rows(12, 4, 5)
-    np.testing.assert_allclose(idea.plain(), idea.better(), atol=1e-5)
-    assert len(cpu_ideas.gains(cpu_ideas.Idea("nothing", lambda: np.ones(9), lambda: 0), 2)) == 2
+def test_both_implementations_compute_the_same() -> None:
+    comparison = cpu_ideas.row_products(12, 4, 5)
+    np.testing.assert_allclose(comparison.baseline(), comparison.optimized(), atol=1e-5)
+    trivial = cpu_ideas.Comparison("trivial", lambda: np.ones(9), lambda: 0)
+    assert len(cpu_ideas.speedups(trivial, 2)) == 2
