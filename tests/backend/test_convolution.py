@@ -222,6 +222,12 @@ def test_updates_of_parameters_in_any_order_of_memory(device: str) -> None:
     start, grad = normal(3, 4, dtype="float64"), normal(4, 3, dtype="float64").T
     parameter = backend.from_host(start).T.copy().T  # columns first
     velocity = backend.xp.zeros_like(parameter)
-    backend.sgd_update([parameter], [backend.from_host(grad)], [velocity], 0.5, 0.9, False, 0.0)
+
+    def formula(p: Any, g: Any, v: Any) -> None:
+        v *= 0.9
+        v += g
+        p -= 0.5 * v
+
+    backend.update(formula, [[parameter], [backend.from_host(grad)], [velocity]])
     close(backend.to_host(parameter), start - 0.5 * grad)
     close(backend.to_host(velocity), grad)

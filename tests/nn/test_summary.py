@@ -1,4 +1,4 @@
-"""``tinynn.summary``: counts that can be verified on paper."""
+"""``tinynn.summary``: numbers that can be computed by hand."""
 
 import pytest
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinynn.backend import philox, tracing
+from tinynn.backend import formula, philox, tracing
+from tinynn.backend.formula import Formula
 from tinynn.backend.window import Window
 from tinynn.errors import LabelError
 
@@ -105,33 +105,20 @@ class Backend:
         """The array module's function of that name, of arrays and numbers that broadcast."""
         return getattr(self.xp, name)(*operands)
 
+    def evaluate(self, formula: Formula, *arrays: Array) -> Array:
+        """formula(*arrays), elementwise, for floating-point arrays of one shape and dtype.
+
+        See ``tinynn.backend.formula`` for what a formula may contain.
+        """
+        return formula(*arrays)
+
     def relu(self, x: Array) -> Array:
         """max(x, 0)."""
-        return self.xp.maximum(x, 0)
+        return self.evaluate(formula.relu, x)
 
     def relu_gradient(self, grad: Array, out: Array) -> Array:
-        """The gradient where the result of ``relu`` is positive, else 0."""
-        return grad * (out > 0)
-
-    def sigmoid(self, x: Array) -> Array:
-        """1 / (1 + exp(-x)) by way of tanh, which cannot overflow."""
-        return self.xp.tanh(x * 0.5) * 0.5 + 0.5
-
-    def softplus(self, x: Array) -> Array:
-        """log(1 + exp(x)) without overflow."""
-        return self.xp.logaddexp(x, x.dtype.type(0))
-
-    def erf(self, x: Array) -> Array:
-        """The error function, from a Chebyshev series in x² that is exact to rounding."""
-        xp = self.xp
-        clipped = xp.clip(x, -_ERF_LIMIT, _ERF_LIMIT)
-        t = clipped * clipped * (2 / _ERF_LIMIT**2) - 1
-        previous, current = xp.zeros_like(t), xp.zeros_like(t)
-        coefficients = _erf_coefficients()
-        for coefficient in coefficients[:0:-1]:  # Clenshaw's recurrence
-            previous, current = current, 2 * t * current - previous + coefficient
-        series = clipped * (t * current - previous + coefficients[0])
-        return xp.where(clipped == x, series, xp.sign(x))  # exactly 1 far out
+        """The VJP of ``relu``, whose result is ``out``: grad where out > 0, else 0."""
+        return self.evaluate(formula.relu_gradient, grad, out)
 
     # -- matrix products --------------------------------------------------------------------
 
@@ -530,91 +517,20 @@ class Backend:
         """x · mask · scale."""
         return (x * mask) * scale
 
-    # -- optimizer updates: in place, for lists; left out where ``skip`` is true --------------
+    # -- optimizer updates, in place --------------------------------------------------------
 
-    def sgd_update(
-        self,
-        parameters: Arrays,
-        grads: Arrays,
-        velocities: Arrays | None,
-        learning_rate: float,
-        momentum: float,
-        nesterov: bool,
-        weight_decay: float,
-        skip: Array | None = None,
+    def update(
+        self, formula: Formula, columns: Sequence[Arrays], skip: Array | None = None
     ) -> None:
-        """v = momentum·v + g;  p -= learning_rate · (g + momentum·v if nesterov else v)."""
+        """formula(*row) for each row of ``columns``; nothing where ``skip``, one bool, is true.
+
+        The columns are parameters, their gradients and the arrays of the optimizer's state. The
+        formula changes them in place; see ``tinynn.backend.formula`` for what it may contain.
+        """
         if skip is not None and skip:
             return
-        for i, (parameter, grad) in enumerate(zip(parameters, grads, strict=True)):
-            if weight_decay:
-                grad = grad + weight_decay * parameter
-            if velocities is not None:
-                velocity = velocities[i]
-                velocity *= momentum
-                velocity += grad
-                grad = grad + momentum * velocity if nesterov else velocity
-            parameter -= learning_rate * grad
-
-    def adam_update(
-        self,
-        parameters: Arrays,
-        grads: Arrays,
-        firsts: Arrays,
-        seconds: Arrays,
-        step: int,
-        learning_rate: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-        decoupled: bool,
-        skip: Array | None = None,
-    ) -> None:
-        """m = β₁m + (1-β₁)g;  v = β₂v + (1-β₂)g²;  p -= lr · m̂ / (√v̂ + eps)."""
-        if skip is not None and skip:
-            return
-        for parameter, grad, first, second in zip(parameters, grads, firsts, seconds, strict=True):
-            if weight_decay and decoupled:
-                parameter *= 1 - learning_rate * weight_decay
-            elif weight_decay:
-                grad = grad + weight_decay * parameter
-            first *= betas[0]
-            first += (1 - betas[0]) * grad
-            second *= betas[1]
-            second += (1 - betas[1]) * (grad * grad)
-            root = self.xp.sqrt(second)
-            root *= 1 / math.sqrt(1 - betas[1] ** step)
-            root += eps
-            parameter -= (learning_rate / (1 - betas[0] ** step)) * first / root
-
-    def rmsprop_update(
-        self,
-        parameters: Arrays,
-        grads: Arrays,
-        squares: Arrays,
-        velocities: Arrays | None,
-        learning_rate: float,
-        decay: float,
-        eps: float,
-        momentum: float,
-        weight_decay: float,
-        skip: Array | None = None,
-    ) -> None:
-        """s = decay·s + (1-decay)·g²;  v = momentum·v + g / (√s + eps);  p -= lr · v."""
-        if skip is not None and skip:
-            return
-        for i, (parameter, grad, square) in enumerate(zip(parameters, grads, squares, strict=True)):
-            if weight_decay:
-                grad = grad + weight_decay * parameter
-            square *= decay
-            square += (1 - decay) * (grad * grad)
-            direction = grad / (self.xp.sqrt(square) + eps)
-            if velocities is not None:
-                velocity = velocities[i]
-                velocity *= momentum
-                velocity += direction
-                direction = velocity
-            parameter -= learning_rate * direction
+        for arrays in zip(*columns, strict=True):
+            formula(*arrays)
 
     def unscale(self, grads: Arrays, factor: Array, found: Array) -> None:
         """Every gradient times the factor, in place; ``found`` becomes true if one overflowed."""
@@ -644,18 +560,3 @@ def label_error(classes: int, label: int, position: int, origin: str | None) -> 
         f"cross_entropy expects labels from 0 to {classes - 1} for {classes} classes, got {label} "
         f"at position {position} of {origin or 'the batch'}"
     )
-
-
-_ERF_LIMIT = 6.0  # erf(6) rounds to 1 in float64
-
-
-@cache
-def _erf_coefficients() -> list[float]:
-    """Chebyshev coefficients of erf(x) / x over x² in [0, 36], from ``math.erf``."""
-    from numpy.polynomial import chebyshev
-
-    def even_part(t: Any) -> Any:
-        x = np.sqrt((t + 1) / 2) * _ERF_LIMIT
-        return np.array([math.erf(v) / v if v else 2 / math.sqrt(math.pi) for v in x.tolist()])
-
-    return [float(c) for c in chebyshev.chebinterpolate(even_part, 48)]

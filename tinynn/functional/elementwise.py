@@ -1,11 +1,18 @@
-"""Functions of one tensor, element by element; among them the activations."""
+"""Functions of one tensor, element by element; the activations among them.
+
+An activation that should be one kernel is a formula, such as ``_sigmoid``, and its VJP.
+``backend.evaluate`` runs the formula: in chunks on a CPU, as one generated kernel on a GPU.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
 
 from tinynn.autograd import Operand, Tensor, record, record_with_output
-from tinynn.backend import Array
+from tinynn.backend import Array, formula
 from tinynn.errors import ArgumentError
 from tinynn.functional.arithmetic import where
 from tinynn.functional.operands import as_tensor
@@ -48,13 +55,13 @@ def exp(x: Operand) -> Tensor:
 
 
 def log(x: Operand) -> Tensor:
-    """The natural logarithm."""
+    """The natural logarithm of x."""
     x = _floating("log", x)
     return record("log", x.backend.elementwise("log", x.data), (x, lambda grad: grad / x))
 
 
 def sqrt(x: Operand) -> Tensor:
-    """The square root; its gradient at 0 is infinite."""
+    """√x; the gradient at 0 is infinite."""
     x = _floating("sqrt", x)
     out = x.backend.elementwise("sqrt", x.data)
     return record_with_output("sqrt", out, (x, lambda grad, out: grad * 0.5 / out))
@@ -94,11 +101,15 @@ def erf(x: Operand) -> Tensor:
     """The error function, 2/√π ∫₀ˣ exp(-t²) dt."""
     x = _floating("erf", x)
     scale = 2 / math.sqrt(math.pi)
-    return record("erf", x.backend.erf(x.data), (x, lambda grad: grad * (scale * exp(-square(x)))))
+    return record(
+        "erf",
+        x.backend.evaluate(formula.erf, x.data),
+        (x, lambda grad: grad * (scale * exp(-square(x)))),
+    )
 
 
 def clip(x: Operand, low: float | None = None, high: float | None = None) -> Tensor:
-    """x held between low and high; no gradient outside."""
+    """min(max(x, low), high); the gradient is 0 outside [low, high]."""
     x = as_tensor("clip", x)
     if low is None and high is None:
         raise ArgumentError("clip expects low, high or both")
@@ -120,36 +131,52 @@ def clip(x: Operand, low: float | None = None, high: float | None = None) -> Ten
 
 
 def relu(x: Operand) -> Tensor:
-    """max(x, 0); the gradient at 0 is 0. Nair and Hinton (2010)."""
+    """max(x, 0); the gradient at 0 is 0.
+
+    Nair and Hinton, "Rectified linear units improve restricted Boltzmann machines" (2010).
+    """
     x = as_tensor("relu", x)
     out = x.backend.relu(x.data)
     return record("relu", out, (x, lambda grad: relu_gradient(grad, out)))
 
 
 def relu_gradient(grad_out: Tensor, out: Array) -> Tensor:
-    """Linear in the gradient, so it is its own gradient."""
+    """The VJP of ``relu``, whose result is ``out``: linear in the gradient, so its own VJP."""
     data = grad_out.backend.relu_gradient(grad_out.data, out)
     return record("relu_gradient", data, (grad_out, lambda grad: relu_gradient(grad, out)))
 
 
 def leaky_relu(x: Operand, negative_slope: float = 0.01) -> Tensor:
-    """x where x > 0, else negative_slope · x. Maas, Hannun and Ng (2013)."""
+    """x for x > 0, else negative_slope · x.
+
+    Maas, Hannun and Ng, "Rectifier nonlinearities improve neural network acoustic models" (2013).
+    """
     x = _floating("leaky_relu", x)
     return where(x > 0, x, x * negative_slope)
 
 
 def elu(x: Operand, alpha: float = 1.0) -> Tensor:
-    """x where x > 0, else alpha · (exp(x) - 1). Clevert, Unterthiner and Hochreiter (2016)."""
+    """x for x > 0, else alpha · (exp(x) - 1).
+
+    Clevert, Unterthiner and Hochreiter, "Fast and accurate deep network learning by exponential
+    linear units" (2016).
+    """
     x = _floating("elu", x)
     positive = x > 0
     return where(positive, x, (exp(where(positive, 0.0, x)) - 1) * alpha)
 
 
+def _sigmoid(x: Any) -> Any:
+    return np.tanh(x * 0.5) * 0.5 + 0.5
+
+
 def sigmoid(x: Operand) -> Tensor:
-    """1 / (1 + exp(-x)), without overflow."""
+    """1 / (1 + exp(-x)), computed as (tanh(x / 2) + 1) / 2, which cannot overflow."""
     x = _floating("sigmoid", x)
     return record_with_output(
-        "sigmoid", x.backend.sigmoid(x.data), (x, lambda grad, out: grad * (out * (1 - out)))
+        "sigmoid",
+        x.backend.evaluate(_sigmoid, x.data),
+        (x, lambda grad, out: grad * (out * (1 - out))),
     )
 
 
@@ -161,10 +188,16 @@ def tanh(x: Operand) -> Tensor:
     )
 
 
+def _softplus(x: Any) -> Any:
+    return np.logaddexp(x, 0)
+
+
 def softplus(x: Operand) -> Tensor:
     """log(1 + exp(x)), without overflow."""
     x = _floating("softplus", x)
-    return record("softplus", x.backend.softplus(x.data), (x, lambda grad: grad * sigmoid(x)))
+    return record(
+        "softplus", x.backend.evaluate(_softplus, x.data), (x, lambda grad: grad * sigmoid(x))
+    )
 
 
 def log_sigmoid(x: Operand) -> Tensor:
@@ -173,15 +206,23 @@ def log_sigmoid(x: Operand) -> Tensor:
 
 
 def silu(x: Operand) -> Tensor:
-    """x · sigmoid(x), also called swish. Hendrycks and Gimpel (2016)."""
+    """x · sigmoid(x), also called swish.
+
+    Hendrycks and Gimpel, "Gaussian error linear units" (2016).
+    """
     x = _floating("silu", x)
     return x * sigmoid(x)
 
 
 def gelu(x: Operand, approximate: str = "none") -> Tensor:
-    """x · Φ(x) with the normal distribution's Φ. Hendrycks and Gimpel (2016).
+    """x · Φ(x), with the cumulative distribution function Φ of the standard normal distribution.
 
-    ``approximate="tanh"`` uses their formula with tanh, good to about 1e-3.
+    Hendrycks and Gimpel, "Gaussian error linear units" (2016).
+
+    Args:
+        x: A tensor.
+        approximate: "none", or "tanh" for the approximation of the paper, with an error of about
+            1e-3.
     """
     x = _floating("gelu", x)
     if approximate == "none":

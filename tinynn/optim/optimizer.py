@@ -1,4 +1,4 @@
-"""What all optimizers share: the parameters by path, the step count, the learning rate."""
+"""``Optimizer``: parameters and state by path, the step count, the learning rate."""
 
 from __future__ import annotations
 
@@ -17,14 +17,23 @@ __all__ = ["Optimizer", "Schedule"]
 
 Schedule = Callable[[int], float]
 LearningRate = float | Schedule
+State = dict[str, Array]
 
 
 class Optimizer:
-    """Changes parameters in place by their gradients.
+    """Base of all optimizers: updates parameters in place by their gradients.
 
-    ``parameters`` is a module, a mapping from paths to tensors, or an iterable of tensors.
-    ``learning_rate`` is a number, or a function of the number of steps taken so far. A subclass
-    gives its arrays in ``init_single`` and its formula in ``update``.
+    A subclass writes its formula in ``apply_single`` and, if it keeps arrays from step to step,
+    creates them in ``init_single``. NumPy and CUDA run the same formula, and the state is saved and
+    restored by name.
+
+    >>> class SignSGD(optim.Optimizer):
+    ...     def apply_single(self, p, g, state, learning_rate, step):
+    ...         p -= learning_rate * np.sign(g)
+
+    Args:
+        parameters: A module, a mapping from paths to tensors, or an iterable of tensors.
+        learning_rate: A number, or a schedule: a function of the number of steps taken so far.
     """
 
     def __init__(self, parameters: Any, learning_rate: LearningRate) -> None:
@@ -38,16 +47,18 @@ class Optimizer:
             )
         for path, parameter in parameters.items():
             if not isinstance(parameter, Tensor) or not parameter.is_leaf:
-                raise ArgumentError(f"parameter {path!r} is no leaf tensor: {parameter!r:.80}")
+                raise ArgumentError(f"parameter {path!r} is not a leaf tensor: {parameter!r:.80}")
         if len({id(parameter) for parameter in parameters.values()}) < len(parameters):
             raise ArgumentError("an optimizer expects each parameter once, got one of them twice")
         if not callable(learning_rate) and not _is_positive(learning_rate):
-            raise ArgumentError(f"a learning rate is a number > 0, got {learning_rate!r}")
+            raise ArgumentError(
+                f"an optimizer expects a learning rate > 0 or a schedule, got {learning_rate!r}"
+            )
         self.parameters: dict[str, Tensor] = dict(parameters)
         self.schedule = learning_rate
         self.steps = 0
-        self.state: dict[str, dict[str, Array]] = {}
-        self.updates: dict[str, int] = {}  # by path: a parameter may join or pause
+        self.state: dict[str, State] = {}
+        self.updates: dict[str, int] = {}  # by path: a parameter may join later, or pause
 
     @property
     def learning_rate(self) -> float:
@@ -59,58 +70,73 @@ class Optimizer:
         self.schedule = value
 
     def zero_grad(self) -> None:
-        """Forget the gradients of all parameters."""
+        """Clear the gradients of all parameters."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def step(self, skip: Array | None = None) -> None:
         """Update every parameter that has a gradient.
 
-        ``skip``, an array of one bool, leaves parameters as they are if it is true; a GPU looks at
-        it by itself.
+        Args:
+            skip: An array of one bool on the parameters' device. Where it is true, parameters and
+                state stay unchanged; a GPU decides without a synchronization.
+
+        Raises:
+            GradientError: If no parameter has a gradient.
         """
         rate = self.learning_rate
-        alike: dict[tuple[Any, ...], list[str]] = {}  # paths that one call of the formula serves
+        groups: dict[tuple[Backend, np.dtype[Any], int], list[str]] = {}  # one kernel call each
         for path, parameter in self.parameters.items():
             if parameter.grad is None or not parameter.requires_grad:
                 continue
             if path not in self.state:
                 self.state[path] = self.init_single(parameter)
-            self.updates[path] = count = self.updates.get(path, 0) + 1
-            alike.setdefault((parameter.backend, parameter.dtype, count), []).append(path)
-        if not alike:
+            self.updates[path] = step = self.updates.get(path, 0) + 1
+            groups.setdefault((parameter.backend, parameter.dtype, step), []).append(path)
+        if not groups:
             raise GradientError("optimizer.step() found no gradients: call loss.backward() first")
-        for (backend, _, count), paths in alike.items():
-            tensors = [self.parameters[path] for path in paths]
-            grads = [tensor.grad.data for tensor in tensors if tensor.grad is not None]
-            state = {
-                name: [self.state[path][name] for path in paths] for name in self.state[paths[0]]
-            }
+        for (backend, _, step), paths in groups.items():
             with tracing.span(f"{type(self).__name__} step"):
-                self.update(backend, [t.data for t in tensors], grads, state, rate, count, skip)
+                self._apply(backend, paths, rate, step, skip)
         self.steps += 1
 
-    def init_single(self, parameter: Tensor) -> dict[str, Array]:
-        """The arrays that the formula keeps for one parameter."""
+    def _apply(
+        self, backend: Backend, paths: list[str], rate: float, step: int, skip: Array | None
+    ) -> None:
+        """Apply the formula to parameters of one device, dtype and number of updates."""
+        names = list(self.state[paths[0]])
+
+        def formula(p: Array, g: Array, *state: Array) -> None:
+            self.apply_single(p, g, dict(zip(names, state, strict=True)), rate, step)
+
+        tensors = [self.parameters[path] for path in paths]
+        grads = [tensor.grad.data for tensor in tensors if tensor.grad is not None]
+        states = ([self.state[path][name] for path in paths] for name in names)
+        backend.update(formula, [[tensor.data for tensor in tensors], grads, *states], skip)
+
+    def init_single(self, parameter: Tensor) -> State:
+        """The arrays by name that the formula keeps for one parameter: none, unless overridden."""
         return {}
 
-    def update(
-        self,
-        backend: Backend,
-        parameters: list[Array],
-        grads: list[Array],
-        state: dict[str, list[Array]],
-        learning_rate: float,
-        count: int,
-        skip: Array | None,
+    def apply_single(
+        self, p: Array, g: Array, state: State, learning_rate: float, step: int
     ) -> None:
-        """Apply the formula to parameters, in place; ``count`` is 1 for their first update."""
-        raise NotImplementedError
+        """Update one parameter and its state in place, elementwise.
+
+        Args:
+            p: The parameter, or a part of it. Only operations that ``tinynn.backend.formula``
+                lists: on a GPU they become one kernel.
+            g: Its gradient, which must stay unchanged.
+            state: The arrays of ``init_single``.
+            learning_rate: The learning rate of this step.
+            step: 1 for the first update of this parameter.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no apply_single()")
 
     # -- state --------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The numbers of steps and updates and, by path and name, the arrays on the host."""
+        """Step counts and, by path and name, the state arrays on the host, read-only."""
         arrays = {
             f"{path}.{name}": read_only(self.parameters[path].backend.to_host(array))
             for path, entry in self.state.items()
@@ -119,12 +145,16 @@ class Optimizer:
         return {"steps": self.steps, "updates": dict(self.updates), "arrays": arrays}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what ``state_dict`` returned; FileFormatError where it does not fit."""
+        """Continue from what ``state_dict`` returned.
+
+        Raises:
+            FileFormatError: If the state is of another model or another kind of optimizer.
+        """
         if not {"steps", "updates", "arrays"} <= set(state):
             raise FileFormatError(
                 f"an optimizer's state has steps, updates and arrays, got {sorted(state)}"
             )
-        restored: dict[str, dict[str, Array]] = {}
+        restored: dict[str, State] = {}
         for key, array in state["arrays"].items():
             path, _, name = key.rpartition(".")
             parameter = self.parameters.get(path)

@@ -50,6 +50,7 @@ class NumpyBackend(Backend):
     batch_norm = normalization.batch_norm
     batch_norm_gradient = normalization.batch_norm_gradient
 
+    evaluate = elementwise.evaluate
     relu = elementwise.relu
     relu_gradient = elementwise.relu_gradient
     elementwise = elementwise.elementwise  # last: it hides the module from here on
@@ -59,9 +60,7 @@ class NumpyBackend(Backend):
     scatter_add = indexing.scatter_add
     random_bits = random.random_bits
 
-    sgd_update = update.sgd_update
-    adam_update = update.adam_update
-    rmsprop_update = update.rmsprop_update
+    update = update.update  # last: it hides the module from here on
 
     def __init__(self) -> None:
         buffers.keep_freed_memory()

@@ -22,6 +22,7 @@ import numpy as np
 from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.buffers import aligned
 from tinynn.backend.cpu.threads import parallel
+from tinynn.backend.formula import Formula
 from tinynn.backend.reference import Array, Backend
 
 # -- kernels --------------------------------------------------------------------------------------
@@ -41,6 +42,19 @@ def elementwise(backend: Backend, name: str, *operands: Any) -> Array:
         first = (o.flat[:1] if isinstance(o, np.ndarray) else o for o in operands)
         dtype = function(*first).dtype
     return in_chunks(function, dtype, *operands)
+
+
+def evaluate(backend: Backend, formula: Formula, *arrays: Array) -> Array:
+    """In chunks where the arrays are large, so that the formula's later passes hit the cache."""
+    if arrays[0].size < 2 * tuning.CHUNK or any(
+        array.shape != arrays[0].shape or not array.flags.c_contiguous for array in arrays
+    ):
+        return formula(*arrays)
+
+    def into(*chunks: Array, out: Array) -> None:
+        out[...] = formula(*chunks)
+
+    return in_chunks(into, arrays[0].dtype, *arrays)
 
 
 def relu(backend: Backend, x: Array) -> Array:

@@ -2,73 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.threads import parallel
-from tinynn.backend.reference import Arrays, Backend
+from tinynn.backend.formula import Formula
+from tinynn.backend.reference import Array, Arrays, Backend
 
 
-def sgd_update(
-    backend: Backend, parameters: Arrays, grads: Arrays, velocities: Any, *rest: Any, **named: Any
+def update(
+    backend: Backend, formula: Formula, columns: Sequence[Arrays], skip: Array | None = None
 ) -> None:
-    """In chunks."""
-    _update(backend, Backend.sgd_update, (parameters, grads, velocities), rest, named)
-
-
-def adam_update(
-    backend: Backend,
-    parameters: Arrays,
-    grads: Arrays,
-    firsts: Arrays,
-    seconds: Arrays,
-    *rest: Any,
-    **named: Any,
-) -> None:
-    """In chunks."""
-    _update(backend, Backend.adam_update, (parameters, grads, firsts, seconds), rest, named)
-
-
-def rmsprop_update(
-    backend: Backend,
-    parameters: Arrays,
-    grads: Arrays,
-    squares: Arrays,
-    velocities: Any,
-    *rest: Any,
-    **named: Any,
-) -> None:
-    """In chunks."""
-    _update(backend, Backend.rmsprop_update, (parameters, grads, squares, velocities), rest, named)
-
-
-def _update(
-    backend: Backend,
-    kernel: Callable[..., None],
-    lists: tuple[Any, ...],
-    rest: tuple[Any, ...],
-    named: dict[str, Any],
-) -> None:
-    """Run the reference's update on chunks of large arrays, so that its passes hit the cache."""
-    large = sum(array.size for array in lists[0]) >= tuning.UPDATE_PARALLEL_FROM
+    """In chunks of large arrays, so that the formula's later passes find them in the cache."""
+    if skip is not None and skip:
+        return
+    large = sum(array.size for array in columns[0]) >= tuning.UPDATE_PARALLEL_FROM
     step = tuning.UPDATE_CHUNK_PARALLEL if large else tuning.UPDATE_CHUNK
-    pieces = []
-    for arrays in zip(*([None] * len(lists[0]) if a is None else a for a in lists), strict=True):
+    pieces: list[tuple[Array, ...]] = []
+    for arrays in zip(*columns, strict=True):
         size = arrays[0].size
-        if size < 2 * step or not all(a is None or a.flags.c_contiguous for a in arrays):
+        if size < 2 * step or not all(array.flags.c_contiguous for array in arrays):
             pieces.append(arrays)
             continue
-        flat = [None if a is None else a.reshape(-1) for a in arrays]
-        for start in range(0, size, step):
-            part = slice(start, start + step)
-            pieces.append(tuple(None if a is None else a[part] for a in flat))
-
-    def work(piece: tuple[Any, ...]) -> None:
-        kernel(backend, *(None if a is None else [a] for a in piece), *rest, **named)
-
+        flat = [array.reshape(-1) for array in arrays]
+        parts = (slice(start, start + step) for start in range(0, size, step))
+        pieces += [tuple(array[part] for array in flat) for part in parts]
     if large:
-        parallel(work, pieces)
+        parallel(lambda piece: formula(*piece), pieces)
     else:
         for piece in pieces:
-            work(piece)
+            formula(*piece)

@@ -48,21 +48,15 @@ class CupyBackend(CudaDevice):
     check_labels = softmax.check_labels
     accumulate_metrics = metrics.accumulate_metrics
 
-    relu = elementwise.relu
-    relu_gradient = elementwise.relu_gradient
-    sigmoid = elementwise.sigmoid
-    softplus = elementwise.softplus
-    erf = elementwise.erf
+    evaluate = elementwise.evaluate
     add_bias = elementwise.add_bias
 
     random_bits = random.random_bits
     dropout = random.dropout
     masked = random.masked
 
-    sgd_update = update.sgd_update
-    adam_update = update.adam_update
-    rmsprop_update = update.rmsprop_update
     unscale = update.unscale
+    update = update.update  # last: it hides the module from here on
 
 
 __all__ = ["CupyBackend"]

@@ -1,58 +1,56 @@
-"""Elementwise functions that the reference makes of several."""
+"""Elementwise kernels: a formula becomes one kernel, generated when it is first used."""
 
 from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from tinynn.backend.cuda.device import CudaDevice
-from tinynn.backend.cuda.launch import DTYPES, THREADS, blocks_for, kernel
+from tinynn.backend.cuda.launch import DTYPES, THREADS, KernelFile, blocks_for, kernel, scalar
+from tinynn.backend.formula import Formula, Trace
 from tinynn.backend.reference import Array, Backend
 
-
-def relu(backend: CudaDevice, x: Array) -> Array:
-    """max(x, 0)."""
-    return _unary(backend, "relu", x) if x.dtype.name in DTYPES else Backend.relu(backend, x)
+_kernels = KernelFile("elementwise")
 
 
-def relu_gradient(backend: CudaDevice, grad: Array, out: Array) -> Array:
-    """The gradient where the result of ``relu`` is positive, else 0."""
-    grad, out = backend.contiguous(grad), backend.contiguous(out)
-    result = backend.xp.empty_like(grad)
-    if grad.size:
-        launch = kernel("elementwise", "relu_gradient", grad.dtype.name)
-        launch(blocks_for(grad.size), (THREADS,), (grad, out, grad.size, result))
-    return result
-
-
-def sigmoid(backend: CudaDevice, x: Array) -> Array:
-    """1 / (1 + exp(-x))."""
-    return _unary(backend, "sigmoid", x)
-
-
-def softplus(backend: CudaDevice, x: Array) -> Array:
-    """log(1 + exp(x))."""
-    return _unary(backend, "softplus", x)
-
-
-def erf(backend: CudaDevice, x: Array) -> Array:
-    """The error function of CUDA's own library."""
-    return _unary(backend, "error_function", x)
+def evaluate(backend: CudaDevice, formula: Formula, *arrays: Array) -> Array:
+    """formula(*arrays) in one launch; operation by operation for other dtypes than DTYPES."""
+    if arrays[0].dtype.name not in DTYPES:
+        return Backend.evaluate(backend, formula, *arrays)
+    arrays = tuple(backend.contiguous(array) for array in arrays)
+    out = backend.xp.empty_like(arrays[0])
+    if out.size:
+        code, numbers = _traced(formula, len(arrays))
+        launch = kernel("elementwise", "evaluate", out.dtype, code)
+        constants = [scalar(number, out) for number in numbers]
+        launch(blocks_for(out.size), (THREADS,), (*arrays, *constants, out.size, out))
+    return out
 
 
 def add_bias(backend: CudaDevice, out: Array, bias: Array) -> Array:
-    """The bias added to the last axis, in place."""
-    if out.size:
-        launch = kernel("elementwise", "add_bias", out.dtype.name)
-        columns = np.int32(out.shape[-1])
-        arguments = (out, backend.contiguous(bias), out.size, columns)
-        launch(blocks_for(out.size), (THREADS,), arguments)
+    """out += bias along the last axis."""
+    columns = np.int32(out.shape[-1])
+    bias = backend.contiguous(bias)
+    _kernels.for_each("add_bias", out.dtype, out.size, out, bias, out.size, columns)
     return out
 
 
-def _unary(backend: CudaDevice, name: str, x: Array) -> Array:
-    x = backend.contiguous(x)
-    out = backend.xp.empty_like(x)
-    if x.size:
-        launch = kernel("elementwise", name, x.dtype.name)
-        launch(blocks_for(x.size), (THREADS,), (x, x.size, out))
-    return out
+@lru_cache(maxsize=256)
+def _traced(formula: Formula, count: int) -> tuple[str, list[Any]]:
+    trace = Trace(formula, count)
+    return source(trace), trace.numbers
+
+
+def source(trace: Trace) -> str:
+    """The CUDA kernel of a formula that returns its result."""
+    inputs = "".join(f"const SCALAR* a{i}, " for i in range(trace.arrays))
+    return f"""
+extern "C" __global__ void evaluate({inputs}{trace.parameters}long long count, SCALAR* out) {{
+    for (long long i = FIRST; i < count; i += ALL) {{
+        {trace.body}
+        store(out + i, {trace.result});
+    }}
+}}
+"""

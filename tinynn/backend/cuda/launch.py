@@ -65,9 +65,15 @@ class KernelFile:
 
 
 @cache
-def kernel(file: str, name: str, dtype: Any, **macros: int) -> Callable[..., None]:
-    """One compiled kernel: call it with (grid, block, arguments)."""
-    function = _module(file, np.dtype(dtype).name, tuple(macros.items())).get_function(name)
+def kernel(
+    file: str, name: str, dtype: Any, generated: str = "", **macros: int
+) -> Callable[..., None]:
+    """One compiled kernel: call it with (grid, block, arguments).
+
+    ``generated`` is source text that is appended to the file.
+    """
+    module = _module(file, np.dtype(dtype).name, tuple(macros.items()), generated)
+    function = module.get_function(name)
 
     def launch(*arguments: Any) -> None:
         if tracing.active is not None:
@@ -78,12 +84,12 @@ def kernel(file: str, name: str, dtype: Any, **macros: int) -> Callable[..., Non
 
 
 @cache
-def _module(file: str, dtype: str, macros: tuple[tuple[str, int], ...]) -> Any:
+def _module(file: str, dtype: str, macros: tuple[tuple[str, int], ...], generated: str) -> Any:
     import cupy
 
     if dict(macros) not in VARIANTS[file]:
         raise ValueError(f"VARIANTS[{file!r}] does not list {dict(macros)}")
-    return cupy.RawModule(code=source(file), options=options(dtype, dict(macros)))
+    return cupy.RawModule(code=source(file) + generated, options=options(dtype, dict(macros)))
 
 
 def source(file: str) -> str:

@@ -1,144 +1,97 @@
-"""Optimizer steps on a GPU: all parameters of one dtype in one launch."""
+"""Optimizer updates: all parameters of one dtype in one launch, whatever the formula."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from itertools import accumulate as running_sum
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from tinynn.backend.cuda.device import CudaDevice
 from tinynn.backend.cuda.launch import THREADS, kernel, scalar
-from tinynn.backend.reference import Array
+from tinynn.backend.formula import Formula, Trace
+from tinynn.backend.reference import Array, Arrays
 
-_MOST = 64  # parameters of a launch: MOST in update.cu
-_EACH = 4096  # elements of a block: EACH there
-_TABLE = np.dtype(  # the struct Table there
-    [(name, np.uint64, _MOST) for name in ("parameter", "grad", "first", "second")]
-    + [("size", np.int64, _MOST), ("end", np.int32, _MOST), ("count", np.int32)],
-    align=True,
-)
-
-Arrays = Sequence[Array]
+_PARAMETERS = 64  # of one launch: PARAMETERS in update.cu
+_BLOCK_ELEMENTS = 4096  # elements of one block: BLOCK_ELEMENTS in update.cu
 
 
-def sgd_update(
-    backend: CudaDevice,
-    parameters: Arrays,
-    grads: Arrays,
-    velocities: Arrays | None,
-    learning_rate: float,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    skip: Array | None = None,
+def update(
+    backend: CudaDevice, formula: Formula, columns: Sequence[Arrays], skip: Array | None = None
 ) -> None:
-    """SGD."""
-    if velocities is None:
-        momentum = 0
-    numbers = (learning_rate, momentum, np.int32(nesterov), weight_decay)
-    _update(backend, "sgd", (parameters, grads, velocities or ()), numbers, skip)
-
-
-def adam_update(
-    backend: CudaDevice,
-    parameters: Arrays,
-    grads: Arrays,
-    firsts: Arrays,
-    seconds: Arrays,
-    step: int,
-    learning_rate: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    skip: Array | None = None,
-) -> None:
-    """Adam and AdamW."""
-    numbers = (
-        learning_rate / (1 - betas[0] ** step),
-        betas[0],
-        1 - betas[0],
-        betas[1],
-        1 - betas[1],
-        1 / math.sqrt(1 - betas[1] ** step),
-        eps,
-        0 if decoupled else weight_decay,
-        1 - learning_rate * weight_decay if decoupled else 1,
-    )
-    _update(backend, "adam", (parameters, grads, firsts, seconds), numbers, skip)
-
-
-def rmsprop_update(
-    backend: CudaDevice,
-    parameters: Arrays,
-    grads: Arrays,
-    squares: Arrays,
-    velocities: Arrays | None,
-    learning_rate: float,
-    decay: float,
-    eps: float,
-    momentum: float,
-    weight_decay: float,
-    skip: Array | None = None,
-) -> None:
-    """RMSprop."""
-    if velocities is None:
-        momentum = 0
-    numbers = (learning_rate, decay, 1 - decay, eps, momentum, weight_decay)
-    _update(backend, "rmsprop", (parameters, grads, squares, velocities or ()), numbers, skip)
+    """Trace the formula with the hyperparameters of this step; its code is compiled once."""
+    trace = Trace(formula, len(columns))
+    parameters = columns[0]
+    launch = kernel("update", "update", parameters[0].dtype, source(trace))
+    constants = [scalar(number, parameters[0]) for number in trace.numbers]
+    copies = [[backend.contiguous(array) for array in column] for column in columns]
+    for table, blocks in _tables(copies):
+        launch((blocks,), (THREADS,), (table, *constants, 0 if skip is None else skip))
+    _write_back(columns, copies)
 
 
 def unscale(backend: CudaDevice, grads: Arrays, factor: Array, found: Array) -> None:
-    """Every gradient times the factor, in place; ``found`` becomes true if one overflowed."""
+    """grads *= factor; ``found`` becomes true if a product is not finite."""
     factor = backend.xp.asarray(factor, dtype="float64" if grads[0].itemsize == 8 else "float32")
-    launch = kernel("update", "unscale", grads[0].dtype.name)
+    launch = kernel("update", "unscale", grads[0].dtype)
     copies = [backend.contiguous(grad) for grad in grads]
-    for table, blocks in _tables((copies, copies)):
+    for table, blocks in _tables([copies]):
         launch((blocks,), (THREADS,), (table, factor, found))
-    _put_back((grads,), [copies])
+    _write_back([grads], [copies])
 
 
-def _update(
-    backend: CudaDevice,
-    name: str,
-    columns: tuple[Arrays, ...],
-    numbers: tuple[Any, ...],
-    skip: Array | None,
-) -> None:
-    parameters = columns[0]
-    launch = kernel("update", name, parameters[0].dtype.name)
-    plain = [n if isinstance(n, np.int32) else scalar(n, parameters[0]) for n in numbers]
-    copies = [[backend.contiguous(array) for array in column] for column in columns]
-    for table, blocks in _tables(tuple(copies)):
-        launch((blocks,), (THREADS,), (table, *plain, 0 if skip is None else skip))
-    _put_back(columns, copies)
+def source(trace: Trace) -> str:
+    """The CUDA kernel of a formula that changes its arrays in place."""
+    columns = range(trace.arrays)
+    arrays = " ".join(f"SCALAR* const a{i} = address(table, {i}, span);" for i in columns)
+    stores = " ".join(f"store(a{i} + i, x{i});" for i in trace.changed)
+    parameters = f"const Table<{trace.arrays}> table, {trace.parameters}const bool* skip"
+    return f"""
+extern "C" __global__ void update({parameters}) {{
+    if (skip && *skip) return;
+    const Span span = span_of(table);
+    {arrays}
+    for (long long i = span.begin; i < span.end; i += blockDim.x) {{
+        {trace.body}
+        {stores}
+    }}
+}}
+"""
 
 
-def _put_back(columns: tuple[Arrays, ...], copies: list[list[Array]]) -> None:
-    """What was computed in a copy, because its elements do not lie side by side in order."""
+def _write_back(columns: Sequence[Arrays], copies: Sequence[Arrays]) -> None:
+    """Copy the results to arrays that are not contiguous, which were computed in a copy."""
     for column, computed in zip(columns, copies, strict=True):
         for array, copy in zip(column, computed, strict=True):
             if copy is not array:
                 array[...] = copy
 
 
-def _tables(columns: tuple[Arrays, ...]) -> Any:
-    """The addresses and sizes of up to _MOST parameters at a time, and how many blocks they need.
+@cache
+def _layout(columns: int) -> np.dtype[Any]:
+    """The struct ``Table<columns>`` of update.cu."""
+    return np.dtype(
+        [
+            ("address", np.uint64, (columns, _PARAMETERS)),
+            ("size", np.int64, _PARAMETERS),
+            ("end", np.int32, _PARAMETERS),
+        ],
+        align=True,
+    )
 
-    Parameters are contiguous, and so is what belongs to them.
-    """
-    for start in range(0, len(columns[0]), _MOST):
-        part = [column[start : start + _MOST] for column in columns]
-        table = np.zeros((), _TABLE)
-        for name, arrays in zip(("parameter", "grad", "first", "second"), part, strict=False):
-            table[name][: len(arrays)] = [array.data.ptr for array in arrays]
+
+def _tables(columns: Sequence[Arrays]) -> Iterator[tuple[np.ndarray[Any, Any], int]]:
+    """For each launch, the table of up to _PARAMETERS parameters and the number of blocks."""
+    for start in range(0, len(columns[0]), _PARAMETERS):
+        part = [column[start : start + _PARAMETERS] for column in columns]
+        count = len(part[0])
+        table = np.zeros((), _layout(len(columns)))
         sizes = [array.size for array in part[0]]
-        ends = list(running_sum(-(-size // _EACH) for size in sizes))
-        table["size"][: len(sizes)] = sizes
-        table["end"][: len(sizes)] = ends
-        table["count"] = len(sizes)
+        ends = list(accumulate(-(-size // _BLOCK_ELEMENTS) for size in sizes))
+        table["address"][:, :count] = [[array.data.ptr for array in column] for column in part]
+        table["size"][:count] = sizes
+        table["end"][:count] = ends
         if ends[-1]:
             yield table, ends[-1]
