@@ -1,7 +1,7 @@
-"""What safety costs while a network trains: checkpoints, and the guard against NaN.
+"""Overhead of checkpoints and of the guard against NaN during training.
 
-Steps of the face CNN with and without, by turns in one run. Checkpoints go to a folder of this
-machine, in the background, as fit() writes them.
+Alternates training steps of a model with and without them, in one process. Checkpoints are written
+to a local folder in the background, as fit() does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Step = Callable[[], None]
 
 
 class Training:
-    """A network, an optimizer, a batch that is there already."""
+    """A model, an optimizer, and one batch in memory."""
 
     def __init__(self, name: str, batch: int) -> None:
         tinynn.manual_seed(0)
@@ -41,13 +41,13 @@ class Training:
         self.meter = MetricAccumulator()
 
     def plain(self) -> None:
-        """A step as one writes it by hand."""
+        """A minimal training step."""
         self.optimizer.zero_grad()
         F.cross_entropy(self.model(self.images), self.labels).backward()
         self.optimizer.step()
 
     def guarded(self) -> None:
-        """A step as in fit: figures are added up, and the first NaN stops the updates."""
+        """A step as in fit: metrics are accumulated, and the first NaN stops the updates."""
         self.optimizer.zero_grad()
         logits = self.model(self.images)
         loss = F.cross_entropy(logits, self.labels)
@@ -58,14 +58,14 @@ class Training:
 
 
 def seconds(work: Step) -> float:
-    """How long it took."""
+    """The wall time of one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def guard(training: Training, rounds: int) -> dict[str, Any]:
-    """The median of step pairs, as a share of a plain step, with the quartiles."""
+    """Overhead of the guard relative to a plain step: median and quartiles over pairs of steps."""
     training.plain()
     training.guarded()
     pairs = []
@@ -78,7 +78,7 @@ def guard(training: Training, rounds: int) -> dict[str, Any]:
 
 
 def checkpoints(training: Training, rounds: int, block: int, every: float) -> dict[str, Any]:
-    """What one checkpoint adds to a block of steps, and its share of a run with one each time."""
+    """Time that one checkpoint adds to a block of steps, and its share of the training time."""
     added, plain = [], []
     with tempfile.TemporaryDirectory() as folder, Checkpoints(folder, every=1e9) as saved:
         saved.track(model=training.model, optimizer=training.optimizer)
@@ -116,23 +116,28 @@ def checkpoints(training: Training, rounds: int, block: int, every: float) -> di
 
 
 def quartiles(values: list[float]) -> list[float]:
-    """The first and the third."""
+    """The first and the third quartile."""
     cuts = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
     return [cuts[0], cuts[2]]
 
 
 def main() -> int:
-    """Measure and print."""
+    """Run the benchmark and print its results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
     add("--model", choices=[*MODELS], default="face CNN")
-    add("--batch", type=positive, default=64, help="images in a batch")
-    add("--rounds", type=positive, default=40, help="pairs of blocks; steps: ten times as many")
-    add("--block", type=positive, default=10, help="steps around a checkpoint")
-    add("--every", type=float, default=60.0, help="seconds between two checkpoints of a run")
-    add("--json", metavar="FILE", help="write the figures to a file")
+    add("--batch", type=positive, default=64, help="batch size")
+    add(
+        "--rounds",
+        type=positive,
+        default=40,
+        help="pairs of blocks; ten times as many pairs of steps",
+    )
+    add("--block", type=positive, default=10, help="steps per block")
+    add("--every", type=float, default=60.0, help="checkpoint interval in seconds")
+    add("--json", metavar="FILE", help="write the results to a file")
     options = parser.parse_args()
     training = Training(options.model, options.batch)
     found = {
@@ -142,15 +147,15 @@ def main() -> int:
     low, high = found["guard"]["quartiles"]
     print(f"{options.model}, batch {options.batch}, {tinynn.get_num_threads()} threads")
     print(
-        f"guard and figures: {found['guard']['share']:+.2%} of a step, half of the pairs between "
+        f"guard and metrics: {found['guard']['share']:+.2%} of a step, half of the pairs between "
         f"{low:+.2%} and {high:+.2%}"
     )
     cost = found["checkpoint"]
     low, high = cost["quartiles"]
     print(
         f"a checkpoint of {cost['bytes'] / 1e6:.1f} MB takes the time of {cost['steps']:.2f} "
-        f"steps: {cost['share']:.3%} of the run with one every {options.every:g} s, half of them "
-        f"between {low:.3%} and {high:.3%}"
+        f"steps: {cost['share']:.3%} of the training time with one every {options.every:g} s, "
+        f"half of them between {low:.3%} and {high:.3%}"
     )
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

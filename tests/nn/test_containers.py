@@ -1,4 +1,4 @@
-"""Modules that hold modules."""
+"""Containers."""
 
 import pytest
 
@@ -23,7 +23,7 @@ class TestSequential:
         assert isinstance(part, nn.Sequential)
         assert part[0] is model[0]
 
-    def test_holds_modules_only(self) -> None:
+    def test_accepts_modules_only(self) -> None:
         with pytest.raises(ArgumentError, match=r"holds modules, got function as '1'.*forward"):
             nn.Sequential(nn.ReLU(), lambda x: x)
 
@@ -58,6 +58,6 @@ class TestModuleDict:
             nn.ModuleDict({name: nn.ReLU()})
 
     @pytest.mark.parametrize("name", ["training", "forward", "items", "state_dict"])
-    def test_names_do_not_hide_what_a_module_has(self, name: str) -> None:
+    def test_names_do_not_hide_attributes(self, name: str) -> None:
         with pytest.raises(ArgumentError, match=f"{name!r}.*every ModuleDict has that attribute"):
             nn.ModuleDict({name: nn.ReLU()})

@@ -1,4 +1,4 @@
-"""Layers that are computed together give what they give one by one."""
+"""Fused layers compute what the layers compute one by one."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tinynn import nn
 
 
 def settled(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """A batch norm that has seen data: nothing in it is 0 or 1."""
+    """A batch norm as after training: no parameter or statistic is 0 or 1."""
     for tensor in (norm.running_mean, norm.weight, norm.bias):
         nn.init.normal_(tensor)
     nn.init.uniform_(norm.running_var, 0.5, 2.0)
@@ -44,7 +44,7 @@ def one_by_one(model: nn.Sequential, x: tinynn.Tensor) -> tinynn.Tensor:
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("name", NAMES)
-def test_values_and_gradients_are_those_of_the_layers(name: str, training: bool, device: str):
+def test_values_and_gradients_equal_those_of_the_layers(name: str, training: bool, device: str):
     model = models()[name].astype("float64").to(device).train(training)
     array = np.random.default_rng(1).standard_normal((2, 9, 11, 3))
     results = []
@@ -55,18 +55,18 @@ def test_values_and_gradients_are_those_of_the_layers(name: str, training: bool,
         (out * out).sum().backward()
         grads = [parameter.grad.numpy() for parameter in model.parameters()]
         results.append([out.numpy(), x.grad.numpy(), *grads])
-    for joined, single in zip(*results, strict=True):
-        np.testing.assert_allclose(joined, single, rtol=1e-9, atol=1e-9)
+    for fused, single in zip(*results, strict=True):
+        np.testing.assert_allclose(fused, single, rtol=1e-9, atol=1e-9)
 
 
-def test_the_layers_are_joined(monkeypatch: pytest.MonkeyPatch):
+def test_the_layers_are_fused(monkeypatch: pytest.MonkeyPatch):
     called = []
     monkeypatch.setattr(F, "conv2d", lambda *args: called.append(args))
     models()["conv relu pool"](tinynn.zeros((1, 8, 8, 3)))
     assert not called
 
 
-def test_a_hook_sees_what_its_layer_returns():
+def test_a_hook_gets_the_output_of_its_layer():
     model = models()["conv relu pool"]
     seen = []
     remove = model[0].register_forward_hook(lambda module, inputs, out: seen.append(out.shape))
@@ -83,7 +83,7 @@ def test_an_error_names_the_layer_and_not_its_neighbors():
         model(tinynn.zeros((1, 5, 5, 3)))
 
 
-def test_later_errors_list_the_joined_layers():
+def test_later_errors_list_the_fused_layers():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Linear(5, 2))
     with pytest.raises(tinynn.TinynnError, match=r"0 \(Conv2d\) \+ 1 \(ReLU\) \+ 2 \(MaxPool2d\)"):
         model(tinynn.zeros((1, 8, 8, 3)))

@@ -1,4 +1,4 @@
-"""Initial values: their spread, their range, their seed."""
+"""Initializers: standard deviation, range and seed."""
 
 import math
 from collections.abc import Callable
@@ -34,7 +34,9 @@ def seed() -> None:
     ],
     ids=["kaiming_uniform", "kaiming_normal", "gain", "xavier_uniform", "xavier_normal", "n", "u"],
 )
-def test_spread(fill: Callable[[Tensor], None], std: float, uniform: bool, device: str) -> None:
+def test_standard_deviation(
+    fill: Callable[[Tensor], None], std: float, uniform: bool, device: str
+) -> None:
     weight = tinynn.zeros(SHAPE, device=device)
     fill(weight)
     values = weight.numpy()
@@ -84,7 +86,7 @@ def test_layers_follow_the_seed() -> None:
     assert values(3) == values(3) != values(4)
 
 
-def test_layers_start_by_kaimings_rule_without_bias() -> None:
+def test_layers_start_with_kaiming_weights_and_zero_bias() -> None:
     layer = nn.Conv2d(40, 50, 3, groups=2)
     assert layer.weight.numpy().std() == pytest.approx(math.sqrt(2 / (9 * 20)), rel=0.05)
     assert not layer.bias.numpy().any()

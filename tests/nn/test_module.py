@@ -1,4 +1,4 @@
-"""Modules: what they hold, what they are called, what they say when shapes do not fit."""
+"""``Module``: parameters and children, state, hooks, and errors that name the layer."""
 
 import copy
 from typing import Any
@@ -14,7 +14,7 @@ from tinynn.errors import ArgumentError, DtypeError, FileFormatError, LabelError
 
 
 class Block(nn.Module):
-    """Children in every kind of place."""
+    """Children as attributes, and in lists, tuples and dicts."""
 
     def __init__(self) -> None:
         self.first = nn.Linear(2, 3)
@@ -153,21 +153,21 @@ class TestState:
             assert words in str(caught.value)
         np.testing.assert_array_equal(layer.weight.numpy(), before)
 
-    def test_not_strict_loads_what_is_there(self) -> None:
+    def test_not_strict_loads_the_common_paths(self) -> None:
         layer = nn.Linear(2, 1)
         layer.load_state_dict({"weight": np.ones((2, 1)), "extra": np.zeros(1)}, strict=False)
         assert layer.weight.tolist() == [[1], [1]]
         with pytest.raises(FileFormatError, match="wrong shape: bias"):
             layer.load_state_dict({"bias": np.ones(2)}, strict=False)
 
-    def test_integers_are_no_weights(self) -> None:
+    def test_integers_are_not_weights(self) -> None:
         state = {"weight": np.ones((2, 1), int), "bias": np.zeros(1)}
         with pytest.raises(FileFormatError, match="wrong dtype: weight is float32, got int64"):
             nn.Linear(2, 1).load_state_dict(state)
 
 
 class TestHooks:
-    def test_see_inputs_and_output(self, device: str) -> None:
+    def test_get_inputs_and_output(self, device: str) -> None:
         layer = nn.ReLU()
         seen: list[Any] = []
         remove = layer.register_forward_hook(lambda *call: seen.append(call))
@@ -208,7 +208,7 @@ class TestRepr:
 
 
 class TestErrors:
-    def test_a_shape_mistake_names_the_layer_and_tells_the_story(self, device: str) -> None:
+    def test_a_shape_error_names_the_layer_and_lists_all_shapes(self, device: str) -> None:
         model = nn.Sequential(
             nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), nn.Flatten()), nn.Linear(100, 2)
         ).to(device)
@@ -227,7 +227,7 @@ class TestErrors:
             ("2 (Linear)", "failed here"),
         ]
 
-    def test_another_error_says_where_it_happened(self, device: str) -> None:
+    def test_any_other_error_names_the_layer(self, device: str) -> None:
         class Broken(nn.Module):
             def forward(self, x: Tensor) -> Tensor:
                 raise KeyError("eyes")
@@ -237,7 +237,7 @@ class TestErrors:
             model(tinynn.zeros(1, device=device))
         assert caught.value.__notes__ == ["in Sequential.1 (Broken)"]
 
-    def test_a_caught_error_does_not_haunt_the_next_call(self, device: str) -> None:
+    def test_a_caught_error_does_not_affect_the_next_call(self, device: str) -> None:
         model = nn.Sequential(nn.ReLU(), nn.Linear(2, 1)).to(device)
         for size in (3, 4):
             with pytest.raises(ShapeError) as caught:
@@ -246,13 +246,13 @@ class TestErrors:
             assert f"input       (1, {size})" in str(caught.value)
         assert model(tinynn.zeros((1, 2), device=device)).shape == (1, 1)
 
-    def test_an_error_outside_of_a_model_is_plain(self, device: str) -> None:
+    def test_an_error_outside_of_a_model_is_unchanged(self, device: str) -> None:
         labels = tinynn.tensor([2], device=device)
         with pytest.raises(LabelError) as caught:
             F.cross_entropy(tinynn.zeros((1, 2), device=device), labels).item()
         assert "failed here" not in str(caught.value)
 
-    def test_forward_must_be_written(self) -> None:
+    def test_forward_must_be_defined(self) -> None:
         class Empty(nn.Module):
             pass
 
@@ -260,7 +260,7 @@ class TestErrors:
             Empty()(1)
 
     @pytest.mark.parametrize("sizes", [(0, 2), (2, -1), (2.0, 2), (True, 2)])
-    def test_sizes_are_whole_numbers(self, sizes: tuple[Any, Any]) -> None:
+    def test_sizes_are_integers(self, sizes: tuple[Any, Any]) -> None:
         with pytest.raises(ArgumentError, match="Linear expects sizes that are integers >= 1"):
             nn.Linear(*sizes)
 

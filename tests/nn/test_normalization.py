@@ -1,4 +1,4 @@
-"""Normalization layers and dropout: what training changes and evaluation keeps."""
+"""Normalization layers and dropout, in training and in evaluation."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ class TestBatchNorm:
         np.testing.assert_allclose(layer.running_mean.numpy(), mean, rtol=1e-5)
         np.testing.assert_allclose(layer.running_var.numpy(), variance, rtol=1e-5)
 
-    def test_evaluation_uses_them_and_leaves_them(self, device: str) -> None:
+    def test_evaluation_uses_running_statistics_unchanged(self, device: str) -> None:
         layer = nn.BatchNorm1d(2, eps=0.0).to(device).eval()
         layer.running_mean.data[...] = 3
         layer.running_var.data[...] = 4
@@ -69,13 +69,13 @@ class TestGroupAndLayerNorm:
 
 
 class TestDropout:
-    def test_drops_the_share_and_keeps_the_mean(self, device: str) -> None:
+    def test_drops_with_probability_p_and_keeps_the_mean(self, device: str) -> None:
         out = nn.Dropout(0.3)(tinynn.ones(100_000, device=device)).numpy()
         assert (out == 0).mean() == pytest.approx(0.3, abs=0.01)
         assert out.mean() == pytest.approx(1.0, abs=0.02)
         assert set(np.unique(out)) == {np.float32(0), np.float32(1 / 0.7)}
 
-    def test_repeats_for_a_seed_and_moves_on(self, device: str) -> None:
+    def test_repeats_for_a_seed_and_differs_per_call(self, device: str) -> None:
         layer, x = nn.Dropout(0.5), tinynn.ones(64, device=device)
         tinynn.manual_seed(9)
         first, second = layer(x).tolist(), layer(x).tolist()

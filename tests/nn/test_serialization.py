@@ -1,4 +1,4 @@
-"""Models in files: what comes back, and what a file cannot do."""
+"""Models in files: round trips, damage, and models that cannot be rebuilt."""
 
 import json
 import os
@@ -50,7 +50,7 @@ LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
 
 
 class Twin(nn.Module):
-    """A model of one's own, with every kind of argument."""
+    """A custom model with every kind of constructor argument."""
 
     def __init__(self, sizes: tuple[int, int], parts: list[nn.Module], *, options: dict[str, Any]):
         self.left, self.right = nn.Linear(*sizes), nn.Linear(*sizes)
@@ -69,7 +69,7 @@ def twin() -> Twin:
 
 
 def write(path: Path, model: object, arrays: dict[str, np.ndarray] | None = None) -> Path:
-    """A file whose header says what we like."""
+    """A file with any model in its header."""
     text = model if isinstance(model, str) else json.dumps(model)
     header = {"tinynn": "tinynn-1", "model": text}
     path.write_bytes(to_bytes(arrays or {}, metadata=header))
@@ -101,7 +101,7 @@ class TestRoundTrip:
         assert not loaded.training
         np.testing.assert_array_equal(loaded(x).numpy(), expected)
 
-    def test_models_of_ones_own(self, tmp_path: Path) -> None:
+    def test_custom_models(self, tmp_path: Path) -> None:
         model = nn.Sequential(
             twin(), nn.ModuleDict({"a": nn.ModuleList([nn.Linear(1, 1)])})["a"][0]
         )
@@ -125,7 +125,7 @@ class TestRoundTrip:
         assert {t.dtype.name for t in loaded.state_dict().values()} == {dtype}
         np.testing.assert_array_equal(loaded[0].weight.numpy(), model[0].weight.numpy())
 
-    def test_extra_data_comes_back(self, tmp_path: Path) -> None:
+    def test_extra_data(self, tmp_path: Path) -> None:
         tinynn.save(nn.ReLU(), tmp_path / "model", extra={"threshold": 0.5, "names": ["a"]})
         assert tinynn.load_extra(tmp_path / "model") == {"threshold": 0.5, "names": ["a"]}
         tinynn.save(nn.ReLU(), tmp_path / "model")
@@ -139,7 +139,7 @@ class TestRoundTrip:
         tinynn.load(tmp_path / "model")
         assert tinynn.randn((2,)).tolist() == expected
 
-    def test_an_argument_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
+    def test_an_argument_that_cannot_be_stored_is_named(self, tmp_path: Path) -> None:
         class Odd(nn.Module):
             def __init__(self, function: object) -> None:
                 self.function = function
@@ -223,13 +223,13 @@ class TestDamage:
         with pytest.raises(FileNotFoundError, match="absent"):
             tinynn.load(tmp_path / "absent")
 
-    def test_somebody_elses_safetensors(self, tmp_path: Path) -> None:
+    def test_safetensors_of_another_program(self, tmp_path: Path) -> None:
         path = tmp_path / "foreign"
         path.write_bytes(to_bytes({"weight": np.zeros(3)}))
         with pytest.raises(FileFormatError, match=r"foreign .* not one of tinynn.save.*load_state"):
             tinynn.load(path)
 
-    def test_a_class_that_was_not_handed_in(self, tmp_path: Path) -> None:
+    def test_a_class_that_was_not_passed(self, tmp_path: Path) -> None:
         tinynn.save(twin(), tmp_path / "model")
         with pytest.raises(FileFormatError, match=r"model: .*'Twin'.*classes=\[Twin\]"):
             tinynn.load(tmp_path / "model")
@@ -282,11 +282,11 @@ class TestDamage:
         ],
         ids=lambda model: str(model)[:50],
     )
-    def test_a_header_that_makes_no_sense(self, model: object, tmp_path: Path) -> None:
+    def test_an_invalid_header(self, model: object, tmp_path: Path) -> None:
         with pytest.raises(FileFormatError, match=r"cannot build the model of .*model"):
             tinynn.load(write(tmp_path / "model", model))
 
-    def test_numbers_that_do_not_fit_the_model(self, tmp_path: Path) -> None:
+    def test_arrays_that_do_not_fit_the_model(self, tmp_path: Path) -> None:
         path = write(tmp_path / "model", layer("Linear", 2, 1), {"weight": np.zeros((1, 2))})
         with pytest.raises(FileFormatError, match=r"missing: bias(.|\n)*wrong shape: weight"):
             tinynn.load(path)
@@ -299,8 +299,8 @@ class TestDamage:
                 tinynn.load_extra(path)
 
 
-class TestWhatWouldNotComeBack:
-    def test_a_layer_that_was_exchanged(self, tmp_path: Path) -> None:
+class TestModelsThatCannotBeRebuilt:
+    def test_a_layer_that_was_replaced(self, tmp_path: Path) -> None:
         model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
         vars(model)["1"] = nn.Tanh()
         with pytest.raises(ArgumentError, match=r"1 is Tanh.*make ReLU"):
@@ -318,7 +318,7 @@ class TestWhatWouldNotComeBack:
             tinynn.save(model, tmp_path / "m.safetensors")
 
 
-def test_a_flipped_bit_in_the_numbers_is_noticed(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_an_array_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     tinynn.save(nn.Linear(3, 4), path)
     content = bytearray(path.read_bytes())

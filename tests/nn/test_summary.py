@@ -1,4 +1,4 @@
-"""``tinynn.summary``: numbers that can be computed by hand."""
+"""``tinynn.summary``: counts that can be verified on paper."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""A training with all that could make a resumed run another one; also a program to be killed.
+"""A training with everything that a resume must restore; also a program to be killed.
 
 ``python -m tests.training.scenario PLACE EVERY PAUSE EPOCHS DEVICE`` trains, with checkpoints in
-PLACE every EVERY seconds and PAUSE seconds of rest after each step, and prints a fingerprint.
+PLACE every EVERY seconds and a pause of PAUSE seconds after each step; prints a fingerprint.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tinynn.data import ArrayDataset, DataLoader, augment
 from tinynn.errors import Interrupted
 from tinynn.training import EXIT_CODE, Checkpoints, History, accuracy, fit, predicted_classes
 
-EXAMPLES, BATCH, EPOCHS = 22, 5, 3  # a last batch that is smaller
+EXAMPLES, BATCH, EPOCHS = 22, 5, 3  # the last batch is smaller
 BATCHES = -(-EXAMPLES // BATCH)
 
 
@@ -67,7 +67,7 @@ def train(
     callbacks: Sequence[Callable[..., None]] = (),
     **options: Any,
 ) -> Trained:
-    """Shuffles, augments, drops out; batch norm, Adam, a schedule, micro-batches, best weights."""
+    """Shuffling, augmentation, dropout, batch norm, AdamW, a schedule, micro-batches, keep_best."""
     tinynn.manual_seed(3)
     model = network().to(device)
     optimizer = optim.AdamW(model, optim.one_cycle(0.02, epochs * BATCHES), weight_decay=0.01)

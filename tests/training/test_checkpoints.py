@@ -40,7 +40,7 @@ def undisturbed(device: str) -> Trained:
 
 
 def ends_after(step: int) -> Callable[[str, TrainingState], None]:
-    """A callback that asks the process to end in step ``step``, as a supervisor does."""
+    """A callback that sends SIGTERM in step ``step``, as a supervisor does."""
 
     def callback(event: str, state: TrainingState) -> None:
         if event == "step" and state.steps == step:
@@ -60,7 +60,7 @@ def names(place: Path) -> list[str]:
 
 class TestExactResume:
     @pytest.mark.parametrize("step", [1, 3, BATCHES - 1, BATCHES, BATCHES + 1, EPOCHS * BATCHES])
-    def test_a_run_in_two_parts_is_the_run_in_one(
+    def test_a_training_in_two_processes_equals_one(
         self, step: int, tmp_path: Path, device: str, undisturbed: Trained
     ) -> None:
         interrupt(tmp_path, step, device)
@@ -102,7 +102,7 @@ class TestExactResume:
         assert "resuming from" in finished.stderr
         assert "step 7" in finished.stderr
 
-    def test_a_finished_run_is_there_again(
+    def test_a_finished_training_is_restored(
         self, tmp_path: Path, undisturbed: Trained, device: str
     ) -> None:
         train(Checkpoints(tmp_path), device=device)
@@ -149,7 +149,7 @@ class TestExactResume:
             run(tmp_path / "run", 8)
         np.testing.assert_array_equal(run(tmp_path / "run", 0), run(None, 0))
 
-    def test_what_callbacks_see_goes_on(self, tmp_path: Path) -> None:
+    def test_callbacks_see_the_restored_state(self, tmp_path: Path) -> None:
         interrupt(tmp_path, 7)
         seen: list[tuple[str, int]] = []
         train(
@@ -188,14 +188,14 @@ class TestTheFile:
         interrupt(tmp_path, 2)
         assert (tmp_path / "notes.txt").read_text() == "mine"
 
-    def test_what_a_killed_process_left_is_cleared_away(self, tmp_path: Path) -> None:
+    def test_temporary_files_of_a_killed_process_are_removed(self, tmp_path: Path) -> None:
         (tmp_path / ".step-000000000001.safetensors.0123").write_bytes(b"half")
         Checkpoints(tmp_path)
         assert names(tmp_path) == []
 
 
 class TestDamage:
-    def test_the_one_before_is_used_and_the_damaged_one_named(
+    def test_a_damaged_one_is_reported_and_the_one_before_used(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         interrupt(tmp_path, 4)
@@ -208,7 +208,7 @@ class TestDamage:
         assert "resuming from" in said
         assert "step-000000000004.safetensors, step 4" in said
 
-    def test_the_new_ones_of_a_run_that_was_set_back_are_kept(self, tmp_path: Path) -> None:
+    def test_checkpoints_after_a_damaged_later_one_are_kept(self, tmp_path: Path) -> None:
         interrupt(tmp_path, 9)
         (tmp_path / "step-000000000099.safetensors").write_bytes(b"damaged")
         checkpoints = Checkpoints(tmp_path, keep=1)
@@ -218,7 +218,7 @@ class TestDamage:
         checkpoints.save()
         assert names(tmp_path)[0] == "step-000000000010.safetensors"
 
-    def test_none_is_good(self, tmp_path: Path) -> None:
+    def test_none_is_intact(self, tmp_path: Path) -> None:
         for step in (1, 2):
             (tmp_path / f"step-{step:012d}.safetensors").write_bytes(b"nothing of use")
         with pytest.raises(
@@ -226,7 +226,7 @@ class TestDamage:
         ):
             Checkpoints(tmp_path)
 
-    def test_a_model_file_is_no_checkpoint(self, tmp_path: Path) -> None:
+    def test_a_model_file_is_not_a_checkpoint(self, tmp_path: Path) -> None:
         tinynn.save(nn.Linear(2, 2), tmp_path / "step-000000000001.safetensors")
         with pytest.raises(FileFormatError, match=r"000001.safetensors is not a tinynn checkpoint"):
             Checkpoints(tmp_path)
@@ -258,7 +258,7 @@ class TestDamage:
 
 
 class TestRefusals:
-    def test_never_begins_in_a_used_place(self, tmp_path: Path) -> None:
+    def test_never_resumes(self, tmp_path: Path) -> None:
         interrupt(tmp_path, 2)
         with pytest.raises(ArgumentError, match="already contains checkpoints, the last is step-0"):
             Checkpoints(tmp_path, resume="never")
@@ -295,7 +295,7 @@ class TestRefusals:
         with pytest.raises(FileFormatError, match="examples was 22, is 9; batch_size was 5, is 3"):
             checkpoints.track(loader=loader)
 
-    def test_something_that_nobody_takes_up(self, tmp_path: Path) -> None:
+    def test_a_saved_part_that_is_not_tracked(self, tmp_path: Path) -> None:
         first = Checkpoints(tmp_path)
         first.track(model=nn.Linear(2, 2), other=nn.Linear(1, 1))
         first.save()
@@ -318,7 +318,7 @@ class TestRefusals:
             )  # fmt: skip
 
     @pytest.mark.parametrize("options", [{"every": -1}, {"keep": 0}])
-    def test_settings_that_make_no_sense(self, options: dict[str, Any], tmp_path: Path) -> None:
+    def test_invalid_settings(self, options: dict[str, Any], tmp_path: Path) -> None:
         with pytest.raises(ArgumentError, match="every >= 0 seconds and keep >= 1"):
             Checkpoints(tmp_path, **options)
 
@@ -346,7 +346,7 @@ model = nn.Linear(200, 200)
 checkpoints.track(model=model)
 checkpoints.after_step()
 checkpoints.save()
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # as full as a disk gets
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # like a full disk
 checkpoints.every = 0
 for _ in range(3):
     checkpoints.after_step()
@@ -367,12 +367,12 @@ def run_python(program: str, *arguments: object, user: int | None = None) -> str
     return finished.stdout + finished.stderr
 
 
-class TestPlacesThatFail:
+class TestStorageFailures:
     def test_a_full_disk(self, tmp_path: Path) -> None:
         said = run_python(FULL, tmp_path)
         assert "NOT SAVED, continuing: cannot write" in said
         assert said.count("File too large") >= 2
-        assert names(tmp_path) == ["step-000000000001.safetensors"]  # and nothing half
+        assert names(tmp_path) == ["step-000000000001.safetensors"]  # and no incomplete file
         assert Checkpoints(tmp_path).steps == 1
 
     @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux")
@@ -409,7 +409,7 @@ class TestPlacesThatFail:
         assert "NOT SAVED, continuing: the network is gone" in capsys.readouterr().err
         assert Checkpoints(tmp_path).steps == 3
 
-    def test_a_place_that_fails_at_the_end_costs_no_result(
+    def test_a_failure_at_the_end_keeps_the_result(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         def write(self: Folder, name: str, content: Content) -> None:
@@ -420,7 +420,7 @@ class TestPlacesThatFail:
         assert train(checkpoints).fingerprint() == train().fingerprint()
         assert "NOT SAVED, continuing: the network is gone" in capsys.readouterr().err
 
-    def test_asked_to_end_where_nothing_can_be_saved(
+    def test_a_signal_when_nothing_can_be_saved(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def write(self: Folder, name: str, content: Content) -> None:
@@ -471,7 +471,7 @@ class TestMemory:
 
 
 class TestInTheBackground:
-    def test_what_is_saved_is_the_state_of_the_moment(
+    def test_saves_the_state_at_the_time_of_the_snapshot(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model = nn.Linear(2, 2)

@@ -37,13 +37,13 @@ class TestSignals:
                 signal.raise_signal(signal.SIGINT)
         assert request.reason == "SIGINT"
 
-    def test_the_handlers_are_as_before(self) -> None:
+    def test_the_handlers_are_restored(self) -> None:
         before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
         with stop_on_signals(StopRequest()):
             assert signal.getsignal(signal.SIGINT) is not before[0]
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
-    def test_on_another_thread_nothing_changes(self) -> None:
+    def test_on_another_thread_nothing_is_installed(self) -> None:
         entered: list[object] = []
 
         def enter() -> None:
@@ -56,9 +56,7 @@ class TestSignals:
         assert entered == [signal.getsignal(signal.SIGINT)]
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_a_program_ends_with_a_code_of_its_own(
-        self, number: signal.Signals, tmp_path: Path
-    ) -> None:
+    def test_a_program_exits_with_75(self, number: signal.Signals, tmp_path: Path) -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.training.scenario", tmp_path, "0", "0.05", "60", "cpu"],
             cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -136,7 +134,7 @@ class TestSpotNotice:
         assert metadata.spot_notice() == "terminate at 2026-11-24T17:02:00Z"
         assert service.tokens == 2
 
-    def test_an_answer_in_other_words_counts_as_well(self, service: type[_Service]) -> None:
+    def test_an_answer_of_another_format(self, service: type[_Service]) -> None:
         metadata = MetadataService()
         assert metadata.answers()
         service.notice = "going\nsoon"
@@ -159,7 +157,7 @@ class TestSpotNotice:
             train(checkpoints, callbacks=[notice], epochs=50)
         assert Checkpoints(tmp_path).steps > 0
 
-    def test_where_there_is_no_service(self) -> None:
+    def test_no_service(self) -> None:
         said: list[str] = []
         request = StopRequest()
         assert not MetadataService("http://127.0.0.1:9").answers()

@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: the run goes on, and ends with the bits of the undisturbed one."""
+"""SIGKILL at random moments: the resumed training ends with the bits of an undisturbed one."""
 
 import os
 import random
@@ -12,15 +12,15 @@ import pytest
 from tests.training.scenario import BATCHES, train
 
 ROOT = Path(__file__).parents[2]
-LIFE = 1.6  # seconds that a process lives at most, its start included
-PAUSE = 0.04  # after each step, or the run would be over too soon
+LIFE = 1.6  # seconds until a process is killed at the latest, from its start
+PAUSE = 0.04  # seconds after each step, so that the training lasts long enough
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(500, marks=pytest.mark.slow)])
 def test_killed_at_random(kills: int, tmp_path: Path) -> None:
-    """Checkpoints are written all the time: many kills hit one half-way.
+    """Checkpoints are written without a pause, so that many kills interrupt a write.
 
-    A run that is over before the last kill is checked, and the next one begins in a new place.
+    A training that finishes before the last kill is checked, and the next one starts elsewhere.
     """
     chance, killed, run, resumed = random.Random(1), 0, 0, 0
     epochs = 4 if kills < 10 else 100
@@ -32,7 +32,7 @@ def test_killed_at_random(kills: int, tmp_path: Path) -> None:
             ended, said, fingerprint = _live(tmp_path / str(run), epochs, life)
             resumed += "resuming from" in said
             assert "damaged" not in said
-            assert "no intact" not in said
+            assert "not an intact" not in said
             if ended:
                 assert fingerprint == expected
                 break

@@ -1,4 +1,4 @@
-"""The learning-rate finder."""
+"""The learning-rate range test."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tinynn.errors import ArgumentError
 from tinynn.training import find_learning_rate
 
 
-def test_all_is_as_before(device: str) -> None:
+def test_restores_everything(device: str) -> None:
     model = network().to(device)
     optimizer = optim.Adam(model, 0.01)
     loader = DataLoader(data(0), 5, shuffle=True, device=device)
@@ -33,8 +33,8 @@ def test_all_is_as_before(device: str) -> None:
     assert model.training
 
 
-def test_it_finds_the_scale_of_a_linear_regression() -> None:
-    """Plain descent on (w x - y)² with x² = 1 is stable below a rate of 1."""
+def test_finds_the_scale_of_a_linear_regression() -> None:
+    """Gradient descent on (w x - y)² with x² = 1 is stable below a rate of 1."""
     rng = np.random.default_rng(0)
     x = np.sign(rng.normal(size=(256, 1))).astype(np.float32)
     model = nn.Linear(1, 1, bias=False)
@@ -44,7 +44,7 @@ def test_it_finds_the_scale_of_a_linear_regression() -> None:
         model, loader, optim.SGD(model, 0.1), lambda out, _: (out * out).mean(), high=100.0
     )
     assert 0.003 < result.suggestion < 1
-    assert result.rates[-1] < 100  # it ended where the loss exploded
+    assert result.rates[-1] < 100  # it ended when the loss diverged
     assert result.losses[0] == pytest.approx(9, rel=1e-3)
 
 
@@ -57,7 +57,7 @@ def test_a_plot() -> None:
 
 
 @pytest.mark.parametrize("options", [{"low": 0.0}, {"low": 2.0}, {"steps": 3}])
-def test_arguments_that_make_no_sense(options: dict[str, float]) -> None:
+def test_invalid_arguments(options: dict[str, float]) -> None:
     model = network()
     with pytest.raises(ArgumentError, match="0 < low < high and steps >= 10"):
         find_learning_rate(

@@ -1,4 +1,4 @@
-"""What ``fit``, ``evaluate`` and ``predict`` promise."""
+"""``fit``, ``evaluate`` and ``predict``."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 @pytest.fixture
 def batches() -> Batches:
-    """Points left and right of a line, in two batches of different size."""
+    """Points on both sides of a line, in two batches of different sizes."""
     points = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
     labels = (points[:, 0] > points[:, 1]).astype(np.int64)
     return [
@@ -69,7 +69,7 @@ def test_without_validation_there_are_no_validation_metrics(
     assert history.validation == []
 
 
-def test_a_mean_over_batches_weighs_each_example_alike(
+def test_a_mean_over_batches_weights_examples_equally(
     model: nn.Sequential, batches: Batches
 ) -> None:
     images = tinynn.tensor(np.concatenate([batch.numpy() for batch, _ in batches]))
@@ -104,7 +104,7 @@ def test_evaluation_sees_no_dropout_and_changes_nothing(batches: Batches) -> Non
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_predict_gives_what_the_model_gives_whatever_the_batch_size() -> None:
+def test_predict_does_not_depend_on_the_batch_size() -> None:
     tinynn.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 2 * 2, 3))
     images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 1)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What accuracy and a confusion matrix are."""
+"""Classification metrics."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_the_diagonal_of_the_confusion_matrix_is_the_accuracy(pair: np.ndarray) 
     np.testing.assert_array_equal(matrix.sum(axis=1), np.bincount(labels, minlength=CLASSES))
 
 
-def test_a_class_out_of_range_is_named_with_its_place() -> None:
+def test_a_class_out_of_range_is_named_with_its_position() -> None:
     with pytest.raises(LabelError, match=r"labels.*from 0 to 1.*got 7 at position 1"):
         confusion_matrix(np.array([0, 1]), np.array([0, 7]), classes=2)
 
@@ -115,7 +115,7 @@ class TestRocAuc:
             ([[0.1, 0.2]], [0, 1], ShapeError, "one length"),
         ],
     )
-    def test_what_it_refuses(
+    def test_invalid_arguments(
         self, scores: list[float], labels: list[int], error: type[Exception], message: str
     ) -> None:
         with pytest.raises(error, match=message):

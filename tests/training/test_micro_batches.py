@@ -1,4 +1,4 @@
-"""Large batches in pieces: the same gradient in less memory."""
+"""Gradient accumulation over micro-batches: the same gradient in less memory."""
 
 import numpy as np
 import pytest
@@ -35,8 +35,8 @@ def train(model: nn.Module, batches: DataLoader, micro_batch: object) -> History
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 100])
-def test_pieces_give_the_step_of_the_whole(size: int, device: str) -> None:
-    """In float64, so that a wrong share of a smaller last piece cannot hide in rounding."""
+def test_micro_batches_give_the_step_of_the_batch(size: int, device: str) -> None:
+    """In float64, so that a wrong weight of the smaller last micro-batch exceeds rounding."""
     whole, parts = (network(device).astype("float64") for _ in range(2))
     batches = [(images.astype("float64"), labels) for images, labels in loader(device)]
     one, other = train(whole, batches, None), train(parts, batches, size)  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ def test_pieces_give_the_step_of_the_whole(size: int, device: str) -> None:
         assert first.accuracy == second.accuracy
 
 
-def test_a_batch_that_is_smaller_than_a_piece_is_left_whole(device: str) -> None:
+def test_a_batch_smaller_than_a_micro_batch(device: str) -> None:
     seen: list[int] = []
     model = network(device)
     model[3].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
@@ -56,7 +56,7 @@ def test_a_batch_that_is_smaller_than_a_piece_is_left_whole(device: str) -> None
 
 
 class Hungry(nn.Module):
-    """Has memory for ``room`` examples."""
+    """Raises MemoryError for more than ``room`` examples."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -76,7 +76,7 @@ def hungry(room: int, device: str) -> nn.Sequential:
     ).to(device)
 
 
-def test_auto_finds_what_fits_and_changes_nothing(device: str) -> None:
+def test_auto_finds_the_largest_size_and_changes_nothing(device: str) -> None:
     model = hungry(4, device)
     before = {path: np.array(tensor.numpy()) for path, tensor in model.state_dict().items()}
     random = tinynn.random.default_generator.state
@@ -102,7 +102,7 @@ def test_the_whole_batch_if_it_fits(device: str) -> None:
 def test_an_estimate_above_the_memory_is_not_even_tried(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a CPU the system kills a process rather than say that memory is short."""
+    """On a CPU, Linux kills the process instead of refusing the memory."""
     model = network(device)
     images, labels = next(iter(loader(device)))
     size: list[int] = []
@@ -120,7 +120,7 @@ def test_not_even_one(device: str) -> None:
         train(hungry(0, device).eval(), loader(device), "auto")
 
 
-def test_out_of_memory_says_what_fits(device: str) -> None:
+def test_out_of_memory_names_the_size_that_fits(device: str) -> None:
     with pytest.raises(
         MemoryError,
         match="no memory for 7; micro-batches of 4 examples fit: micro_batch=4 gives the same",
@@ -129,13 +129,13 @@ def test_out_of_memory_says_what_fits(device: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1])
-def test_sizes_that_make_no_sense(size: int, device: str) -> None:
+def test_invalid_sizes(size: int, device: str) -> None:
     with pytest.raises(ArgumentError, match="at least 1"):
         train(network(device), loader(device), size)
 
 
 def test_a_gpu_that_is_full(device: str) -> None:
-    """The pool's limit stands for a small GPU."""
+    """The limit of CuPy's memory pool simulates a small GPU."""
     if device == "cpu":
         pytest.skip("needs pytest --device cuda")
     import cupy

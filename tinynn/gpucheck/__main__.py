@@ -12,6 +12,8 @@ import json
 import platform
 import sys
 from datetime import UTC, datetime
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,7 @@ from tinynn.backend import Backend, get_backend
 from tinynn.errors import TinynnError
 from tinynn.files import write_atomically
 from tinynn.gpucheck import limits, parity
-
-_STEPS = 20
+from tinynn.gpucheck.cases import Case
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,13 +81,9 @@ def _check_all(backend: Backend, quick: bool, timed: bool, report: dict[str, Any
     """Run all checks, add their results to the report, and return the number of failures."""
     for key, table in parity.TABLES.items():
         report[key] = _check(table, backend, table.dtypes[:1] if quick else table.dtypes, timed)
-    report["training"] = _check_training(backend.device)
     if timed and backend.device != "cpu":
         report["limits"] = _measure(backend.device)
-    return sum(not row["ok"] for key in (*parity.TABLES, "training") for row in report[key])
-
-
-# -- checks ---------------------------------------------------------------------------------------
+    return sum(not row["ok"] for key in parity.TABLES for row in report[key])
 
 
 def _check(
@@ -96,57 +93,31 @@ def _check(
     times = f"{'device us':>12}{'CPU us':>12}   (per case, with transfers)" if timed else ""
     _print(f"\n{table.title:<34}{'dtype':<9}{'cases':>5}{'rel. error':>12}{'tolerance':>11}{times}")
     rows = []
-    for name in dict.fromkeys(case.name for case in table.cases):
-        for dtype in dtypes:
-            rows.append({"name": name, "dtype": dtype, **_compare(table, name, backend, dtype)})
-            if timed and rows[-1]["ok"]:
-                rows[-1] |= _time(table, name, backend, dtype)
-            _print_row(rows[-1])
+    for name, dtype in product(dict.fromkeys(case.name for case in table.cases), dtypes):
+        cases = [case for case in table.cases if case.name == name]
+        row: dict[str, Any] = {"name": name, "dtype": dtype, "cases": len(cases), "ok": False}
+        text = f"{name:<34}{dtype:<9}{len(cases):>5}"
+        try:
+            row["error"] = max(table.error(case, backend, dtype) for case in cases)
+            row["ok"] = row["error"] < table.tolerance[dtype]
+            text += f"{row['error']:>12.1e}{table.tolerance[dtype]:>11.0e}"
+        except Exception as failure:  # any failure belongs in the report
+            row |= {"error": None, "raised": f"{type(failure).__name__}: {failure}"}
+            text += f"  {row['raised']}"
+        text += "  ok  " if row["ok"] else "  FAIL"
+        if timed and row["ok"]:
+            for key, where in (("device", backend), ("cpu", get_backend("cpu"))):
+                seconds = limits.seconds(where, partial(_run, table, cases, where, dtype))
+                row[f"{key}_seconds"] = seconds / len(cases)
+                text += f"{seconds / len(cases) * 1e6:>12.0f}"
+        rows.append(row)
+        _print(text)
     return rows
 
 
-def _compare(table: parity.Table, name: str, backend: Backend, dtype: str) -> dict[str, Any]:
-    """The largest error over the cases of that name."""
-    errors = []
-    try:
-        for case in table.named(name):
-            expected = table.run(case, table.reference, "float64")
-            errors.append(parity.error(table.run(case, backend, dtype), expected))
-    except Exception as failure:  # any failure belongs in the report
-        return {"error": None, "ok": False, "raised": f"{type(failure).__name__}: {failure}"}
-    largest = max(errors)
-    return {"cases": len(errors), "error": largest, "ok": largest < parity.TOLERANCE[dtype]}
-
-
-def _time(table: parity.Table, name: str, backend: Backend, dtype: str) -> dict[str, float]:
-    """The mean time of a case of that name on the device and on the CPU."""
-    cases = table.named(name)
-
-    def seconds(backend: Backend) -> float:
-        total = limits.seconds(backend, lambda: [table.run(c, backend, dtype) for c in cases])
-        return total / len(cases)
-
-    return {"device_seconds": seconds(backend), "cpu_seconds": seconds(get_backend("cpu"))}
-
-
-def _check_training(device: str) -> list[dict[str, Any]]:
-    """Train the face CNN twice on the device: it agrees with float64 and repeats bit for bit."""
-    _print(f"\nface CNN, {_STEPS} steps of SGD with momentum, batch size 8, float32")
-    try:
-        first, second = (parity.train_face_cnn(device, "float32", _STEPS) for _ in range(2))
-    except Exception as error:  # any failure belongs in the report
-        _print(f"  FAIL: {type(error).__name__}: {error}")
-        return [{"name": "training", "ok": False, "raised": repr(error)}]
-    expected = parity.train_face_cnn("cpu", "float64", _STEPS)
-    rows = []
-    for name, arrays in first.items():
-        distance = parity.error(arrays, expected[name])
-        rows.append({"name": name, "error": distance, "ok": distance < parity.TRAINING_TOLERANCE})
-    change = max(parity.error(arrays, second[name]) for name, arrays in first.items())
-    rows.append({"name": "second run: bit-identical", "error": change, "ok": change == 0})
-    for row in rows:
-        _print(f"  {row['name']:<34}{row['error']:>10.1e}  {'ok' if row['ok'] else 'FAIL'}")
-    return rows
+def _run(table: parity.Table, cases: list[Case], backend: Backend, dtype: str) -> None:
+    for case in cases:
+        table.run(case, backend, dtype)
 
 
 def _measure(device: str) -> dict[str, float | None]:
@@ -160,21 +131,6 @@ def _measure(device: str) -> dict[str, float | None]:
         except Exception as error:  # such as out of memory: go on with the others
             _print(f"  {name:<46}not measured: {type(error).__name__}: {error}")
     return found
-
-
-# -- output ---------------------------------------------------------------------------------------
-
-
-def _print_row(row: dict[str, Any]) -> None:
-    text = f"{row['name']:<34}{row['dtype']:<9}"
-    if "raised" in row:
-        text += row["raised"]
-    else:
-        tolerance = parity.TOLERANCE[row["dtype"]]
-        text += f"{row['cases']:>5}{row['error']:>12.1e}{tolerance:>11.0e}"
-    text += "  ok  " if row["ok"] else "  FAIL"
-    times = (row[key] for key in ("device_seconds", "cpu_seconds") if key in row)
-    _print(text + "".join(f"{seconds * 1e6:>12.0f}" for seconds in times))
 
 
 def _finish(path: Path | None, report: dict[str, Any], verdict: str, code: int) -> int:
