@@ -45,22 +45,14 @@ __all__ = [
 def add(a: Operand, b: Operand) -> Tensor:
     """a + b, elementwise with broadcasting."""
     x, y, out = broadcast("add", a, b)
-    return record(
-        "add",
-        out,
-        (x, lambda grad: sum_to(grad, x.shape)),
-        (y, lambda grad: sum_to(grad, y.shape)),
-    )
+    return record("add", out, (x, lambda g: sum_to(g, x.shape)), (y, lambda g: sum_to(g, y.shape)))
 
 
 def subtract(a: Operand, b: Operand) -> Tensor:
     """a - b, elementwise with broadcasting."""
     x, y, out = broadcast("subtract", a, b)
     return record(
-        "subtract",
-        out,
-        (x, lambda grad: sum_to(grad, x.shape)),
-        (y, lambda grad: sum_to(-grad, y.shape)),
+        "subtract", out, (x, lambda g: sum_to(g, x.shape)), (y, lambda g: sum_to(-g, y.shape))
     )
 
 
@@ -70,8 +62,8 @@ def multiply(a: Operand, b: Operand) -> Tensor:
     return record(
         "multiply",
         out,
-        (x, lambda grad: sum_to(grad * y, x.shape)),
-        (y, lambda grad: sum_to(grad * x, y.shape)),
+        (x, lambda g: sum_to(g * y, x.shape)),
+        (y, lambda g: sum_to(g * x, y.shape)),
     )
 
 
@@ -84,8 +76,8 @@ def divide(a: Operand, b: Operand) -> Tensor:
     return record(
         "divide",
         out,
-        (x, lambda grad: sum_to(grad / y, x.shape)),
-        (y, lambda grad: sum_to(-grad * x / (y * y), y.shape)),
+        (x, lambda g: sum_to(g / y, x.shape)),
+        (y, lambda g: sum_to(-g * x / (y * y), y.shape)),
     )
 
 
@@ -133,15 +125,16 @@ def minimum(a: Operand, b: Operand) -> Tensor:
 def _extreme(name: str, a: Operand, b: Operand, wins: Callable[[Any, Any], Any]) -> Tensor:
     x, y, out = broadcast(name, a, b)
 
-    def vjp_of(own: Any, other: Any) -> Callable[[Tensor], Tensor]:
-        def vjp(grad: Tensor) -> Tensor:
-            won = wins(array_of(own), array_of(other))
-            tied = array_of(own) == array_of(other)
-            return sum_to(grad * (won + 0.5 * tied).astype(grad.dtype), own.shape)
+    def share(own: Any, other: Any) -> Any:
+        won, tied = wins(array_of(own), array_of(other)), array_of(own) == array_of(other)
+        return won + 0.5 * tied
 
-        return vjp
-
-    return record(name, out, (x, vjp_of(x, y)), (y, vjp_of(y, x)))
+    return record(
+        name,
+        out,
+        (x, lambda g: sum_to(g * share(x, y).astype(g.dtype), x.shape)),
+        (y, lambda g: sum_to(g * share(y, x).astype(g.dtype), y.shape)),
+    )
 
 
 def where(condition: Operand, a: Operand, b: Operand) -> Tensor:

@@ -63,7 +63,7 @@ def conv2d(
         (1, 3, 3, 8)
     """
     x, weight, bias, window = _operands(
-        "conv2d", x, weight, bias, stride, padding, dilation, groups
+        "conv2d", x, weight, bias, groups, stride, padding, dilation
     )
     return _conv2d(x, weight, bias, window, groups)
 
@@ -85,7 +85,7 @@ def conv2d_relu_max_pool2d(
     written to memory.
     """
     name = "conv2d_relu_max_pool2d"
-    x, weight, bias, window = _operands(name, x, weight, bias, stride, padding, dilation, 1)
+    x, weight, bias, window = _operands(name, x, weight, bias, 1, stride, padding, dilation)
     full = (x.shape[0], *window.output_size(*x.shape[1:3]), weight.shape[3])
     pool = pool_window(name, full, pool_size, pool_stride, 0, 1, ceil_mode)
     keep = is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias) if t is not None)

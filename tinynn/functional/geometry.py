@@ -17,6 +17,7 @@ from tinynn.backend import Window, same_padding
 from tinynn.errors import ArgumentError, ShapeError
 
 T = TypeVar("T")
+Shape = tuple[int, ...]
 Pair = tuple[int, int]
 Size = int | Pair
 Padding = int | Pair | tuple[Pair, Pair] | str
@@ -47,7 +48,7 @@ def pair(name: str, what: str, value: Size, least: int) -> Pair:
     return int(both[0]), int(both[1])
 
 
-def check_image(name: str, shape: tuple[int, ...], allow_empty: bool = False) -> None:
+def check_image(name: str, shape: Shape, allow_empty: bool = False) -> None:
     """Raise ShapeError unless the shape is (N, H, W, C) with at least one pixel."""
     if len(shape) != 4 or (not allow_empty and 0 in shape[1:3]):
         raise ShapeError(f"{name} expects images (N, H, W, C), channels last, got shape {shape}")
@@ -66,15 +67,12 @@ def check_groups(name: str, inputs: int, outputs: int, groups: int) -> None:
 
 @_cached
 def conv2d_window(
-    name: str,
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    stride: Size,
-    padding: Padding,
-    dilation: Size,
-    groups: int,
+    name: str, x_shape: Shape, weight_shape: Shape, groups: int, *arguments: Any
 ) -> Window:
-    """The window of a convolution; ShapeError if image and weight do not fit each other."""
+    """The window of a convolution; ShapeError if image and weight do not fit each other.
+
+    ``arguments`` are stride, padding and dilation.
+    """
     check_image(name, x_shape, allow_empty=True)
     if len(weight_shape) != 4:
         raise ShapeError(f"{name} expects a weight (kh, kw, C / groups, O), got {weight_shape}")
@@ -88,20 +86,14 @@ def conv2d_window(
             f"{weight_shape}{split}, got images of shape {x_shape}"
             f"{hint if x_shape[1] == channels else ''}"
         )
-    return _window(name, x_shape, weight_shape[:2], stride, padding, dilation)
+    return _window(name, x_shape, weight_shape[:2], *arguments)
 
 
 @_cached
 def pool_window(
-    name: str,
-    shape: tuple[int, ...],
-    kernel_size: Size,
-    stride: Size | None,
-    padding: Size,
-    dilation: Size,
-    ceil_mode: bool,
+    name: str, shape: Shape, kernel_size: Size, stride: Size | None, padding: Size, *rest: Any
 ) -> Window:
-    """The window of a pooling function; ShapeError if it does not fit into the image."""
+    """The window of a pooling function; ``rest`` is dilation and ceil_mode."""
     check_image(name, shape)
     kernel = pair(name, "kernel_size", kernel_size, 1)
     if kernel[0] * kernel[1] > _MAX_TAPS:
@@ -114,47 +106,38 @@ def pool_window(
         raise ArgumentError(
             f"{name} expects a padding of at most half the kernel {kernel}, got {pads}"
         )
-    stride = kernel if stride is None else stride
-    return _window(name, shape, kernel, stride, pads, dilation, ceil_mode)
+    return _window(name, shape, kernel, kernel if stride is None else stride, pads, *rest)
 
 
 def conv_transpose2d_window(
-    name: str,
-    shape: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: Size,
-    padding: Size,
-    output_padding: Size,
-    dilation: Size,
+    name: str, shape: Shape, kernel: Shape, stride: Size, padding: Size, extra: Size, dilation: Size
 ) -> tuple[Window, Pair]:
     """The window of the convolution whose adjoint this is, and the size (H', W') of the output."""
-    rows, columns = pair(name, "padding", padding, 0)
+    pads = pair(name, "padding", padding, 0)
     window = Window(
         (kernel[0], kernel[1]),
         pair(name, "stride", stride, 1),
-        ((rows, rows), (columns, columns)),
+        ((pads[0], pads[0]), (pads[1], pads[1])),
         pair(name, "dilation", dilation, 1),
     )
-    extra = pair(name, "output_padding", output_padding, 0)
+    extra = pair(name, "output_padding", extra, 0)
     if any(e >= max(s, d) for e, s, d in zip(extra, window.stride, window.dilation, strict=True)):
         raise ArgumentError(
             f"{name} expects an output_padding below stride or dilation, got {extra}"
         )
     height, width = (
         (n - 1) * s - 2 * p + e + o
-        for n, s, p, e, o in zip(
-            shape[1:3], window.stride, (rows, columns), window.extent, extra, strict=True
-        )
+        for n, s, p, e, o in zip(shape[1:3], window.stride, pads, window.extent, extra, strict=True)
     )
     if min(height, width) < 1:
-        raise ShapeError(f"{name}: padding {(rows, columns)} leaves no output for {shape}")
+        raise ShapeError(f"{name}: padding {pads} leaves no output for {shape}")
     return window, (height, width)
 
 
 def _window(
     name: str,
-    shape: tuple[int, ...],
-    kernel: tuple[int, ...],
+    shape: Shape,
+    kernel: Shape,
     stride: Size,
     padding: Padding,
     dilation: Size,
@@ -177,12 +160,12 @@ def _window(
     return window
 
 
-def _padding(name: str, shape: tuple[int, ...], window: Window, padding: Any) -> tuple[Pair, Pair]:
+def _padding(name: str, shape: Shape, window: Window, padding: Any) -> tuple[Pair, Pair]:
     """((top, bottom), (left, right)) from any of the four notations."""
     if padding == "same":
         rows, columns = (
-            same_padding(size, extent, stride)
-            for size, extent, stride in zip(shape[1:3], window.extent, window.stride, strict=True)
+            same_padding(shape[axis + 1], window.extent[axis], window.stride[axis])
+            for axis in (0, 1)
         )
     elif isinstance(padding, str):
         raise ArgumentError(f'{name} expects padding as numbers or "same", got {padding!r}')
