@@ -1,7 +1,7 @@
-"""New tensors: from numbers, from arrays, from nothing, at random.
+"""New tensors: from data, filled with a value, or random.
 
-Python floats become float32, Python integers int64; NumPy arrays keep their dtype. Where ``device``
-is left out, a tensor is born on ``tinynn.default_device()``.
+Python floats become float32, Python integers int64; NumPy arrays keep their dtype. Without
+``device``, a tensor is created on ``tinynn.default_device()``.
 """
 
 from __future__ import annotations
@@ -16,38 +16,61 @@ from tinynn.errors import ArgumentError
 from tinynn.random import default_generator
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike
+    from numpy.typing import DTypeLike as DType
+
+__all__ = [
+    "arange",
+    "eye",
+    "from_dlpack",
+    "from_numpy",
+    "full",
+    "linspace",
+    "ones",
+    "ones_like",
+    "rand",
+    "randn",
+    "tensor",
+    "zeros",
+    "zeros_like",
+]
 
 Shape = int | tuple[int, ...]
 
 
 def tensor(
-    data: Any,
-    dtype: DTypeLike | None = None,
-    device: str | None = None,
-    requires_grad: bool = False,
+    data: Any, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """A tensor with a copy of ``data``: a number, nested lists, a NumPy array or a tensor.
+    """A tensor with a copy of a number, nested lists, a NumPy array or a tensor.
 
-    The copy of a tensor stays on its device unless ``device`` names another.
+    Args:
+        data: The values. Python floats become float32.
+        dtype: The dtype of the elements (default: that of ``data``).
+        device: Where to create it; the copy of a tensor stays on its device by default.
+        requires_grad: Whether ``backward`` computes its gradient.
+
+    Raises:
+        ArgumentError: If the lists are ragged or the values are not real numbers.
+
+    Example:
+        >>> tinynn.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
     """
     if isinstance(data, Tensor):
         device, data = device or data.device, data.numpy()
     backend = _backend(device)
-    known = isinstance(data, (np.ndarray, np.generic))
+    has_dtype = isinstance(data, (np.ndarray, np.generic))
     try:
         array = np.array(data, dtype=dtype)
     except ValueError as error:
         raise ArgumentError(f"tensor() expects numbers in a regular shape: {error}") from error
     if array.dtype.kind not in "biuf":
         raise ArgumentError(f"tensor() expects real numbers, got {array.dtype}: {data!r:.80}")
-    if dtype is None and array.dtype == np.float64 and not known:
+    if dtype is None and array.dtype == np.float64 and not has_dtype:
         array = array.astype(np.float32)
     return Tensor(backend.from_host(array), requires_grad)
 
 
 def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
-    """A tensor on the CPU that shares the memory of a NumPy array."""
+    """A CPU tensor that shares the memory of a NumPy array."""
     if not isinstance(array, np.ndarray):
         raise ArgumentError(f"from_numpy expects a NumPy array, got {type(array).__name__}")
     _numeric(array.dtype)
@@ -55,7 +78,7 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def from_dlpack(source: Any) -> Tensor:
-    """A tensor that shares the memory of any object with ``__dlpack__`` (PyTorch, JAX, CuPy)."""
+    """A tensor that shares the memory of an object with ``__dlpack__`` (PyTorch, JAX, CuPy)."""
     kind, index = map(int, source.__dlpack_device__())
     cpu, cuda = 1, 2  # DLDeviceType of dlpack.h
     if kind not in (cpu, cuda):
@@ -65,40 +88,37 @@ def from_dlpack(source: Any) -> Tensor:
 
 
 def zeros(
-    shape: Shape,
-    dtype: DTypeLike = "float32",
-    device: str | None = None,
-    requires_grad: bool = False,
+    shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of zeros."""
-    backend = _backend(device)
-    with backend.session():
-        return Tensor(backend.xp.zeros(shape, dtype=_numeric(dtype)), requires_grad)
+    return _filled("zeros", (shape,), dtype, device, requires_grad)
 
 
 def ones(
-    shape: Shape,
-    dtype: DTypeLike = "float32",
-    device: str | None = None,
-    requires_grad: bool = False,
+    shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of ones."""
-    backend = _backend(device)
-    with backend.session():
-        return Tensor(backend.xp.ones(shape, dtype=_numeric(dtype)), requires_grad)
+    return _filled("ones", (shape,), dtype, device, requires_grad)
 
 
 def full(
     shape: Shape,
     value: float,
-    dtype: DTypeLike = "float32",
+    dtype: DType = "float32",
     device: str | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """A tensor with the same value everywhere."""
+    """A tensor whose elements all have one value."""
+    return _filled("full", (shape, value), dtype, device, requires_grad)
+
+
+def _filled(
+    name: str, arguments: tuple[Any, ...], dtype: DType, device: str | None, requires_grad: bool
+) -> Tensor:
     backend = _backend(device)
     with backend.session():
-        return Tensor(backend.xp.full(shape, value, dtype=_numeric(dtype)), requires_grad)
+        array = getattr(backend.xp, name)(*arguments, dtype=_numeric(dtype))
+    return Tensor(array, requires_grad)
 
 
 def zeros_like(other: Tensor) -> Tensor:
@@ -111,7 +131,7 @@ def ones_like(other: Tensor) -> Tensor:
     return Tensor(other.backend.xp.ones_like(other.data))
 
 
-def eye(size: int, dtype: DTypeLike = "float32", device: str | None = None) -> Tensor:
+def eye(size: int, dtype: DType = "float32", device: str | None = None) -> Tensor:
     """The identity matrix (size, size)."""
     return Tensor(_backend(device).xp.eye(size, dtype=_numeric(dtype)))
 
@@ -120,55 +140,51 @@ def arange(
     start: float,
     stop: float | None = None,
     step: float = 1,
-    dtype: DTypeLike | None = None,
+    dtype: DType | None = None,
     device: str | None = None,
 ) -> Tensor:
-    """start, start + step, ... below stop; int64 for whole numbers, else float32."""
+    """start, start + step, ... up to but not including stop; int64 for integers, else float32."""
     if stop is None:
         start, stop = 0, start
     if dtype is None:
-        whole = all(isinstance(value, int) for value in (start, stop, step))
-        dtype = "int64" if whole else "float32"
+        integers = all(isinstance(value, int) for value in (start, stop, step))
+        dtype = "int64" if integers else "float32"
     return Tensor(_backend(device).xp.arange(start, stop, step, dtype=_numeric(dtype)))
 
 
 def linspace(
-    start: float, stop: float, count: int, dtype: DTypeLike = "float32", device: str | None = None
+    start: float, stop: float, count: int, dtype: DType = "float32", device: str | None = None
 ) -> Tensor:
-    """``count`` evenly spaced numbers from start to stop, both included."""
+    """``count`` evenly spaced values from start to stop, both included."""
     return Tensor(_backend(device).xp.linspace(start, stop, count, dtype=_numeric(dtype)))
 
 
 def rand(
-    shape: Shape,
-    dtype: DTypeLike = "float32",
-    device: str | None = None,
-    requires_grad: bool = False,
+    shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """Uniform random numbers in [0, 1) from the sequence of ``manual_seed``."""
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    values = default_generator.uniform(sizes).astype(_numeric(dtype))
-    values[values >= 1] = 0  # rounding up to the next float32
+    """Uniform random values in [0, 1), from the sequence of ``manual_seed``."""
+    values = default_generator.uniform(_sizes(shape)).astype(_numeric(dtype))
+    values[values >= 1] = 0  # rounded up to 1 by the conversion to a narrower dtype
     return Tensor(_backend(device).from_host(values), requires_grad)
 
 
 def randn(
-    shape: Shape,
-    dtype: DTypeLike = "float32",
-    device: str | None = None,
-    requires_grad: bool = False,
+    shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """Standard normal random numbers from the sequence of ``manual_seed``."""
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    values = default_generator.normal(sizes).astype(_numeric(dtype))
+    """Standard normal random values, from the sequence of ``manual_seed``."""
+    values = default_generator.normal(_sizes(shape)).astype(_numeric(dtype))
     return Tensor(_backend(device).from_host(values), requires_grad)
+
+
+def _sizes(shape: Shape) -> tuple[int, ...]:
+    return (shape,) if isinstance(shape, int) else tuple(shape)
 
 
 def _backend(device: str | None) -> Backend:
     return default_backend() if device is None else get_backend(device)
 
 
-def _numeric(dtype: DTypeLike) -> np.dtype[Any]:
+def _numeric(dtype: DType) -> np.dtype[Any]:
     """The dtype, if it is one of real numbers or bool."""
     if isinstance(dtype, int):
         raise ArgumentError(f"the shape is one argument, as in zeros((2, 3)): got dtype {dtype}")

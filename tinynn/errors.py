@@ -1,12 +1,12 @@
-"""The errors of the library.
+"""The exceptions of the library.
 
-A message says what was expected, what came, where in the model, and what to do about it. Every
-error is also the fitting built-in one, so that ``except ValueError`` catches a wrong shape.
+A message says what was expected, what was given, where in the model, and what to do. Every
+exception also subclasses the fitting built-in one: ``except ValueError`` catches a wrong shape.
 """
 
 
 class TinynnError(Exception):
-    """Base of every error that tinynn raises on purpose."""
+    """Base class of every exception that tinynn raises on purpose."""
 
 
 class ShapeError(TinynnError, ValueError):
@@ -14,23 +14,23 @@ class ShapeError(TinynnError, ValueError):
 
 
 class DtypeError(TinynnError, TypeError):
-    """An array has the wrong dtype, or a result would be wider than the model's dtype."""
+    """An array has the wrong dtype, or a function would widen the model's dtype."""
 
 
 class DeviceError(TinynnError, RuntimeError):
-    """Arrays of two devices meet, or a device is missing or not usable."""
+    """Operands are on different devices, or a device is missing or unusable."""
 
 
 class DeviceMemoryError(TinynnError, MemoryError):
-    """The memory of a GPU is full."""
+    """The GPU is out of memory."""
 
 
 class GradientError(TinynnError, RuntimeError):
-    """A gradient was asked for that the recorded graph cannot give."""
+    """A gradient was requested that the computational graph cannot give."""
 
 
 class LabelError(TinynnError, ValueError):
-    """A class label is outside of the classes."""
+    """A class label is out of range."""
 
 
 class DataError(TinynnError, ValueError):
@@ -38,20 +38,20 @@ class DataError(TinynnError, ValueError):
 
 
 class NonFiniteError(TinynnError, FloatingPointError):
-    """A loss, and with it the training, became infinite or not a number."""
+    """The loss became infinite or NaN during training."""
 
 
 class StorageError(TinynnError, OSError):
-    """The place of the checkpoints cannot be read or written."""
+    """The checkpoint storage cannot be read or written."""
 
 
-class Interrupted(TinynnError):  # noqa: N818 - like KeyboardInterrupt, it is no fault
-    """A training was asked to end; its checkpoint is written."""
+class Interrupted(TinynnError):  # noqa: N818 - like KeyboardInterrupt, not a failure
+    """Training was asked to stop; its checkpoint is written."""
 
 
 class FileFormatError(TinynnError, ValueError):
-    """A weights or checkpoint file is damaged or fits another model."""
+    """A weights or checkpoint file is damaged or belongs to another model."""
 
 
 class ArgumentError(TinynnError, ValueError):
-    """Any other argument that makes no sense."""
+    """An argument is invalid in any other way."""

@@ -1,8 +1,9 @@
-"""``tinynn.memory``: what the library keeps for the next step, and how to give it back.
+"""``tinynn.memory``: memory that the library caches for the next step, and how to release it.
 
->>> tinynn.memory.held("cpu")
-{'buffers': 25165824}
->>> tinynn.memory.free("cpu")
+Example:
+    >>> tinynn.memory.held("cpu")
+    {'buffers': 25165824}
+    >>> tinynn.memory.free("cpu")
 """
 
 from __future__ import annotations
@@ -10,30 +11,29 @@ from __future__ import annotations
 from tinynn.backend import default_device, get_backend, set_buffer_limit
 from tinynn.errors import ArgumentError
 
+__all__ = ["free", "held", "set_limit"]
+
 
 def held(device: str | None = None) -> dict[str, int]:
     """Bytes by kind on a device (default: the default device).
 
-    On a CPU "buffers": the work space of the kernels on all threads; arrays of tensors are Python
-    objects and not counted. On a GPU "arrays" that are in use, "free" memory that CuPy's pool keeps
-    for the next arrays, and the number of "pinned" blocks of uploads that are free.
+    On a CPU, "buffers" are the scratch buffers of the kernels on all threads; arrays of tensors are
+    Python objects and not counted. On a GPU, "arrays" are in use, "free" is cached by CuPy's memory
+    pool for the next arrays, and "pinned" is the number of free blocks for uploads.
     """
     return get_backend(default_device() if device is None else device).held_memory()
 
 
 def free(device: str | None = None) -> None:
-    """Give back what is kept on a device and not in use. The next step allocates it again."""
+    """Release cached memory that is not in use; the next step allocates it again."""
     get_backend(default_device() if device is None else device).free_memory()
 
 
 def set_limit(size: int) -> None:
-    """Keep buffers of at most ``size`` bytes on each CPU thread (default: 256 MiB).
+    """Cache scratch buffers of at most ``size`` bytes per CPU thread (default: 256 MiB).
 
-    What a kernel needs beyond that is allocated for the call and freed behind it.
+    Larger buffers are allocated for one call and freed after it.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise ArgumentError(f"memory.set_limit expects a number of bytes >= 0, got {size!r}")
     set_buffer_limit(size)
-
-
-__all__ = ["free", "held", "set_limit"]

@@ -13,6 +13,8 @@ from typing import Any
 from tinynn.backend import Backend, default_backend, get_backend, tracing
 from tinynn.errors import ArgumentError
 
+__all__ = ["Trace", "trace"]
+
 
 @dataclass
 class TraceTotals:

@@ -1,8 +1,8 @@
-"""Randomness as a counter: what is drawn depends on (seed, position) and on nothing else.
+"""Counter-based random numbers: a function of (seed, position), the same on every device.
 
-``manual_seed`` sets the library's own counter, from which initial weights and dropout masks are
-drawn; two runs with one seed draw the same on any device, and a run resumed at a position goes on
-exactly. Code on the host (shuffles, augmentation) asks for ``numpy_generator(seed, *position)``.
+``manual_seed`` sets the library's own sequence, from which initial weights and dropout masks are
+drawn. A run that resumes at a position continues the sequence exactly. Shuffling and augmentation
+on the host use ``numpy_generator(seed, *position)``.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from tinynn.backend import Array, Backend, get_backend
 from tinynn.backend.philox import WORDS_PER_BLOCK
 from tinynn.errors import ArgumentError, FileFormatError
 
+__all__ = ["Generator", "manual_seed"]
+
 
 def _checked_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
-        raise ArgumentError(f"a seed is a whole number from 0 to 2**64 - 1, got {seed!r}")
+        raise ArgumentError(f"a seed is an integer from 0 to 2**64 - 1, got {seed!r}")
     return int(seed)
 
 
 class Generator:
-    """A place in the random sequence of a seed; every draw moves it on.
+    """A position in the random sequence of a seed, which every draw advances.
 
-    ``state`` is all there is to save: (seed, position).
+    Its whole state is ``state``: (seed, position).
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -36,7 +38,7 @@ class Generator:
         self._lock = threading.Lock()
 
     def take(self, count: int) -> tuple[int, int]:
-        """Reserve ``count`` 32-bit words; returns the (seed, position) they start at."""
+        """Reserve ``count`` 32-bit words; returns the (seed, position) of the first."""
         with self._lock:
             seed, position = self.state
             self.state = (seed, position + -(-count // WORDS_PER_BLOCK))
@@ -58,13 +60,13 @@ class Generator:
         return backend.random_bits(*self.take(count), count)
 
     def uniform(self, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        """float64 numbers in [0, 1), made on the host."""
+        """float64 values in [0, 1), generated on the host."""
         words = self.bits(get_backend("cpu"), math.prod(shape))
         uniform: np.ndarray[Any, Any] = words.reshape(shape) * 2.0**-32
         return uniform
 
     def normal(self, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        """float64 standard normal numbers, made on the host (Box and Muller, 1958)."""
+        """float64 standard normal values, generated on the host (Box and Muller, 1958)."""
         count = math.prod(shape)
         pairs = -(-count // 2)
         words = self.bits(get_backend("cpu"), 2 * pairs).reshape(2, pairs)
@@ -78,11 +80,11 @@ default_generator = Generator()
 
 
 def manual_seed(seed: int) -> None:
-    """Start the library's random sequence anew: initial weights, ``randn``, dropout masks."""
+    """Restart the library's random sequence: initial weights, ``randn``, dropout masks."""
     default_generator.state = (_checked_seed(seed), 0)
 
 
 def numpy_generator(seed: int, *position: int) -> np.random.Generator:
-    """A NumPy generator that depends on (seed, position) only, for randomness on the host."""
+    """A NumPy generator determined by (seed, position), for randomness on the host."""
     sequence = np.random.SeedSequence(_checked_seed(seed), spawn_key=position)
     return np.random.Generator(np.random.Philox(sequence))

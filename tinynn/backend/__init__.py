@@ -10,7 +10,7 @@ from tinynn.backend.cpu.convolution.choice import get_conv2d_algorithm, set_conv
 from tinynn.backend.cpu.system import usable_cores
 from tinynn.backend.cpu.threads import get_num_threads, set_num_threads
 from tinynn.backend.cuda.precision import get_matmul_precision, set_matmul_precision
-from tinynn.backend.inventory import Device, Devices
+from tinynn.backend.inventory import Device, Devices, devices
 from tinynn.backend.reference import Array, Backend, NeedsGrad
 from tinynn.backend.registry import (
     backend_of,
@@ -31,6 +31,7 @@ __all__ = [
     "backend_of",
     "default_backend",
     "default_device",
+    "devices",
     "get_backend",
     "get_conv2d_algorithm",
     "get_matmul_precision",

@@ -1,8 +1,8 @@
-"""Random bits as a function of (seed, position): Philox4x64-10.
+"""Philox4x64-10: random bits as a function of (seed, position).
 
-Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011). Block number
-``position`` of four 64-bit words depends on nothing but the seed and the position, so any device
-can make any part of the sequence, in any order. The words equal those of ``numpy.random.Philox``.
+Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011). Block
+``position`` of four 64-bit words depends on the seed and the position only, so a device can
+generate any part of the sequence in parallel. The words equal those of ``numpy.random.Philox``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Where a sliding window lands: the arithmetic that convolution and pooling share.
+"""Sliding windows: the arithmetic of convolution and pooling.
 
-A window is a kernel of (kh, kw) taps that moves over an image in steps of ``stride``. Its taps lie
-``dilation`` pixels apart, and the image is first extended by ``padding`` pixels on each side.
-Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016), draws every case.
+A window has (kh, kw) taps, ``dilation`` pixels apart, and moves over the padded image in steps of
+``stride``. Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016), show
+all cases in pictures.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class Window(NamedTuple):
     dilation: Pair = (1, 1)
 
     @property
-    @lru_cache(maxsize=1024)  # noqa: B019, a window is a value
+    @lru_cache(maxsize=1024)  # noqa: B019 - a window is a value
     def extent(self) -> Pair:
-        """How many pixels the dilated kernel spans in each direction."""
+        """The size of the dilated kernel in pixels: (k - 1)·dilation + 1."""
         kh, kw = self.kernel
         return (kh - 1) * self.dilation[0] + 1, (kw - 1) * self.dilation[1] + 1
 
     @lru_cache(maxsize=1024)  # noqa: B019
     def output_size(self, height: int, width: int) -> Pair:
-        """How often the window fits: floor((size + padding - extent) / stride) + 1, or 0."""
+        """The number of windows: floor((size + padding - extent) / stride) + 1, or 0."""
         sizes = []
         for axis, size in enumerate((height, width)):
             room = size + sum(self.padding[axis]) - self.extent[axis]
@@ -42,7 +42,7 @@ class Window(NamedTuple):
         return sizes[0], sizes[1]
 
     def taps(self, out_h: int, out_w: int) -> Iterator[tuple[int, int, slice, slice]]:
-        """For each tap (i, j): the rows and columns of the padded image that it visits."""
+        """For each tap (i, j), the rows and columns of the padded image that it reads."""
         (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.stride, self.dilation
         for i in range(kh):
             rows = slice(i * dh, i * dh + sh * (out_h - 1) + 1, sh)
@@ -50,9 +50,9 @@ class Window(NamedTuple):
                 yield i, j, rows, slice(j * dw, j * dw + sw * (out_w - 1) + 1, sw)
 
     def rounding_up(self, height: int, width: int) -> Window:
-        """The same window with the padding that lets it start once more at the far edges.
+        """The window with enough padding at the bottom and right for one more position (ceil mode).
 
-        A last window must still begin inside the image or its leading padding.
+        The last window must begin inside the image or its leading padding.
         """
         padding = []
         for axis, size in enumerate((height, width)):
@@ -67,9 +67,9 @@ class Window(NamedTuple):
 
 
 def same_padding(size: int, extent: int, stride: int) -> Pair:
-    """Padding before and after so that ceil(size / stride) windows fit.
+    """The padding before and after for ceil(size / stride) windows.
 
-    Where the total is odd the extra pixel goes behind, as in TensorFlow, Keras and PyTorch.
+    An odd total puts the extra pixel after, as in TensorFlow, Keras and PyTorch.
     """
     total = max((-(-size // stride) - 1) * stride + extent - size, 0)
     return total // 2, total - total // 2
