@@ -1,4 +1,4 @@
-"""What the figures of cpu_vs_gpu.py mean: tables, the crossover, bounds, dollars, the plot."""
+"""Evaluate the results of cpu_vs_gpu.py: tables, crossover, bottlenecks, cost, plot."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-LAPTOP_EPOCH = 141.0  # seconds, the last epoch of the original run on a 2.53 GHz Core 2 Duo
-ORIGINAL_IMAGES, ORIGINAL_EPOCHS = 362, 3  # nine tenths of 403 photos
+LAPTOP_EPOCH = 141.0  # seconds per epoch of the original training on a 2.53 GHz Core 2 Duo
+ORIGINAL_IMAGES, ORIGINAL_EPOCHS = 362, 3  # 90 % of 403 photos
 OWN = "this machine"
 
 
 def load_instances() -> dict[str, Any]:
-    """The price table."""
+    """The table of instance prices."""
     text = (Path(__file__).parent / "instances.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
@@ -30,13 +30,13 @@ def by_batch(rows: list[Any]) -> dict[tuple[str, str], dict[int, dict[str, Any]]
 
 
 def table(report: Any) -> str:
-    """Throughputs of all that was measured, or the counts of an emulated device."""
+    """A table of all throughputs, or of the call counts of an emulated device."""
     lines: list[str] = []
     if report.counts:
         lines += [
             "",
-            "counted on the EMULATED device, one step at batch 2",
-            f"{'':22}{'launches':>10}{'library':>9}{'bytes up':>10}{'down':>6}{'waits':>7}",
+            "calls counted on the EMULATED device, one step at batch 2",
+            f"{'':22}{'launches':>10}{'library':>9}{'bytes up':>10}{'down':>6}{'syncs':>7}",
         ]
         for row in report.counts:
             title = f"{row['subject']}, {row['work']}"
@@ -48,12 +48,12 @@ def table(report: Any) -> str:
         return "\n".join(lines)
     gpu = any(row.device != "cpu" for row in report.rows)
     heads = [f"{'images/s':>12}{'spread':>9}{'with upload':>13}"] * (1 + gpu)
-    title = f"{'':22}{'batch':>7}" + f"{'CPU':^34}" + (f"{'GPU':^34}{'speed-up':>9}" if gpu else "")
+    title = f"{'':22}{'batch':>7}" + f"{'CPU':^34}" + (f"{'GPU':^34}{'speedup':>9}" if gpu else "")
     lines += ["", title, f"{'':29}" + "".join(heads)]
     for (subject, work), batches in by_batch(report.rows).items():
         for batch, rows in batches.items():
             cells = "".join(_cell(rows.get(device)) for device in ("cpu", "gpu")[: 1 + gpu])
-            ratio = f"{speed_up(rows):>8.1f}x" if "cpu" in rows and "gpu" in rows else ""
+            ratio = f"{speedup(rows):>8.1f}x" if "cpu" in rows and "gpu" in rows else ""
             lines.append(f"{f'{subject}, {work}':22}{batch:>7}{cells}{ratio}")
     return "\n".join(lines)
 
@@ -65,15 +65,15 @@ def _cell(row: Any) -> str:
     return f"{row.images_per_second:>12,.0f}{f'±{row.spread / 2:.0%}':>9}{uploaded:>13,.0f}"
 
 
-def speed_up(rows: dict[str, Any]) -> float:
-    """Images a second of the GPU over those of the CPU at one batch size."""
+def speedup(rows: dict[str, Any]) -> float:
+    """Throughput of the GPU relative to the CPU at one batch size."""
     return float(rows["cpu"].step / rows["gpu"].step)
 
 
 def crossover(ratios: dict[int, float]) -> float | None:
-    """The batch size at which a speed-up rises through 1, interpolated in logarithms.
+    """The batch size at which the speedup reaches 1, interpolated on logarithmic scales.
 
-    The smallest batch if it is above 1 there already; None if it never is.
+    The smallest batch size if the speedup is above 1 there; None if it never is.
     """
     batches = sorted(ratios)
     for before, batch in zip([None, *batches], batches, strict=False):
@@ -87,7 +87,7 @@ def crossover(ratios: dict[int, float]) -> float | None:
 
 
 def bound(row: Any, limit: dict[str, float]) -> tuple[str, dict[str, float]]:
-    """What a step cannot be faster than, in seconds, and the name of the largest of the three."""
+    """The bottleneck of a step, and the lower bounds of its time in seconds by resource."""
     times = {
         "launches": row.issue,
         "bandwidth": row.least_bytes / limit["copy"],
@@ -97,27 +97,29 @@ def bound(row: Any, limit: dict[str, float]) -> tuple[str, dict[str, float]]:
 
 
 def answers(report: Any, options: Any) -> str:
-    """The questions that people come with."""
+    """Conclusions: crossover, bottlenecks, time of the original training, and cost."""
     lines: list[str] = []
     if report.cold_start:
         first = max(report.cold_start.items(), key=lambda entry: entry[1])
         lines.append(f"cold start: up to {first[1]:.2f} s for the first step ({first[0]})")
     for key, reason in report.stopped.items():
-        lines.append(f"no larger batch of {key}: {reason}")
+        lines.append(f"no larger batch for {key}: {reason}")
     found = by_batch(report.rows)
     for (subject, work), batches in found.items():
         both = {batch: rows for batch, rows in batches.items() if {"cpu", "gpu"} <= set(rows)}
         if not both:
             continue
-        ratios = {batch: speed_up(rows) for batch, rows in both.items()}
+        ratios = {batch: speedup(rows) for batch, rows in both.items()}
         start, best = crossover(ratios), max(ratios, key=lambda batch: ratios[batch])
         wins = [batch for batch in ratios if ratios[batch] >= 1]
-        begins = "the GPU never wins"
+        begins = "the GPU is never faster"
         if start is not None:
-            begins = f"the GPU wins from batch {start:.0f} on"
+            begins = f"the GPU is faster from batch {start:.0f} on"
             if any(ratios[batch] < 1 for batch in ratios if batch > wins[0]):
-                begins = "the GPU wins at batch " + ", ".join(map(str, wins)) + " only"
-        lines.append(f"{subject}, {work}: {begins}; most at batch {best}: {ratios[best]:.1f} times")
+                begins = "the GPU is faster only at batch " + ", ".join(map(str, wins))
+        lines.append(
+            f"{subject}, {work}: {begins}; maximum speedup {ratios[best]:.1f}x at batch {best}"
+        )
         for batch, rows in both.items():
             if rows["gpu"].device in report.limits:
                 lines.append("  " + _bound_line(batch, rows["gpu"], report.limits))
@@ -129,12 +131,12 @@ def answers(report: Any, options: Any) -> str:
 def _bound_line(batch: int, row: Any, measured: dict[str, Any]) -> str:
     name, times = bound(row, measured[row.device])
     parts = ", ".join(f"{key} {value / row.step:.0%}" for key, value in times.items())
-    launches = f"at least {row.launches} launches"
+    launches = f"at least {row.launches} kernel launches"
     return f"batch {batch}: bound by {name} ({parts} of {row.step * 1e3:.2f} ms; {launches})"
 
 
 def _original_run(found: dict[Any, Any]) -> list[str]:
-    """How long the run of 2017 takes here."""
+    """The time that the training of 2017 takes on this machine."""
     batches = found.get(("original", "training"), {})
     lines = []
     for device in ("cpu", "gpu"):
@@ -142,15 +144,15 @@ def _original_run(found: dict[Any, Any]) -> list[str]:
         if speeds:
             seconds = ORIGINAL_IMAGES * ORIGINAL_EPOCHS / max(speeds)
             lines.append(
-                f"the original run ({ORIGINAL_EPOCHS} epochs of {ORIGINAL_IMAGES} images; its last "
-                f"one took {LAPTOP_EPOCH:.0f} s on a laptop) on this {device.upper()}: "
-                f"{seconds / ORIGINAL_EPOCHS:.1f} s an epoch, {seconds:.1f} s in all"
+                f"the original training ({ORIGINAL_EPOCHS} epochs of {ORIGINAL_IMAGES} images, "
+                f"{LAPTOP_EPOCH:.0f} s per epoch on a laptop) on this {device.upper()}: "
+                f"{seconds / ORIGINAL_EPOCHS:.1f} s per epoch, {seconds:.1f} s in total"
             )
     return lines
 
 
 def prices(report: Any, options: Any) -> dict[str, tuple[float, str]]:
-    """Dollars an hour of what was measured, by name, and where the price is from."""
+    """Dollars per hour of the measured instance types, by name, and the source of each price."""
     listed = load_instances()
     if options.price is not None:
         return {options.instance or OWN: (options.price, "--price")}
@@ -160,7 +162,7 @@ def prices(report: Any, options: Any) -> dict[str, tuple[float, str]]:
     if options.instance is not None:
         entries = [entry for entry in entries if entry["name"] == options.instance]
     else:
-        alone = titles if len(titles) == 1 else []  # machines with several cost more
+        alone = titles if len(titles) == 1 else []  # machines with several GPUs cost more
         entries = [e for e in entries if e["gpus"] == 1 and any(_is(e["gpu"], t) for t in alone)]
     part = "; one of its {} GPUs was measured"
     return {
@@ -175,10 +177,10 @@ def _is(gpu: str, title: str) -> bool:
 
 
 def _dollars(report: Any, options: Any, found: dict[Any, Any]) -> list[str]:
-    """Images per dollar and dollars per trained model, at the measured speeds only."""
+    """$/1M images and dollars per trained model, at the measured throughput."""
     lines = []
     known = prices(report, options)
-    if report.emulated:  # what was measured is this CPU, and no instance is one
+    if report.emulated:  # only this CPU was measured, which is not an instance type
         known = {name: entry for name, entry in known.items() if entry[1] == "--price"}
     for (subject, work), batches in found.items():
         if work != "training" or subject not in ("face", "original"):
@@ -186,24 +188,24 @@ def _dollars(report: Any, options: Any, found: dict[Any, Any]) -> list[str]:
         for device in ("cpu", "gpu"):
             speeds = [rows[device].images_per_second for rows in batches.values() if device in rows]
             for name, (price, source) in known.items() if speeds else ():
-                per_dollar = max(speeds) * 3600 / price
-                model = options.epochs * options.images / per_dollar
+                per_image = price / 3600 / max(speeds)
+                model = options.epochs * options.images * per_image
                 lines.append(
-                    f"{subject}, training on the {device.upper()} of {name} (${price:g} an hour, "
-                    f"{source}): {per_dollar:,.0f} images per dollar; ${model:.4f} for a model of "
+                    f"{subject}, training on the {device.upper()} of {name} (${price:g} per hour, "
+                    f"{source}): ${per_image * 1e6:.4f}/1M images; ${model:.4f} for a model of "
                     f"{options.epochs} epochs of {options.images:,} images"
                 )
     if found and not known:
-        lines.append("dollars: say what this machine costs with --price, or --instance")
+        lines.append("cost: set the price of this machine with --price or --instance")
     return lines
 
 
 def plot(report: Any, form: str) -> bytes:
-    """Throughput over batch size, both devices, crossovers marked."""
+    """Plot throughput over batch size for both devices, with the crossover."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise SystemExit("--plot needs matplotlib: pip install -e '.[bench]'") from error
+        raise SystemExit("--plot requires matplotlib: pip install -e '.[bench]'") from error
     found = by_batch(report.rows)
     figure = Figure(figsize=(5.5 * min(2, len(found)), 3.6 * -(-len(found) // 2)), layout="tight")
     for number, ((subject, work), batches) in enumerate(found.items(), start=1):
@@ -214,11 +216,11 @@ def plot(report: Any, form: str) -> bytes:
             ]
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", color=color, label=device.upper())
-        ratios = {b: speed_up(rows) for b, rows in batches.items() if {"cpu", "gpu"} <= set(rows)}
+        ratios = {b: speedup(rows) for b, rows in batches.items() if {"cpu", "gpu"} <= set(rows)}
         start = crossover(ratios) if ratios else None
         if start is not None:
-            axes.axvline(start, color="gray", linestyle=":", label=f"GPU wins from {start:.0f}")
-        axes.set(title=f"{subject}, {work}", xlabel="batch size", ylabel="images a second")
+            axes.axvline(start, color="gray", linestyle=":", label=f"crossover at {start:.0f}")
+        axes.set(title=f"{subject}, {work}", xlabel="batch size", ylabel="images/s")
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(batches), [str(batch) for batch in batches])
         axes.set_yscale("log")

@@ -1,15 +1,14 @@
-"""What a GPU brings over the CPU beside it: images a second from batch 1 on, and dollars.
+"""Speedup of a GPU over the CPU of the same machine, by batch size, and the cost in dollars.
 
-CPU and GPU take turns in one run, and medians are compared. On a machine without a GPU the CPU is
-measured and the reason said; a GPU that is emulated gets no figures of speed. See
-docs/gpu/rented-gpu.md for how to read the result.
+CPU and GPU alternate in one run, and medians are compared. Without a GPU only the CPU is measured,
+and the reason is printed; an emulated GPU is not timed. See docs/gpu/rented-gpu.md for how to read
+the results.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
@@ -31,16 +30,17 @@ from tinynn import nn, optim
 from tinynn.autograd import Tensor
 from tinynn.backend import get_backend
 from tinynn.errors import TinynnError
+from tinynn.files import write_atomically
 from tinynn.gpucheck import limits
 from tinynn.vision.models import face_cnn, original_cnn
 
-SLOWEST = 2.0  # seconds: a device whose step takes longer gets no larger batch
-TURN = 0.15  # seconds of one turn, about
+SLOWEST = 2.0  # seconds per step above which a device gets no larger batch
+ROUND = 0.15  # approximate seconds per measurement
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network and the shape of one of its inputs; ``classes`` 0: a single layer."""
+    """A network and its input shape without the batch axis; ``classes`` is 0 for a single layer."""
 
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
@@ -59,31 +59,31 @@ SUBJECTS = {
 
 @dataclass
 class Measured:
-    """One network at one batch size on one device. Times are medians, in seconds."""
+    """The result for a network, batch size and device. Times are medians, in seconds per step."""
 
     subject: str
     work: str
     batch: int
     device: str
     step: float
-    spread: float  # distance of the quartiles in parts of the median
-    with_upload: float  # a step that begins with the copy of its batch
-    issue: float  # until the step was handed to the device, nobody waiting
-    on_device: float | None  # between two events around it; None: a CPU
+    spread: float  # interquartile range relative to the median
+    with_upload: float  # a step including the host-to-device copy of its batch
+    issue: float  # time to launch all kernels of a step, without synchronization
+    on_device: float | None  # between two CUDA events; None on a CPU
     upload_bytes: int
-    operations: float  # floating-point, of matrix products and convolutions, counted
-    least_bytes: float  # that have to be read and written at the very least
+    operations: float  # floating-point operations of matrix products and convolutions
+    least_bytes: float  # lower bound of the memory traffic
     launches: int | None = None
 
     @property
     def images_per_second(self) -> float:
-        """Without the upload."""
+        """Throughput without the host-to-device copy."""
         return self.batch / self.step
 
 
 @dataclass
 class Report:
-    """All that was found; what ``--json`` writes."""
+    """All results, as written by ``--json``."""
 
     versions: dict[str, Any]
     devices: list[dict[str, Any]]
@@ -93,11 +93,11 @@ class Report:
     cold_start: dict[str, float] = field(default_factory=dict)
     counts: list[dict[str, Any]] = field(default_factory=list)
     rows: list[Measured] = field(default_factory=list)
-    stopped: dict[str, str] = field(default_factory=dict)  # why no larger batch
+    stopped: dict[str, str] = field(default_factory=dict)  # reason for no larger batch
 
 
 class Bench:
-    """One network on one device, ready to take a turn."""
+    """One network on one device, ready to be timed."""
 
     def __init__(self, name: str, work: str, batch: int, device: str) -> None:
         self.name, self.work, self.batch, self.device = name, work, batch, device
@@ -116,25 +116,21 @@ class Bench:
             self.optimizer = optim.SGD(self.model, learning_rate=1e-6, momentum=0.9)
 
     def upload(self) -> Tensor:
-        """The batch, copied to the device as the loader does."""
+        """Copy the batch to the device as the data loader does."""
         (images,) = self.uploads.receive(self.uploads.start(self.host))
-        images = Tensor(images)
-        return (
-            images.requires_grad_()
-            if self.work == "training" and not self.subject.classes
-            else images
-        )
+        single_layer = self.work == "training" and not self.subject.classes
+        return Tensor(images, requires_grad=single_layer)
 
     def step(self) -> None:
-        """One step of the work."""
+        """One step with a batch that is on the device already."""
         self.run(self.images)
 
     def upload_and_step(self) -> None:
-        """One step with a batch that comes from the host."""
+        """One step including the host-to-device copy of its batch."""
         self.run(self.upload())
 
     def run(self, images: Tensor) -> None:
-        """Training or inference with these images."""
+        """A training step or a forward pass."""
         if self.work == "inference":
             with tinynn.no_grad():
                 self.model(images)
@@ -150,8 +146,8 @@ class Bench:
         if self.optimizer is not None:
             self.optimizer.step()
 
-    def turn(self, work: Callable[[], None], steps: int) -> float:
-        """Seconds a step, all of it waited for."""
+    def time(self, work: Callable[[], None], steps: int) -> float:
+        """Seconds per step, including synchronization."""
         self.backend.synchronize()
         begin = time.perf_counter()
         for _ in range(steps):
@@ -160,14 +156,14 @@ class Bench:
         return (time.perf_counter() - begin) / steps
 
     def issue(self) -> float:
-        """Seconds until one step is handed over to a device that has nothing else to do."""
+        """Seconds to launch all kernels of a step on an idle device."""
         self.backend.synchronize()
         begin = time.perf_counter()
         self.step()
         return time.perf_counter() - begin
 
     def on_device(self) -> float | None:
-        """Seconds of one step between two events."""
+        """Seconds of one step between two CUDA events."""
         if self.device == "cpu":
             return None
         cuda = self.backend.xp.cuda
@@ -179,50 +175,52 @@ class Bench:
         return float(cuda.get_elapsed_time(before, after)) / 1000
 
     def operations(self) -> float:
-        """Of the products of a step: 2 for each multiply-add, three times as many in training."""
+        """Floating-point operations: 2 per multiply-add, times 3 in training."""
         times = 3 if self.work == "training" else 1
         return 2.0 * self.batch * self._summary().multiply_adds * times
 
     def least_bytes(self) -> float:
-        """Each result that reaches memory written and read once, each parameter read; in training
-        the gradients of both as well, and the update of parameter and velocity.
+        """Lower bound of the memory traffic of a step.
 
-        Convolution, ReLU and pooling are one kernel, and Flatten is none."""
-        found = self._summary()
-        kinds = [layer.kind for layer in found.layers]
-        joined = ["Conv2d", "ReLU", "MaxPool2d"]
+        Each stored activation is written and read once and each parameter is read; in training the
+        same holds for the gradients, plus the update of parameters and momentum buffers.
+        Convolution, ReLU and max-pooling count as one kernel, Flatten as none.
+        """
+        summary = self._summary()
+        kinds = [layer.kind for layer in summary.layers]
+        fused = ["Conv2d", "ReLU", "MaxPool2d"]
         written = sum(
             layer.activation_bytes
-            for i, layer in enumerate(found.layers)
-            if kinds[i] != "Flatten" and joined not in (kinds[i : i + 3], kinds[i - 1 : i + 2])
+            for i, layer in enumerate(summary.layers)
+            if kinds[i] != "Flatten" and fused not in (kinds[i : i + 3], kinds[i - 1 : i + 2])
         )
         activations = 2 * self.batch * written + self.host.nbytes
-        parameters = 4 * found.parameters
+        parameters = 4 * summary.parameters
         if self.work == "inference":
             return float(activations + parameters)
         return float(2 * activations + 7 * parameters)
 
     def _summary(self) -> Any:
-        return tinynn.summary(self.subject.make(), self.subject.shape)  # of one input
+        return tinynn.summary(self.subject.make(), self.subject.shape)  # per input
 
 
 def measure(benches: list[Bench], rounds: int) -> list[Measured]:
-    """All devices at one batch size, by turns."""
-    steps, turns = {}, {}
+    """Measure all devices at one batch size, alternating between them."""
+    steps, times = {}, {}
     for bench in benches:
-        bench.turn(bench.step, 2)  # warm-up
-        steps[bench.device] = max(1, round(TURN / bench.turn(bench.step, 1)))
-        turns[bench.device] = [[], [], [], []]
+        bench.time(bench.step, 2)  # warm-up
+        steps[bench.device] = max(1, round(ROUND / bench.time(bench.step, 1)))
+        times[bench.device] = [[], [], [], []]
     for _ in range(rounds):
         for bench in benches:
-            times, into = steps[bench.device], turns[bench.device]
-            into[0].append(bench.turn(bench.step, times))
-            into[1].append(bench.turn(bench.upload_and_step, times))
+            count, into = steps[bench.device], times[bench.device]
+            into[0].append(bench.time(bench.step, count))
+            into[1].append(bench.time(bench.upload_and_step, count))
             into[2].append(bench.issue())
             into[3].append(bench.on_device())
     rows = []
     for bench in benches:
-        step, with_upload, issue, on_device = turns[bench.device]
+        step, with_upload, issue, on_device = times[bench.device]
         low, _, high = statistics.quantiles(step if len(step) > 1 else step * 2, n=4)
         rows.append(
             Measured(
@@ -238,14 +236,14 @@ def measure(benches: list[Bench], rounds: int) -> list[Measured]:
                 bench.host.nbytes,
                 bench.operations(),
                 bench.least_bytes(),
-                None if bench.device == "cpu" else count(bench)["launches"],
+                None if bench.device == "cpu" else count_calls(bench)["launches"],
             )
         )
     return rows
 
 
-def count(bench: Bench) -> dict[str, Any]:
-    """What one step asks of a GPU; exact on an emulated one, at least so many on a real one."""
+def count_calls(bench: Bench) -> dict[str, Any]:
+    """CUDA calls of one step: exact on an emulated device, a lower bound on a real one."""
     bench.step()
     with tinynn.trace(bench.device) as trace:
         bench.step()
@@ -255,7 +253,7 @@ def count(bench: Bench) -> dict[str, Any]:
 
 
 def run(report: Report, arguments: argparse.Namespace, devices: list[str]) -> None:
-    """Every network, every kind of work, every batch size."""
+    """Measure every network, kind of work and batch size."""
     for name in arguments.models:
         for work in arguments.work:
             cold: dict[str, float] = {}
@@ -266,7 +264,7 @@ def run(report: Report, arguments: argparse.Namespace, devices: list[str]) -> No
                     break
                 try:
                     rows = measure(benches, arguments.rounds)
-                except MemoryError as error:  # that of the GPU, unless there is none
+                except MemoryError as error:  # of the GPU, if there is one
                     full = able.pop()
                     report.stopped[f"{name}, {work}, {full}"] = f"batch {batch}: {error}"
                     continue
@@ -280,7 +278,7 @@ def run(report: Report, arguments: argparse.Namespace, devices: list[str]) -> No
 
 
 def measure_limits(report: Report, device: str) -> None:
-    """What the device can do at best; nothing where its memory is too small to find out."""
+    """Measure the peak rates of the device, unless its memory is too small."""
     try:
         report.limits[device] = {
             "launch": limits.launch_time(device),
@@ -295,12 +293,12 @@ def measure_limits(report: Report, device: str) -> None:
 def start(
     report: Report, name: str, work: str, batch: int, able: list[str], cold: dict[str, float]
 ) -> Iterator[Bench]:
-    """A bench for each device on which the batch fits; its first step is the cold start."""
+    """A bench for each device that has enough memory; its first step is the cold start."""
     for device in list(able):
         try:
             bench = Bench(name, work, batch, device)
             begin = time.perf_counter()
-            bench.turn(bench.step, 1)
+            bench.time(bench.step, 1)
         except MemoryError as error:
             able.remove(device)
             report.stopped[f"{name}, {work}, {device}"] = f"batch {batch}: {error}"
@@ -312,25 +310,25 @@ def start(
 
 
 def progress(title: str, batches: list[int]) -> Any:
-    """A bar on a terminal, a line elsewhere."""
+    """A progress bar on a terminal, a line of text elsewhere."""
     if not sys.stderr.isatty():
         print(f"measuring {title}", file=sys.stderr)
     return tqdm(batches, desc=title, unit="batch", disable=not sys.stderr.isatty())
 
 
 def emulate(report: Report, arguments: argparse.Namespace, device: str) -> None:
-    """Every network once on an emulated device: it runs, and this is what it asks for."""
+    """Run every network once on an emulated device and count its CUDA calls."""
     for name in arguments.models:
         for work in arguments.work:
             bench = Bench(name, work, 2, device)
-            report.counts.append({"subject": name, "work": work, "batch": 2, **count(bench)})
+            report.counts.append({"subject": name, "work": work, "batch": 2, **count_calls(bench)})
 
 
 # -- the command line -----------------------------------------------------------------------------
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options, checked."""
+    """Parse and check the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -341,61 +339,63 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", nargs="+", choices=("training", "inference"),
                         default=["training", "inference"], help="default: both")  # fmt: skip
     parser.add_argument("--batch-sizes", type=batch_sizes, default=[4**n for n in range(8)],
-                        metavar="1,8,64", help="default: 1, 4, 16, ... until it does not fit or a "
+                        metavar="1,8,64", help="default: 1, 4, 16, ... until memory is full or a "
                         f"step takes more than {SLOWEST:g} s")  # fmt: skip
-    parser.add_argument("--rounds", type=positive, default=7, help="turns of each (default: 7)")
+    parser.add_argument("--rounds", type=positive, default=7, help="rounds per device (default: 7)")
     parser.add_argument("--instance", choices=known, metavar="NAME",
-                        help=f"what this machine is: {', '.join(known)}")  # fmt: skip
+                        help=f"instance type of this machine: {', '.join(known)}")  # fmt: skip
     parser.add_argument("--price", type=price, metavar="DOLLARS",
-                        help="of this machine an hour, instead of the price table's")  # fmt: skip
+                        help="price per hour, instead of that in the price table")  # fmt: skip
     parser.add_argument("--epochs", type=positive, default=30,
-                        help="of the model in dollars per trained model (default: 30)")  # fmt: skip
+                        help="for the cost per trained model (default: 30)")  # fmt: skip
     parser.add_argument("--images", type=positive, default=10_000,
-                        help="in an epoch of that (default: 10000)")  # fmt: skip
-    parser.add_argument("--require-gpu", action="store_true", help="no GPU is an error (exit 2)")
+                        help="images per epoch, for the same (default: 10000)")  # fmt: skip
+    parser.add_argument(
+        "--require-gpu", action="store_true", help="fail (exit code 2) without a GPU"
+    )
     parser.add_argument("--quick", action="store_true", help="two networks, two batch sizes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw throughput over batch size")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot throughput over batch size")
     options = parser.parse_args(arguments)
-    for name in ("json", "plot"):  # what would otherwise be lost at the end
+    for name in ("json", "plot"):  # before the measurement, not after it
         path = getattr(options, name)
         if path is not None and not path.resolve().parent.is_dir():
-            parser.error(f"--{name}: there is no folder {path.resolve().parent}")
+            parser.error(f"--{name}: no such directory: {path.resolve().parent}")
     if options.plot is not None:
         if options.plot.suffix not in ("", ".png", ".svg", ".pdf"):
-            parser.error(f"--plot draws .png, .svg or .pdf, got {options.plot.name}")
+            parser.error(f"--plot writes .png, .svg or .pdf, got {options.plot.name}")
         if find_spec("matplotlib") is None:
-            parser.error("--plot needs matplotlib: pip install -e '.[bench]'")
+            parser.error("--plot requires matplotlib: pip install -e '.[bench]'")
     if options.quick:
         options.models, options.batch_sizes, options.rounds = ["face", "conv3x3"], [1, 16], 3
     return options
 
 
 def batch_sizes(text: str) -> list[int]:
-    """Whole numbers with commas between them, in order."""
+    """Comma-separated integers, sorted."""
     return sorted({positive(part) for part in text.split(",")})
 
 
 def positive(text: str) -> int:
-    """A whole number above 0."""
+    """An integer above 0, for argparse."""
     if not text.strip().isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected an integer above 0, got {text!r}")
     return int(text)
 
 
 def price(text: str) -> float:
-    """Dollars above 0."""
+    """A price in dollars above 0, for argparse."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"expected dollars an hour, above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected dollars per hour, above 0, got {text!r}")
     return value
 
 
 def versions() -> dict[str, Any]:
-    """What measured: software, threads of the BLAS, the clock where it can be read."""
+    """Software versions, BLAS, threads and, if available, clock frequency."""
     import threadpoolctl
 
     blas = [f"{pool['internal_api']} {pool['version']}" for pool in threadpoolctl.threadpool_info()]
@@ -413,7 +413,7 @@ def versions() -> dict[str, Any]:
 
 
 def find(arguments: argparse.Namespace) -> tuple[Report, str | None]:
-    """An empty report of this machine, and the GPU that can be measured."""
+    """An empty report with the hardware, and the GPU to be measured, if any."""
     machine = tinynn.devices()
     why, device = machine.why_no_cuda, None
     try:
@@ -434,26 +434,26 @@ def find(arguments: argparse.Namespace) -> tuple[Report, str | None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, then say what was found; partial results are kept on Ctrl-C."""
+    """Measure and print the results; Ctrl-C keeps those measured so far."""
     options = parse(arguments)
     report, gpu = find(options)
     print(tinynn.devices())
     if gpu is None:
         print(f"\nNO GPU IS MEASURED: {report.why_no_gpu}", flush=True)
         if options.require_gpu:
-            print("--require-gpu makes that an error", file=sys.stderr)
+            print("error: --require-gpu is set", file=sys.stderr)
             return 2
     code = 0
     try:
         if report.emulated and gpu is not None:
-            print("\nEMULATED: a CPU plays the GPU. It counts, and nothing of it is timed.")
+            print("\nEMULATED: the CPU emulates a GPU. Its calls are counted, nothing is timed.")
             emulate(report, options, gpu)
         devices = ["cpu"] if gpu is None or report.emulated else ["cpu", gpu]
         for device in devices if len(devices) > 1 else []:
             measure_limits(report, device)
         run(report, options, devices)
     except KeyboardInterrupt:
-        print("\ninterrupted: this is what was measured so far", file=sys.stderr)
+        print("\ninterrupted: these are the results so far", file=sys.stderr)
         code = 130
     print(table(report))
     print(answers(report, options))
@@ -465,13 +465,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write(path: Path, content: bytes) -> None:
-    """All of it or nothing."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Write a file atomically and print its name."""
+    write_atomically(path, content)
     print(f"written: {path}")
 
 

@@ -1,8 +1,8 @@
-"""How fast tinynn is next to PyTorch on this machine's CPU, in one run, side by side.
+"""Throughput of tinynn relative to PyTorch on the CPU of this machine.
 
-Each side works in a process of its own and they take turns, so that whatever else the machine does
-slows all of them. PyTorch runs in its default memory format and in channels_last; what counts is
-the ratio to the better of the two. Needs the `bench` extra (PyTorch).
+Each library runs in its own process and they alternate, so that other load on the machine affects
+all of them equally. PyTorch is measured in its default memory format and in channels_last; the
+ratio refers to the faster of the two. Requires the `bench` extra (PyTorch).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SIDES = ("tinynn", "torch default", "torch channels_last")
 
 
 class Case(NamedTuple):
-    """What all sides do."""
+    """A workload that all sides run."""
 
     model: str
     batch: int
@@ -38,12 +38,12 @@ class Case(NamedTuple):
 
     @property
     def network(self) -> Model:
-        """The network by its name, or the one convolution of a sweep."""
+        """The named network, or the single convolution of a sweep."""
         return MODELS[self.model] if self.sweep is None else one_convolution(*self.sweep)
 
     @property
     def title(self) -> str:
-        """A line's head in the table."""
+        """The row label in the table."""
         work = "training" if self.training else "inference"
         return f"{self.model}, {work}, batch {self.batch}, {_threads(self.threads)}"
 
@@ -52,11 +52,11 @@ def _threads(count: int) -> str:
     return f"{count} thread{'s' * (count != 1)}"
 
 
-# -- what one process does ------------------------------------------------------------------------
+# -- in each process ------------------------------------------------------------------------------
 
 
 def training_step(model: Any, optimizer: Any, functional: Any, images: Any, labels: Any) -> Work:
-    """One step of training, as a user of either library writes it."""
+    """One training step, as a user of either library writes it."""
 
     def train() -> None:
         optimizer.zero_grad()
@@ -68,7 +68,7 @@ def training_step(model: Any, optimizer: Any, functional: Any, images: Any, labe
 
 
 def inference(model: Any, no_grad: Callable[[], Any], images: Any) -> Work:
-    """One pass without gradients."""
+    """One forward pass without gradients."""
 
     def infer() -> None:
         with no_grad():
@@ -78,7 +78,7 @@ def inference(model: Any, no_grad: Callable[[], Any], images: Any) -> Work:
 
 
 def tinynn_work(case: Case) -> Work:
-    """The case in tinynn."""
+    """The workload in tinynn."""
     import numpy as np
 
     import tinynn
@@ -99,7 +99,7 @@ def tinynn_work(case: Case) -> Work:
 
 
 def torch_work(case: Case, channels_last: bool) -> Work:
-    """The same in PyTorch."""
+    """The workload in PyTorch."""
     import warnings
 
     import torch
@@ -123,7 +123,7 @@ def torch_work(case: Case, channels_last: bool) -> Work:
 
 
 def resident(field: str = "VmRSS") -> int | None:
-    """Bytes of this process in memory (VmHWM: at most so far), or None where Linux does not say."""
+    """Resident memory of this process in bytes (VmHWM: peak so far); None except on Linux."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -132,9 +132,9 @@ def resident(field: str = "VmRSS") -> int | None:
 
 
 def worker(pipe: Connection, side: str, case: Case) -> None:
-    """Say what the first steps took in memory, then answer numbers of steps with their seconds."""
+    """Send the peak memory of the first steps, then seconds per step for each number of steps."""
     if side == "tinynn":
-        import tinynn.nn  # noqa: F401, what it takes by itself does not count
+        import tinynn.nn  # noqa: F401, the memory of the library itself is not counted
     else:
         import torch  # noqa: F401
     before = resident()
@@ -150,13 +150,14 @@ def worker(pipe: Connection, side: str, case: Case) -> None:
         pipe.send((time.perf_counter() - start) / steps)
 
 
-# -- taking turns ---------------------------------------------------------------------------------
+# -- alternation ----------------------------------------------------------------------------------
 
 
 class Side:
-    """A library in a process of its own."""
+    """A library in its own process."""
 
     def __init__(self, name: str, case: Case) -> None:
+        self.name = name
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=worker, args=(other, name, case), daemon=True)
@@ -165,7 +166,7 @@ class Side:
         self.peak: int | None = self._receive()
 
     def run(self, steps: int) -> float:
-        """Seconds a step."""
+        """Seconds per step."""
         self.pipe.send(steps)
         return float(self._receive())
 
@@ -174,7 +175,7 @@ class Side:
             return self.pipe.recv()
         except EOFError:
             self.process.join()
-            raise SystemExit(f"a side ended with exit code {self.process.exitcode}") from None
+            raise SystemExit(f"{self.name}: exit code {self.process.exitcode}") from None
 
     def stop(self) -> None:
         """End the process."""
@@ -183,7 +184,7 @@ class Side:
 
 
 def compare(case: Case, rounds: int) -> dict[str, Any]:
-    """Images a second and peak memory of each side, from turns that alternate."""
+    """Throughput and peak memory of each side, measured in alternating rounds."""
     names = SIDES if len(case.network.shape) == 3 else SIDES[:2]
     sides = {name: Side(name, case) for name in names}
     steps = {name: max(1, round(0.12 / side.run(2))) for name, side in sides.items()}
@@ -194,7 +195,9 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
     for side in sides.values():
         side.stop()
     theirs = [seconds[name] for name in names[1:]]
-    by_round = [min(turn) / ours for ours, *turn in zip(seconds["tinynn"], *theirs, strict=True)]
+    by_round = [
+        min(others) / ours for ours, *others in zip(seconds["tinynn"], *theirs, strict=True)
+    ]
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     peaks = {name: side.peak for name, side in sides.items()}
     return {
@@ -212,29 +215,29 @@ def compare(case: Case, rounds: int) -> dict[str, Any]:
 
 
 def memory_ratio(peaks: dict[str, int | None]) -> float | None:
-    """The peak of PyTorch's more frugal form in parts of tinynn's."""
+    """Peak memory of PyTorch, in its smaller memory format, relative to tinynn."""
     theirs = [peak for name, peak in peaks.items() if name != "tinynn" and peak]
     return min(theirs) / peaks["tinynn"] if theirs and peaks["tinynn"] else None
 
 
 def quartiles(values: list[float]) -> list[float]:
-    """The three quartiles; of a single value, that."""
+    """The three quartiles; a single value is repeated."""
     return statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
 
 
 def quartile_spread(seconds: list[float]) -> float:
-    """The distance of the quartiles in parts of the median."""
+    """The interquartile range relative to the median."""
     low, middle, high = quartiles(seconds)
     return (high - low) / middle
 
 
-# -- what people see ------------------------------------------------------------------------------
+# -- output ---------------------------------------------------------------------------------------
 
 _HEAD = ("ratio", "quartiles", "memory", "tinynn", "torch", "channels_last")
 
 
 def line(result: dict[str, Any]) -> str:
-    """One case: the ratio of speeds, of peak memory, and images a second."""
+    """A table row: speedup with quartiles, ratio of peak memory, throughputs."""
     low, high = result["ratio_quartiles"]
     memory = result["memory_ratio"]
     speeds = result["images_per_second"]
@@ -244,14 +247,14 @@ def line(result: dict[str, Any]) -> str:
 
 
 def head() -> str:
-    """The head of the table."""
-    return f"{'images a second; ratio: tinynn / better torch':60}" + "".join(
+    """The table heading."""
+    return f"{'images/s; ratio: throughput relative to PyTorch':60}" + "".join(
         f"{name:>14}" for name in _HEAD
     )
 
 
 def plot(results: list[dict[str, Any]], path: str, title: str) -> None:
-    """A bar for each case, with the quartiles of its turns."""
+    """A bar per case, with the quartiles over the rounds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -267,13 +270,13 @@ def plot(results: list[dict[str, Any]], path: str, title: str) -> None:
     axes.barh([r["title"] for r in results], ratios, xerr=errors, color=colors)
     axes.axvline(1, color="black", linewidth=1)
     axes.invert_yaxis()
-    axes.set_xlabel("throughput of tinynn in parts of PyTorch's better memory format")
+    axes.set_xlabel("throughput relative to PyTorch (faster memory format)")
     axes.set_title(title, fontsize=10)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
-# -- which cases ----------------------------------------------------------------------------------
+# -- cases ----------------------------------------------------------------------------------------
 
 _SWEEPS = {
     "batch": [(n, (24, 16, 32, 3)) for n in (1, 4, 16, 64, 256)],
@@ -284,14 +287,14 @@ _SWEEPS = {
 
 
 def swept(batch: int, sizes: tuple[int, int, int, int], threads: int) -> Case:
-    """One convolution of a sweep."""
+    """A single convolution of a sweep."""
     size, inputs, outputs, kernel = sizes
     name = f"{kernel}x{kernel}, {inputs} to {outputs}, {size}x{size} pixels"
     return Case(name, batch, True, threads, sizes)
 
 
 def cases(arguments: argparse.Namespace) -> Iterator[Case]:
-    """All that was asked for."""
+    """All cases selected on the command line."""
     for threads in arguments.threads:
         for name in arguments.models:
             for work in arguments.work:
@@ -302,41 +305,53 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
+    """An integer >= 1, for argparse."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"a number >= 1 is expected, got {text}")
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
     return value
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse and check the command line."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
     add("--models", nargs="*", choices=[*MODELS], default=[*MODELS], help="networks to run")
-    add("--batch", type=positive, nargs="+", default=[1, 32, 64, 256], help="images in a batch")
-    add("--threads", type=positive, nargs="+", default=sorted({1, cores}), help="CPU threads")
+    add("--batch", type=positive, nargs="+", default=[1, 32, 64, 256], help="batch sizes")
+    add(
+        "--threads",
+        type=positive,
+        nargs="+",
+        default=sorted({1, cores}),
+        help="numbers of CPU threads",
+    )
     add("--work", nargs="+", choices=("training", "inference"), default=["training", "inference"])
-    add("--sweep", nargs="+", choices=[*_SWEEPS], default=[], help="one convolution, step by step")
-    add("--rounds", type=positive, default=9, help="turns of each side")
-    add("--quick", action="store_true", help="the face CNN only, batch 8, two turns")
-    add("--json", metavar="FILE", help="write the figures to a file")
-    add("--plot", metavar="FILE", help="draw the ratios (needs matplotlib)")
+    add(
+        "--sweep",
+        nargs="+",
+        choices=[*_SWEEPS],
+        default=[],
+        help="sweep one parameter of a single convolution",
+    )
+    add("--rounds", type=positive, default=9, help="rounds per side")
+    add("--quick", action="store_true", help="only the face CNN, batch 8, two rounds")
+    add("--json", metavar="FILE", help="write the results as JSON")
+    add("--plot", metavar="FILE", help="plot the ratios (requires matplotlib)")
     parsed = parser.parse_args(arguments)
-    for name in ("json", "plot"):  # what would otherwise be lost at the end
+    for name in ("json", "plot"):  # before the measurement, not after it
         path = getattr(parsed, name)
         if path and not Path(path).resolve().parent.is_dir():
-            parser.error(f"--{name}: there is no folder {Path(path).resolve().parent}")
+            parser.error(f"--{name}: no such directory: {Path(path).resolve().parent}")
     if parsed.quick:
         parsed.models, parsed.batch, parsed.rounds = ["face CNN"], [8], 2
     return parsed
 
 
 def main() -> int:
-    """Measure what was asked for; each line is printed when it is known."""
+    """Measure all cases and print each row as soon as it is complete."""
     arguments = parse_arguments()
     try:
         import torch  # noqa: F401
@@ -346,14 +361,14 @@ def main() -> int:
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     packages = {name: version(name) for name in ("numpy", "torch")}
     title = f"float32, {machine}, " + ", ".join(f"{n} {v}" for n, v in packages.items())
-    print(f"{title}; medians of {arguments.rounds} turns\n{head()}", flush=True)
+    print(f"{title}; medians of {arguments.rounds} rounds\n{head()}", flush=True)
     results = []
     for case in cases(arguments):
         results.append(compare(case, arguments.rounds))
         print(line(results[-1]), flush=True)
         if arguments.json:
-            figures = {"machine": machine, "versions": packages, "results": results}
-            Path(arguments.json).write_text(json.dumps(figures, indent=1), encoding="utf-8")
+            contents = {"machine": machine, "versions": packages, "results": results}
+            Path(arguments.json).write_text(json.dumps(contents, indent=1), encoding="utf-8")
     if arguments.plot and results:
         plot(results, arguments.plot, title)
     return 0

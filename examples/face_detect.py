@@ -449,8 +449,8 @@ def _add_identify(commands: Any) -> None:
 def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "checkpoints",
-        "SIGTERM and Ctrl-C end the training with a checkpoint and exit code 75; the same command "
-        "with --resume auto, on this or another machine, resumes it exactly",
+        "SIGTERM and Ctrl-C end the training with a checkpoint and exit code 75;\n"
+        "the same command with --resume auto, on this or another machine, resumes it exactly",
     )
     group.add_argument(
         "--checkpoint-dir", metavar="DIR",
@@ -598,7 +598,8 @@ def _album(options: argparse.Namespace) -> identification.Portraits:
         try:
             portraits = identification.from_folder(options.data, *size, options.skip_bad)
         except DataError as error:
-            hint = "" if options.skip_bad else " (--skip-bad skips unreadable files)"
+            unreadable = options.data.is_dir() and not options.skip_bad
+            hint = " (--skip-bad skips unreadable files)" if unreadable else ""
             raise DataError(f"{error}{hint}") from error
     for warning in skipped:
         _end(f"warning: {warning.message}", 0)

@@ -1,4 +1,4 @@
-"""benchmarks/cpu_vs_gpu.py: what it concludes from figures, and what it says without a GPU."""
+"""benchmarks/cpu_vs_gpu.py: its conclusions, and its behavior without a GPU."""
 
 import argparse
 import json
@@ -24,8 +24,8 @@ from cpu_vs_gpu import Measured, Report  # noqa: E402
 
 def measured(batch: int, device: str, step: float, subject: str = "face") -> Measured:
     on_device = None if device == "cpu" else step
-    figures = (step, 0.1, step * 1.5, step / 2, on_device, 4 * batch, 1e9, 1e6, 30)
-    return Measured(subject, "training", batch, device, *figures)
+    values = (step, 0.1, step * 1.5, step / 2, on_device, 4 * batch, 1e9, 1e6, 30)
+    return Measured(subject, "training", batch, device, *values)
 
 
 def report(rows: list[Measured], gpu: str = "NVIDIA A10G") -> Report:
@@ -61,10 +61,10 @@ class TestAnswers:
     def test_dollars(self) -> None:
         rows = [measured(10, "cpu", 0.1), measured(10, "cuda", 0.01)]
         text = answers.answers(report(rows), Options(price=0.36))
-        assert "10.0 times" in text
-        assert "GPU of this machine ($0.36 an hour, --price): 10,000,000 images per dollar" in text
+        assert "maximum speedup 10.0x at batch 10" in text
+        assert "GPU of this machine ($0.36 per hour, --price): $0.1000/1M images" in text
         assert "$0.0010 for a model of 10 epochs of 1,000 images" in text
-        assert "CPU of this machine ($0.36 an hour, --price): 1,000,000 images" in text
+        assert "CPU of this machine ($0.36 per hour, --price): $1.0000/1M images" in text
 
     @pytest.mark.parametrize(
         ("title", "found"),
@@ -82,9 +82,9 @@ class TestAnswers:
 
     def test_the_original_run(self) -> None:
         row = measured(64, "cpu", 64 / 36.2, "original")
-        assert "10.0 s an epoch, 30.0 s in all" in answers.answers(report([row]), Options())
+        assert "10.0 s per epoch, 30.0 s in total" in answers.answers(report([row]), Options())
 
-    def test_a_table_without_a_gpu_has_no_speed_up(self) -> None:
+    def test_a_table_without_a_gpu_has_no_speedup(self) -> None:
         text = answers.table(report([measured(4, "cpu", 0.5)]))
         assert "GPU" not in text
         assert "8" in text
@@ -146,7 +146,7 @@ class TestCommandLine:
         assert found.rows[2].operations == 2 * 2 * 2304 * 128
 
     def test_both_devices_take_turns(self, device: str) -> None:
-        """The way of a real GPU, whatever the device: all figures are there, and the answers."""
+        """The code path of a real GPU, on any device: all results and conclusions exist."""
         if device == "cpu":
             pytest.skip("needs pytest --device cuda")
         options = cpu_vs_gpu.parse(["--models", "linear", "batchnorm", "--rounds", "2"])
@@ -160,7 +160,7 @@ class TestCommandLine:
             assert (row.launches, row.on_device) == (None, None) or row.launches > 0
         text = answers.answers(found, options)
         assert text.count("bound by ") == 8
-        assert "speed-up" in answers.table(found)
+        assert "speedup" in answers.table(found)
 
     def test_interrupted_it_keeps_what_it_has(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -194,7 +194,7 @@ def test_without_a_gpu_it_measures_the_cpu_and_says_why() -> None:
     assert done.returncode == 0, done.stderr
     assert "NO GPU IS MEASURED: " in done.stdout
     assert "linear, training" in done.stdout
-    assert "speed-up" not in done.stdout
+    assert "speedup" not in done.stdout
 
 
 def test_a_gpu_can_be_required() -> None:
@@ -212,7 +212,7 @@ def test_an_emulated_device_is_counted_and_never_timed(device: str, tmp_path: Pa
     done = run(*options, "--json", str(file))
     assert done.returncode == 0, done.stderr
     assert "EMULATED" in done.stdout
-    assert "speed-up" not in done.stdout
+    assert "speedup" not in done.stdout
     assert "GPU of" not in done.stdout
     figures = json.loads(file.read_text())
     assert {row["device"] for row in figures["rows"]} == {"cpu"}
@@ -223,7 +223,7 @@ def test_one_round_is_enough_for_figures() -> None:
     class Once:
         device, name, work, batch, host = "cpu", "face", "training", 2, np.zeros(3)
 
-        def turn(self, work: object, times: int) -> float:
+        def time(self, work: object, times: int) -> float:
             return 0.01
 
         def step(self) -> None: ...
