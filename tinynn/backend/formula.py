@@ -41,6 +41,7 @@ _CPP = {  # NumPy's function: the C++ expression of its operands
     "minimum": "{0} < {1} || {0} != {0} ? {0} : {1}",
     "where": "{} ? {} : {}",
     "absolute": "fabs({})",
+    "sign": "{0} > 0 ? ACCUMULATE(1) : {0} < 0 ? ACCUMULATE(-1) : {0}",  # NaN stays NaN
     "logaddexp": "({0} > {1} ? {0} : {1}) + log1p(exp(-fabs({0} - {1})))",
     **{
         f: f + "({})" for f in ("exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "tanh", "erf")
@@ -80,6 +81,8 @@ class Trace:
 
     def emit(self, function: str, operands: Any, target: Symbol | None = None) -> Symbol:
         """Add ``target = function(operands)``; a new variable without a target."""
+        if function not in _CPP:
+            raise TypeError(f"a formula cannot use {function}; it can use {', '.join(_CPP)}")
         value = _CPP[function].format(*map(self._name, operands))
         if target is None:
             target = Symbol(self, f"t{len(self._statements)}")
