@@ -87,6 +87,29 @@ def test_an_augmentation(run):
     assert ((erased != images).any(axis=3).sum(axis=(1, 2)) == 16).all()
 
 
+def test_an_optimizer(run, device):
+    names = run("An optimizer")
+    parameter = tinynn.tensor([1.0, -2.0, 3.0], device=device, requires_grad=True)
+    optimizer = names["Lion"]([parameter], learning_rate=0.1, weight_decay=0.5)
+    (parameter * tinynn.tensor([2.0, 0.0, -3.0], device=device)).sum().backward()
+    optimizer.step()
+    expected = [1 - 0.1 * (1 + 0.5), -2 - 0.1 * -1, 3 - 0.1 * (-1 + 1.5)]
+    np.testing.assert_allclose(parameter.numpy(), expected, rtol=1e-6)
+    state = optimizer.state_dict()
+    np.testing.assert_allclose(state["arrays"]["0.momentum"], [0.02, 0, -0.03], rtol=1e-5)
+
+
+def test_an_activation_with_a_cuda_kernel(run, device):
+    names = run("An activation with a CUDA kernel")
+    check_gradients(names["mish"], [normal(3, 4)], device)
+    x = normal(50)
+    expected = x * np.tanh(np.log1p(np.exp(x)))
+    for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-6), ("float16", 1e-2)):
+        out = names["mish"](tinynn.tensor(x.astype(dtype), device=device))
+        assert out.dtype == dtype
+        np.testing.assert_allclose(out.numpy(), expected, rtol=tolerance, atol=tolerance)
+
+
 def test_a_backend(run):
     names = run("A backend")
     assert names["out"].shape == (2, 4, 4, 4)
