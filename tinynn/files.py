@@ -115,10 +115,7 @@ def _reading(name: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise FileFormatError(
-            f"{name} is not an intact safetensors file ({error}): it is truncated or of another "
-            "format"
-        ) from error
+        raise FileFormatError(f"{name} is not an intact safetensors file ({error})") from error
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:

@@ -112,7 +112,7 @@ class TestRocAuc:
             ([0.1, 0.2], [1, 1], ArgumentError, "both classes"),
             ([0.1, 0.2], [1, 2], LabelError, "0 and 1"),
             ([0.1, np.nan], [0, 1], ArgumentError, "NaN"),
-            ([[0.1, 0.2]], [0, 1], ShapeError, "one length"),
+            ([[0.1, 0.2]], [0, 1], ShapeError, "scores and labels"),
         ],
     )
     def test_invalid_arguments(

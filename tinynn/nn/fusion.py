@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from tinynn import functional as F
 from tinynn.autograd import Tensor
@@ -32,13 +32,10 @@ from tinynn.nn.pooling import MaxPool2d
 
 __all__ = ["constant_weights"]
 
+_Layers = tuple[Module, ...]
+_Compute = Callable[[Tensor], Tensor]
 _Folded = tuple[Tensor, Tensor]  # weight and bias of a convolution that also normalizes
 _folds: ContextVar[dict[tuple[int, int], _Folded] | None] = ContextVar("folds", default=None)
-
-
-class _Fused(NamedTuple):
-    modules: tuple[Module, ...]
-    compute: Callable[[Tensor], Tensor]
 
 
 @contextmanager
@@ -66,59 +63,56 @@ def run(modules: Sequence[Module], x: Any) -> Any:
     """Call the modules one after the other, fused where possible."""
     position = 0
     while position < len(modules):
-        fused = _recognize(modules, position) if isinstance(x, Tensor) else None
+        fused = None
+        if type(modules[position]) in (Conv2d, BatchNorm2d) and isinstance(x, Tensor):
+            fused = _recognize(modules[position : position + 4])
         if fused is None:
             x = modules[position](x)
-        elif tracing.active is None:
-            x = _run_fused(fused, x)
+            position += 1
+            continue
+        layers, compute = fused
+        if tracing.active is None:
+            x = _run_fused(layers, compute, x)
         else:
-            x = tracing.active.call(fused.modules, _run_fused, fused, x)
-        position += 1 if fused is None else len(fused.modules)
+            x = tracing.active.call(layers, _run_fused, layers, compute, x)
+        position += len(layers)
     return x
 
 
-def _run_fused(fused: _Fused, x: Tensor) -> Any:
+def _run_fused(layers: _Layers, compute: _Compute, x: Tensor) -> Any:
     try:
-        out = fused.compute(x)
+        out = compute(x)
     except TinynnError:
-        for module in fused.modules:  # fails again, this time in the layer that is to blame
-            x = module(x)
+        for layer in layers:  # fails again, this time in the layer that is to blame
+            x = layer(x)
         return x
-    note_call(fused.modules, out)
+    note_call(layers, out)
     return out
 
 
-def _recognize(modules: Sequence[Module], start: int) -> _Fused | None:
-    """The fused function that begins with ``modules[start]``, or None."""
-    first: Any = modules[start]
-    if type(first) is Conv2d:
-        length, compute = _from_convolution(first, modules[start + 1 : start + 4])
-    elif type(first) is BatchNorm2d and _kinds(modules[start + 1 : start + 2]) == (ReLU,):
-        length, compute = 2, partial(BatchNorm2d.forward, first, relu=True)
-    else:
+def _recognize(modules: Sequence[Any]) -> tuple[_Layers, _Compute] | None:
+    """The first modules that run as one function, and the function; None if the first runs alone.
+
+    At most four run together: convolution, batch norm, ReLU and max pooling.
+    """
+    first, kinds = modules[0], tuple(map(type, modules))
+    norm = pool = None
+    length = 1
+    if kinds[:2] == (BatchNorm2d, ReLU):
+        length = 2
+    elif kinds[0] is Conv2d:
+        if len(kinds) > 1 and _folds_into(first, modules[1]):
+            norm, length = modules[1], 2
+        if kinds[length : length + 2] == (ReLU, MaxPool2d) and first.groups == 1:
+            candidate = modules[length + 1]
+            if candidate.padding == 0 and candidate.dilation == 1:
+                pool, length = candidate, length + 2
+    layers = tuple(modules[:length])
+    if length == 1 or any(layer.is_observed for layer in layers):
         return None
-    members = tuple(modules[start : start + length])
-    if length == 1 or any(module.is_observed for module in members):
-        return None
-    return _Fused(members, compute)
-
-
-def _from_convolution(
-    conv: Conv2d, following: Sequence[Any]
-) -> tuple[int, Callable[[Tensor], Tensor]]:
-    """How many layers run together from this convolution on, and the function that does it."""
-    norm = following[0] if following and _folds_into(conv, following[0]) else None
-    rest = following[:2] if norm is None else following[1:]
-    length = 1 if norm is None else 2
-    if conv.groups == 1 and _kinds(rest) == (ReLU, MaxPool2d):
-        pool = rest[1]
-        if pool.padding == 0 and pool.dilation == 1:
-            return length + 2, partial(_convolve, conv, norm, pool)
-    return length, partial(_convolve, conv, norm, None)
-
-
-def _kinds(modules: Sequence[Module]) -> tuple[type[Module], ...]:
-    return tuple(map(type, modules))
+    if kinds[0] is BatchNorm2d:
+        return layers, partial(BatchNorm2d.forward, first, relu=True)
+    return layers, partial(_convolve, first, norm, pool)
 
 
 def _folds_into(conv: Conv2d, norm: Module) -> bool:
@@ -148,6 +142,6 @@ def _folded(conv: Conv2d, norm: BatchNorm2d) -> _Folded:
     shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
     bias = shift * scale
     folded = conv.weight * scale, bias if norm.bias is None else bias + norm.bias
-    if kept is not None:
+    if kept is not None and not any(tensor.requires_grad for tensor in folded):
         kept[key] = folded
     return folded

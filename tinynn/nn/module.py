@@ -144,9 +144,7 @@ class Module:
 
     def _walk(self, path: str, above: tuple[Module, ...]) -> Iterator[tuple[str, Module]]:
         if any(self is module for module in above):
-            raise ArgumentError(
-                f"the module at {path!r} holds itself: its parent cannot be its attribute"
-            )
+            raise ArgumentError(f"the module at {path!r} holds itself as a descendant")
         yield path, self
         for name, child in self.named_children():
             yield from child._walk(f"{path}.{name}" if path else name, (*above, self))

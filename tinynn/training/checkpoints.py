@@ -83,9 +83,7 @@ class Checkpoints:
         watch_spot: bool = False,
     ) -> None:
         if not every >= 0 or keep < 1:
-            raise ArgumentError(
-                f"Checkpoints expects every >= 0 seconds and keep >= 1, got {every} and {keep}"
-            )
+            raise ArgumentError(f"expected every >= 0 s and keep >= 1, got {every} and {keep}")
         self.every, self.keep, self.watch_spot = every, keep, watch_spot
         self.config = dict(config or {})
         self.steps = 0
@@ -113,10 +111,7 @@ class Checkpoints:
         """
         for name, part in parts.items():
             if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
-                raise ArgumentError(
-                    "a checkpoint tracks objects with state_dict() and load_state_dict(): "
-                    f"{name} is {part!r:.60}"
-                )
+                raise ArgumentError(f"cannot track {name}: no state_dict() in {part!r:.60}")
             self._parts[name] = part
             if name in self._saved:
                 self._load(name, part, self._saved.pop(name))
@@ -173,14 +168,9 @@ class Checkpoints:
                 f"{self._path(self.resumed_from)} contains {', '.join(sorted(self._saved))}, which "
                 "is not tracked here: track() it, or use another place"
             )
-        captured = capture(
-            {
-                "steps": self.steps,
-                "config": self.config,
-                "versions": _versions(),
-                "parts": {name: part.state_dict() for name, part in self._parts.items()},
-            }
-        )
+        parts = {name: part.state_dict() for name, part in self._parts.items()}
+        state = {"steps": self.steps, "config": self.config, "versions": _versions()}
+        captured = capture({**state, "parts": parts})
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="tinynn-checkpoint")
         self._writing = self._writer.submit(self._write, self._name(), captured)
@@ -196,10 +186,9 @@ class Checkpoints:
     def _finish_writing(self, report: bool = False) -> None:
         """Wait for the background thread; raise its failure, or report it and continue."""
         writing, self._writing = self._writing, None
-        if writing is None:
-            return
         try:
-            writing.result()
+            if writing is not None:
+                writing.result()
         except StorageError as error:
             if not report:
                 raise
@@ -220,15 +209,14 @@ class Checkpoints:
         state = self._newest_intact(names)
         if state is None:
             return
+        path = self._path(self.resumed_from)
         try:
             self.steps, self._saved = int(state["steps"]), dict(state["parts"])
             config, versions = dict(state["config"]), dict(state["versions"])
         except (LookupError, TypeError, ValueError) as error:
-            raise FileFormatError(
-                f"{self._path(self.resumed_from)} has a damaged header: {error}"
-            ) from error
+            raise FileFormatError(f"{path} has a damaged header: {error}") from error
         self._check_config(config)
-        say(f"resuming from {self._path(self.resumed_from)}, step {self.steps}")
+        say(f"resuming from {path}, step {self.steps}")
         other = {k: v for k, v in versions.items() if v != _versions().get(k, v)}
         if other:
             was = ", ".join(f"{name} {version}" for name, version in sorted(other.items()))

@@ -60,9 +60,7 @@ class MetricAccumulator:
         """
         scores = _as_matrix(logits)
         if labels.shape != scores.shape[:1]:
-            raise ShapeError(
-                f"expected one label per row of the logits: got {labels.shape} for {logits.shape}"
-            )
+            raise ShapeError(f"expected one label per row: got {labels.shape} for {logits.shape}")
         if self._totals is None or self._totals.backend is not logits.backend:
             sums = zeros(3, dtype="float64") if self._totals is None else self._totals
             self._totals = sums.to(logits.device)
@@ -85,8 +83,7 @@ class MetricAccumulator:
             loss = float(self._totals.numpy()[0])
             raise NonFiniteError(
                 f"the loss is {'nan' if np.isnan(loss) else loss} in batch {self.first_failure}: "
-                "the training has diverged. Use a smaller learning rate, clip the gradients, and "
-                "check the inputs for NaN and infinity"
+                "use a smaller learning rate, clip the gradients, or check the inputs for NaN"
             )
 
     @property
@@ -112,10 +109,7 @@ class MetricAccumulator:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned."""
         if set(state) != {"examples", "batches", "totals"}:
-            raise FileFormatError(
-                "the state of a MetricAccumulator has examples, batches and totals, "
-                f"got {sorted(state)}"
-            )
+            raise FileFormatError(f"expected examples, batches and totals, got {sorted(state)}")
         self.examples, self.batches = int(state["examples"]), int(state["batches"])
         totals = state["totals"]
         self._totals = None if totals is None else tensor(np.asarray(totals), device="cpu")

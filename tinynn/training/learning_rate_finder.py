@@ -71,9 +71,7 @@ def find_learning_rate(
         >>> optimizer.learning_rate = result.suggestion
     """
     if not 0 < low < high or steps < 10:
-        raise ArgumentError(
-            f"expected 0 < low < high and steps >= 10, got {low}, {high} and {steps}"
-        )
+        raise ArgumentError(f"expected 0 < low < high and steps >= 10, got {low}, {high}, {steps}")
     rates: list[float] = []
     losses: list[float] = []
     schedule = optimizer.schedule
@@ -98,9 +96,7 @@ def find_learning_rate(
             optimizer.zero_grad()
             optimizer.learning_rate = schedule
     if len(rates) < 3:
-        raise ArgumentError(
-            f"the loss diverges already at a learning rate of {low}: use a lower low"
-        )
+        raise ArgumentError(f"the loss diverges already at a learning rate of {low}: lower low")
     return RateTest(rates, losses)
 
 

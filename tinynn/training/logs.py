@@ -56,9 +56,7 @@ def log_tensorboard(folder: str | os.PathLike[str]) -> Callback:
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
-        raise ArgumentError(
-            "log_tensorboard needs tensorboardX: pip install -e '.[tensorboard]'"
-        ) from error
+        raise ArgumentError("TensorBoard needs pip install -e '.[tensorboard]'") from error
     writer: Any = None
 
     def write(event: str, state: TrainingState) -> None:

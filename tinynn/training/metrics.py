@@ -54,10 +54,9 @@ def confusion_matrix(predictions: Labels, labels: Labels, classes: int) -> npt.N
     for name, values in (("predictions", predicted), ("labels", true)):
         outside = (values < 0) | (values >= classes)
         if outside.any():
-            raise LabelError(
-                f"{name} must be classes from 0 to {classes - 1}, got {int(values[outside][0])} "
-                f"at position {int(outside.argmax())}"
-            )
+            where = int(outside.argmax())
+            got = f"got {values[where]} at position {where}"
+            raise LabelError(f"{name} must be classes from 0 to {classes - 1}, {got}")
     counts = np.bincount(true * classes + predicted, minlength=classes * classes)
     return np.asarray(counts.reshape(classes, classes), dtype=np.int64)
 
@@ -97,10 +96,7 @@ def roc_auc(scores: npt.NDArray[np.floating], labels: Labels) -> float:
     """
     values, true = np.asarray(scores), np.asarray(labels)
     if values.ndim != 1 or true.shape != values.shape:
-        raise ShapeError(
-            f"scores and labels must be two arrays of one length, got shapes {values.shape} and "
-            f"{true.shape}"
-        )
+        raise ShapeError(f"expected scores and labels (n,), got {values.shape} and {true.shape}")
     if np.isnan(values).any():
         raise ArgumentError("the scores contain NaN, which cannot be ranked")
     positive, negative = (true == 1).sum(), (true == 0).sum()
@@ -119,16 +115,12 @@ def _checked(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     predicted, true = np.asarray(predictions), np.asarray(labels)
     if predicted.ndim != 1 or predicted.shape != true.shape:
-        raise ShapeError(
-            "predictions and labels must be two integer arrays of the same length, "
-            f"got shapes {predicted.shape} and {true.shape}"
-        )
+        got = f"{predicted.shape} and {true.shape}"
+        raise ShapeError(f"expected predictions and labels (n,), got shapes {got}")
     for name, values in (("predictions", predicted), ("labels", true)):
         if not np.issubdtype(values.dtype, np.integer):
-            raise DtypeError(
-                f"{name} must be integers, got {values.dtype}. "
-                "Convert logits to classes with predicted_classes(logits)"
-            )
+            advice = "convert logits with predicted_classes(logits)"
+            raise DtypeError(f"{name} must be integers, got {values.dtype}: {advice}")
     return predicted.astype(np.int64), true.astype(np.int64)
 
 

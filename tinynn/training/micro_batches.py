@@ -67,9 +67,7 @@ def largest_micro_batch(
                 return size
         except MemoryError as error:
             if size == 1:
-                raise DeviceMemoryError(
-                    f"not even one example fits: {error}; use smaller images or a smaller model"
-                ) from error
+                raise DeviceMemoryError(f"not even one example fits: {error}") from error
         size = -(-size // 2)
 
 

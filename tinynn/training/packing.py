@@ -46,10 +46,7 @@ def capture(state: Mapping[str, Any]) -> tuple[str, Arrays]:
         data = value.data if isinstance(value, Tensor) else value
         backend = backend_of(data)
         if backend is None:
-            raise ArgumentError(
-                "a checkpoint can store numbers, strings, lists, dicts and arrays; "
-                f"{path} is {value!r:.60}"
-            )
+            raise ArgumentError(f"cannot store {path}, neither JSON nor an array: {value!r:.60}")
         name = path
         while name in arrays:
             name += "'"
@@ -70,9 +67,7 @@ def unpack(content: bytes, name: str) -> dict[str, Any]:
     """The state in a file; FileFormatError, naming it, if it is damaged or of another format."""
     metadata, arrays = from_bytes(content, name)
     if metadata.get("tinynn") != FORMAT or "state" not in metadata:
-        raise FileFormatError(
-            f'{name} is not a tinynn checkpoint: its header has no "tinynn": "{FORMAT}"'
-        )
+        raise FileFormatError(f'{name} is not a tinynn checkpoint, "tinynn": "{FORMAT}"')
 
     def decode(value: dict[str, Any]) -> Any:
         if value.keys() == {_TENSOR}:

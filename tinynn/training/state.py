@@ -52,9 +52,7 @@ class TrainingState:
         if len(self.loader) == 0:
             raise ArgumentError("fit needs at least one batch, but the loader is empty")
         if self.metrics and self.validation is None:
-            raise ArgumentError(
-                f"metrics {sorted(self.metrics)} are computed in validation: pass validation=loader"
-            )
+            raise ArgumentError(f"metrics {sorted(self.metrics)} need validation=loader")
 
     # -- one step, one epoch ------------------------------------------------------------------
 
@@ -145,10 +143,8 @@ class TrainingState:
     def parts(self) -> dict[str, Any]:
         """Everything that a checkpoint of this training tracks, by name."""
         if not hasattr(self.loader, "state_dict"):
-            raise ArgumentError(
-                "checkpoints need a loader with state_dict(), such as tinynn.data.DataLoader; "
-                f"got a {type(self.loader).__name__}"
-            )
+            got = type(self.loader).__name__
+            raise ArgumentError(f"checkpoints need a DataLoader, with state_dict(), got a {got}")
         parts = {
             "model": self.model,
             "optimizer": self.optimizer,
