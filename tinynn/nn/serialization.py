@@ -13,18 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from tinynn import nn
+from tinynn import files, nn
 from tinynn.backend import default_device
 from tinynn.errors import ArgumentError, FileFormatError
-from tinynn.files import (
-    entries_to_json,
-    from_json,
-    read_metadata,
-    read_safetensors,
-    safetensors_content,
-    to_json,
-    write_atomically,
-)
 from tinynn.nn import init
 from tinynn.nn.module import Module
 
@@ -56,7 +47,7 @@ def save(model: Module, path: str | os.PathLike[str], extra: dict[str, Any] | No
     header = {"tinynn": FORMAT, "model": json.dumps(description)}
     if extra is not None:
         header["extra"] = json.dumps(extra)
-    write_atomically(path, safetensors_content(arrays, header))
+    files.write_atomically(path, files.safetensors_content(arrays, header))
 
 
 def load(
@@ -76,7 +67,7 @@ def load(
     """
     import json
 
-    header, arrays = read_safetensors(path)
+    header, arrays = files.read_safetensors(path)
     if header.get("tinynn") != FORMAT or "model" not in header:
         raise FileFormatError(
             f"{path} is a safetensors file, but not one of tinynn.save: its header has no "
@@ -112,7 +103,7 @@ def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
     import json
 
     try:
-        extra = json.loads(read_metadata(path).get("extra", "{}"))
+        extra = json.loads(files.read_metadata(path).get("extra", "{}"))
     except (ValueError, RecursionError) as error:
         if isinstance(error, FileFormatError):
             raise
@@ -128,15 +119,15 @@ def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _encode(value: Any, path: str) -> Any:
     """A constructor argument as JSON; tuples, dicts and modules are tagged."""
     if isinstance(value, tuple):
-        return {"tuple": to_json(list(value), _encode, path)}
+        return {"tuple": files.to_json(list(value), _encode, path)}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": entries_to_json(value, _encode, path)}
+        return {"dict": files.entries_to_json(value, _encode, path)}
     if isinstance(value, Module):
         args, kwargs = value._arguments
         return {
             "class": type(value).__name__,
-            "args": to_json(list(args), _encode, path),
-            "kwargs": entries_to_json(kwargs, _encode, path),
+            "args": files.to_json(list(args), _encode, path),
+            "kwargs": files.entries_to_json(kwargs, _encode, path),
         }
     raise ArgumentError(
         f"cannot store the argument {path} = {value!r:.60}: constructor arguments of a saved model "
@@ -149,20 +140,20 @@ def _build(description: Any, known: _Classes, held: int) -> Any:
 
     def decode(value: dict[str, Any]) -> Any:
         if "tuple" in value:
-            return tuple(from_json(value["tuple"], decode))
+            return tuple(files.from_json(value["tuple"], decode))
         if "dict" in value:
-            return {key: from_json(item, decode) for key, item in value["dict"].items()}
+            return {key: files.from_json(item, decode) for key, item in value["dict"].items()}
         name = value["class"]
         if name not in known:
             raise FileFormatError(
                 f"it needs the class {name!r}, which is not in tinynn.nn: pass it with "
                 f"tinynn.load(path, classes=[{name}])"
             )
-        kwargs = {key: from_json(item, decode) for key, item in value["kwargs"].items()}
-        return known[name](*from_json(value["args"], decode), **kwargs)
+        kwargs = {key: files.from_json(item, decode) for key, item in value["kwargs"].items()}
+        return known[name](*files.from_json(value["args"], decode), **kwargs)
 
     with init.skip_initialization(limit=2 * held + _SPARE):
-        return from_json(description, decode)
+        return files.from_json(description, decode)
 
 
 def _by_name(classes: Iterable[type[Module]]) -> _Classes:

@@ -8,9 +8,12 @@ from tinynn.errors import ArgumentError, DtypeError, LabelError, ShapeError
 __all__ = ["accuracy", "confusion_matrix", "precision", "predicted_classes", "recall", "roc_auc"]
 
 Labels = npt.NDArray[np.integer]
+Counts = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.floating]
+Ratios = npt.NDArray[np.float64]
 
 
-def predicted_classes(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+def predicted_classes(logits: Scores) -> Counts:
     """Predicted class of each row of logits: the argmax, the first one in case of a tie.
 
     Args:
@@ -41,7 +44,7 @@ def accuracy(predictions: Labels, labels: Labels) -> float:
     return float((predicted == true).mean())
 
 
-def confusion_matrix(predictions: Labels, labels: Labels, classes: int) -> npt.NDArray[np.int64]:
+def confusion_matrix(predictions: Labels, labels: Labels, classes: int) -> Counts:
     """Confusion matrix: counts by true class (row) and predicted class (column).
 
     Returns:
@@ -61,7 +64,7 @@ def confusion_matrix(predictions: Labels, labels: Labels, classes: int) -> npt.N
     return np.asarray(counts.reshape(classes, classes), dtype=np.int64)
 
 
-def precision(predictions: Labels, labels: Labels, classes: int) -> npt.NDArray[np.float64]:
+def precision(predictions: Labels, labels: Labels, classes: int) -> Ratios:
     """Precision: TP / (TP + FP) per class.
 
     Returns:
@@ -71,7 +74,7 @@ def precision(predictions: Labels, labels: Labels, classes: int) -> npt.NDArray[
     return _ratio(matrix.diagonal(), matrix.sum(axis=0))
 
 
-def recall(predictions: Labels, labels: Labels, classes: int) -> npt.NDArray[np.float64]:
+def recall(predictions: Labels, labels: Labels, classes: int) -> Ratios:
     """Recall: TP / (TP + FN) per class.
 
     Returns:
@@ -81,7 +84,7 @@ def recall(predictions: Labels, labels: Labels, classes: int) -> npt.NDArray[np.
     return _ratio(matrix.diagonal(), matrix.sum(axis=1))
 
 
-def roc_auc(scores: npt.NDArray[np.floating], labels: Labels) -> float:
+def roc_auc(scores: Scores, labels: Labels) -> float:
     """Area under the ROC curve of a binary classifier, from 0 to 1.
 
     That is the probability that a positive example scores higher than a negative one, ties
@@ -110,9 +113,7 @@ def roc_auc(scores: npt.NDArray[np.floating], labels: Labels) -> float:
     return float(above / (positive * negative))
 
 
-def _checked(
-    predictions: Labels, labels: Labels
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _checked(predictions: Labels, labels: Labels) -> tuple[Counts, Counts]:
     predicted, true = np.asarray(predictions), np.asarray(labels)
     if predicted.ndim != 1 or predicted.shape != true.shape:
         got = f"{predicted.shape} and {true.shape}"
@@ -124,7 +125,7 @@ def _checked(
     return predicted.astype(np.int64), true.astype(np.int64)
 
 
-def _ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _ratio(part: Counts, whole: Counts) -> Ratios:
     """part / whole, NaN where whole is 0."""
     ratios = np.full(len(part), np.nan)
     np.divide(part, whole, out=ratios, where=whole > 0)

@@ -12,37 +12,29 @@ from typing import Any
 
 import numpy as np
 
+from tinynn import files
 from tinynn.autograd import Tensor
 from tinynn.backend import backend_of
 from tinynn.errors import ArgumentError, FileFormatError
-from tinynn.files import (
-    Arrays,
-    entries_to_json,
-    from_bytes,
-    from_json,
-    read_only,
-    safetensors_content,
-    to_json,
-)
 
 FORMAT = "checkpoint-1"
 _TENSOR = "$tensor"  # key of a reference to an array in the JSON: {"$tensor": name}
 
 
-def capture(state: Mapping[str, Any]) -> tuple[str, Arrays]:
+def capture(state: Mapping[str, Any]) -> tuple[str, files.Arrays]:
     """A snapshot of the state: JSON, and copies of the arrays in host memory; synchronizes.
 
     Read-only arrays that own their memory cannot change and are not copied.
     """
-    arrays: Arrays = {}
+    arrays: files.Arrays = {}
 
     def encode(value: Any, path: str) -> Any:
         if isinstance(value, np.generic):
             return value.item()
         if isinstance(value, tuple):
-            return to_json(list(value), encode, path)
+            return files.to_json(list(value), encode, path)
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-            return entries_to_json(value, encode, path)
+            return files.entries_to_json(value, encode, path)
         data = value.data if isinstance(value, Tensor) else value
         backend = backend_of(data)
         if backend is None:
@@ -50,32 +42,32 @@ def capture(state: Mapping[str, Any]) -> tuple[str, Arrays]:
         name = path
         while name in arrays:
             name += "'"
-        arrays[name] = read_only(backend.to_host(data))
+        arrays[name] = files.read_only(backend.to_host(data))
         return {_TENSOR: name}
 
     described = encode(state, "")
     return json.dumps(described), arrays
 
 
-def pack(captured: tuple[str, Arrays]) -> Iterator[bytes | memoryview]:
+def pack(captured: tuple[str, files.Arrays]) -> Iterator[bytes | memoryview]:
     """The content of the file of a captured state."""
     described, arrays = captured
-    return safetensors_content(arrays, {"tinynn": FORMAT, "state": described})
+    return files.safetensors_content(arrays, {"tinynn": FORMAT, "state": described})
 
 
 def unpack(content: bytes, name: str) -> dict[str, Any]:
     """The state in a file; FileFormatError, naming it, if it is damaged or of another format."""
-    metadata, arrays = from_bytes(content, name)
+    metadata, arrays = files.from_bytes(content, name)
     if metadata.get("tinynn") != FORMAT or "state" not in metadata:
         raise FileFormatError(f'{name} is not a tinynn checkpoint, "tinynn": "{FORMAT}"')
 
     def decode(value: dict[str, Any]) -> Any:
         if value.keys() == {_TENSOR}:
             return arrays[value[_TENSOR]]
-        return {key: from_json(item, decode) for key, item in value.items()}
+        return {key: files.from_json(item, decode) for key, item in value.items()}
 
     try:
-        state = from_json(json.loads(metadata["state"]), decode)
+        state = files.from_json(json.loads(metadata["state"]), decode)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise FileFormatError(f"{name} has a damaged header: {error}") from error
     if not isinstance(state, dict):
