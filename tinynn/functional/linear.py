@@ -57,14 +57,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     x, weight, bias = narrow(x, weight, bias)
     check_same("linear", x, weight, bias)
-    if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[0]:
+    shape, size = x.shape, weight.shape
+    if len(size) != 2 or not shape or shape[-1] != size[0]:
         raise ShapeError(
-            f"linear expects an input (..., {weight.shape[0] if weight.ndim else '?'}) for a "
-            f"weight (in, out) = {weight.shape}, got an input of shape {x.shape}"
+            f"linear expects an input (..., {size[0] if size else '?'}) for a weight (in, out) = "
+            f"{size}, got an input of shape {shape}"
         )
-    if bias is not None and bias.shape != weight.shape[1:]:
-        raise ShapeError(f"linear expects a bias {weight.shape[1:]}, got {bias.shape}")
-    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    if bias is not None and bias.shape != size[1:]:
+        raise ShapeError(f"linear expects a bias {size[1:]}, got {bias.shape}")
+    rows = x if len(shape) == 2 else x.reshape(-1, shape[-1])
     out = x.backend.matmul(rows.data, weight.data)
     if bias is not None:
         out = x.backend.add_bias(out, bias.data)
@@ -75,7 +76,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         (weight, lambda grad: matmul(_transposed(rows), grad)),
         (bias, lambda grad: grad.sum(axis=0)),
     )
-    return result if x.ndim == 2 else result.reshape(*x.shape[:-1], weight.shape[1])
+    return result if len(shape) == 2 else result.reshape(*shape[:-1], size[1])
 
 
 def einsum(subscripts: str, *tensors: Tensor) -> Tensor:

@@ -112,11 +112,11 @@ def check_same(name: str, *tensors: Tensor | None, floating: bool = True) -> Non
         if not isinstance(tensor, Tensor):
             raise _not_a_tensor(name, tensor)
         if first is None:
-            first = tensor
+            first = require_floating(name, tensor) if floating else tensor
         if tensor.backend is not first.backend:
             raise _mixed_devices(name, first, tensor)
-        if floating and require_floating(name, tensor).data.dtype != first.data.dtype:
-            raise _mixed_dtypes(name, first, tensor)
+        if floating and tensor.data.dtype != first.data.dtype:
+            raise _mixed_dtypes(name, first, require_floating(name, tensor))
 
 
 def _mixed_devices(name: str, a: Tensor, b: Tensor) -> DeviceError:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import chain
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -87,9 +86,11 @@ class Module:
 
     def _session(self, inputs: tuple[Any, ...]) -> AbstractContextManager[None]:
         """The session of the device of the inputs, or else of the parameters."""
-        for value in chain(inputs, (tensor for _, tensor in self._named_tensors())):
+        for value in inputs:
             if isinstance(value, Tensor):
                 return value.backend.session()
+        for _, tensor in self._named_tensors():
+            return tensor.backend.session()
         return nullcontext()
 
     def _run(self, trail: list[_Step], inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
