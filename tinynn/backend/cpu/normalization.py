@@ -16,14 +16,13 @@ Ioffe and Szegedy, "Batch normalization" (2015).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinynn.backend.cpu import elementwise, tuning
 from tinynn.backend.cpu.buffers import buffer
-from tinynn.backend.cpu.threads import parallel, single_threaded_blas
+from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.reference import Array, Backend, update_running
 
 
@@ -58,7 +57,7 @@ def batch_norm(
         if relu:
             np.maximum(result, zeros[:width], out=result)
 
-    _for_each(x, work, elementwise.split_rows(tuning.CHUNK, scales.size, x, out))
+    parallel(work, elementwise.split_rows(tuning.CHUNK, scales.size, x, out), _pays(x))
     return out, average, variance
 
 
@@ -90,7 +89,7 @@ def batch_norm_gradient(
             np.multiply(before, activation > 0, out=behind)
         sums.add(number, 1)
 
-    _for_each(x, add, range(len(sums.chunks)))
+    parallel(add, range(len(sums.chunks)), _pays(x))
     total, slope = sums.totals.sum(axis=0).astype(x.dtype)
     rest = average if center is None else average - center
     slope = (slope - rest * total) * root
@@ -108,7 +107,8 @@ def batch_norm_gradient(
         np.add(target, tilted, out=target)
         np.add(target, shifts, out=target)
 
-    _for_each(x, work, elementwise.split_rows(tuning.CHUNK, rows[0].size, x, upstream, result))
+    chunks = elementwise.split_rows(tuning.CHUNK, rows[0].size, x, upstream, result)
+    parallel(work, chunks, _pays(x))
     return result, slope, total
 
 
@@ -149,14 +149,9 @@ def _is_chunkable(x: Array) -> bool:
     return bool(x.dtype.itemsize > 2 and x.flags.c_contiguous and x.size)
 
 
-def _for_each(x: Array, work: Callable[[Any], object], items: Sequence[Any]) -> None:
-    """On several threads where x is large."""
-    if x.size >= tuning.NORM_PARALLEL_FROM:
-        parallel(work, items)
-        return
-    with single_threaded_blas():
-        for item in items:
-            work(item)
+def _pays(x: Array) -> bool:
+    """Whether several threads pay."""
+    return bool(x.size >= tuning.NORM_PARALLEL_FROM)
 
 
 def _is_far(average: Array, variance: Array) -> bool:
@@ -177,6 +172,6 @@ def _moments(x: Array) -> tuple[Any, Any]:
 def _moments_about(x: Array, center: Array | None) -> tuple[Any, Any]:
     """Mean and variance of x - center."""
     sums = _Sums(x, center)
-    _for_each(x, lambda number: sums.add(number, 0), range(len(sums.chunks)))
+    parallel(lambda number: sums.add(number, 0), range(len(sums.chunks)), _pays(x))
     average, square = sums.totals.sum(axis=0) * (sums.channels / x.size)
     return average, np.maximum(square - average * average, 0)

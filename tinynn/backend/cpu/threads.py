@@ -190,8 +190,8 @@ def _spin_then_wait(lock: threading.Lock) -> None:
     lock.acquire()
 
 
-def parallel(function: Callable[[T], object], items: Sequence[T]) -> None:
-    """Call ``function`` on every item, on several threads.
+def parallel(function: Callable[[T], object], items: Sequence[T], pays: bool = True) -> None:
+    """Call ``function`` on every item, on several threads if that ``pays``.
 
     Items must write to disjoint memory; the order in which they run is not defined. Within a
     worker, or with a single item, they run on the calling thread.
@@ -199,7 +199,7 @@ def parallel(function: Callable[[T], object], items: Sequence[T]) -> None:
     Raises:
         BaseException: the first exception that an item raised.
     """
-    if len(items) == 1 or _this_thread.is_worker or _pool.count == 1:
+    if not pays or len(items) == 1 or _this_thread.is_worker or _pool.count == 1:
         with single_threaded_blas():
             for item in items:
                 function(item)

@@ -95,11 +95,11 @@ class Method(Enum):
 class Adjoint(NamedTuple):
     """The gradient of the image, as convolutions of the upstream gradient.
 
-    One for each residue of the image's rows modulo the stride: the rows, and their layout, or None
-    if no window reaches them, so that their gradient is zero.
+    One for each residue of the image's rows modulo the stride. Rows that no window reaches are
+    left out: their gradient is zero.
     """
 
-    residues: tuple[tuple[slice, Layout | None], ...]
+    residues: tuple[tuple[int, slice, Layout], ...]
     window: Window
     columns: int  # of the flipped kernel
     before: int  # how many of them lie left of the first column of the gradient
@@ -115,33 +115,23 @@ class Joint(NamedTuple):
 @lru_cache(maxsize=256)
 def forward(problem: Problem) -> Method | Layout | fft.Tiling:
     """How to compute ``conv2d``."""
-    if problem.dtype.itemsize == 2:
-        return Method.REFERENCE  # BLAS has no float16
-    tiling = _fft_tiling(problem)
-    if tiling is not None:
-        return tiling
-    if _is_thin(problem):
-        return Method.DEPTHWISE
-    same = tuple(
-        -(-n // s) for n, s in zip(problem.images[1:3], problem.window.stride, strict=True)
-    )
-    if is_pointwise(problem.window) and problem.groups == 1 and same == problem.size:
+    found = _fft_tiling(problem) or _without_blas(problem)
+    if found is None and is_pointwise(problem.window) and problem.groups == 1:
         return Method.POINTWISE
-    return _layout(problem)
+    return found or _layout(problem)
 
 
 @lru_cache(maxsize=256)
 def input_gradient(problem: Problem) -> Method | Adjoint:
     """How to compute ``conv2d_input_gradient``."""
-    window = problem.window
-    if problem.dtype.itemsize == 2 or not _has_adjoint(window):
+    window, found = problem.window, _without_blas(problem)
+    if not _has_adjoint(window):
         return Method.REFERENCE
-    if _is_thin(problem):
-        return Method.DEPTHWISE
+    # as in a transposed convolution, there may be more pixels than windows
     dense = problem.groups == 1 and problem.size == problem.images[1:3]
-    if is_pointwise(window) and (dense or window.stride != (1, 1)):
+    if found is None and is_pointwise(window) and (dense or window.stride != (1, 1)):
         return Method.POINTWISE
-    return _adjoint(problem)
+    return found or _adjoint(problem)
 
 
 @lru_cache(maxsize=256)
@@ -150,15 +140,11 @@ def weight_gradient(problem: Problem) -> Method | Layout:
 
     With a 1×1 kernel the layout is for the pixels that the windows visit, without a stride.
     """
-    if problem.dtype.itemsize == 2:
-        return Method.REFERENCE
-    if _is_thin(problem):
-        return Method.DEPTHWISE
     if is_pointwise(problem.window):
         n, _, _, channels = problem.images
         visited = (n, *problem.size, channels)
         problem = problem._replace(images=visited, window=Window((1, 1)))
-    return _layout(problem, backward=True)
+    return _without_blas(problem) or _layout(problem, backward=True)
 
 
 @lru_cache(maxsize=256)
@@ -167,25 +153,32 @@ def gradients(problem: Problem) -> Method | Joint | fft.Tiling:
 
     ``Method.REFERENCE``: one after the other.
     """
-    tiling = _fft_tiling(problem)
-    if tiling is not None:
-        return tiling
-    if problem.groups > 1 or problem.window.kernel == (1, 1) or problem.dtype.itemsize == 2:
+    found = _fft_tiling(problem) or _without_blas(problem)
+    if found is None and (problem.groups > 1 or problem.window.kernel == (1, 1)):
         return Method.REFERENCE
-    return _joint(problem, _layout(problem, backward=True))
+    return found or _joint(problem, _layout(problem, backward=True))
 
 
 @lru_cache(maxsize=256)
-def pooled(problem: Problem, pool: Window) -> Method | Layout:
-    """How to compute ``conv2d_relu_pool``: the convolution with every pixel that is pooled."""
-    return _pooled_layout(problem, pool, backward=False) or Method.REFERENCE
+def pooled(problem: Problem, pool: Window, backward: bool = False) -> Method | Layout:
+    """How to compute ``conv2d_relu_pool``: the convolution with every pixel that is pooled.
+
+    Even and odd output rows and columns lie in separate planes. For 2×2 pooling that begins inside
+    the image and may round up by one pixel.
+    """
+    halves = pool.kernel == pool.stride == (2, 2) and pool.dilation == (1, 1)
+    inside = max(pool.padding) <= (0, 1) and min(pool.padding) >= (0, 0)
+    if not (halves and inside) or _fft_tiling(problem) or _without_blas(problem):
+        return Method.REFERENCE
+    rows, columns = pool.output_size(*problem.size)
+    return _layout(problem._replace(size=(2 * rows, 2 * columns)), backward, phases=2)
 
 
 @lru_cache(maxsize=256)
 def pooled_gradients(problem: Problem, pool: Window) -> Method | Joint:
     """How to compute ``conv2d_relu_pool_gradients``."""
-    layout = _pooled_layout(problem, pool, backward=True)
-    if layout is None or problem.window.stride != (1, 1):
+    layout = pooled(problem, pool, backward=True)
+    if not isinstance(layout, Layout) or problem.window.stride != (1, 1):
         return Method.REFERENCE
     return _joint(problem._replace(size=(layout.rows, layout.width)), layout)
 
@@ -195,10 +188,13 @@ def is_pointwise(window: Window) -> bool:
     return window.kernel == (1, 1) and not any(map(any, window.padding))
 
 
-def _is_thin(problem: Problem) -> bool:
-    """Whether elementwise operations beat a matrix product for each group."""
+def _without_blas(problem: Problem) -> Method | None:
+    """The method where matrix products are impossible (float16) or too thin to pay."""
+    if problem.dtype.itemsize == 2:
+        return Method.REFERENCE
     products = problem.images[3] // problem.groups * problem.outputs // problem.groups
-    return problem.groups > 1 and products <= tuning.DEPTHWISE_MAX_PRODUCTS
+    thin = problem.groups > 1 and products <= tuning.DEPTHWISE_MAX_PRODUCTS
+    return Method.DEPTHWISE if thin else None
 
 
 def _fft_tiling(problem: Problem) -> fft.Tiling | None:
@@ -223,11 +219,12 @@ def _layout(problem: Problem, backward: bool = False, phases: int = 1) -> Layout
     """The row products of one group."""
     images, size, outputs, window, groups, dtype, algorithm = problem
     channels, outputs = images[3] // groups, outputs // groups
-    m = 1
+    m, taps, stride = 1, window.kernel[0], window.stride[0]
     if algorithm != "matrix" and window.dilation[0] == 1:
-        m = winograd.fewest_products(size[0], window.kernel[0], window.stride[0])
-    n, _, width, _ = images
-    return Layout(n, *size, width, channels, outputs, window, m, phases, backward, dtype)
+        m = winograd.fewest_products(size[0], taps, stride)
+    products = winograd.count_products(m, taps, stride, m)
+    shape = (images[0], *size, images[2], channels, outputs)
+    return Layout(*shape, window, m, products, phases, backward, dtype)
 
 
 def _adjoint(problem: Problem) -> Adjoint:
@@ -235,7 +232,7 @@ def _adjoint(problem: Problem) -> Adjoint:
 
     With a stride s, image rows y with the same (y + top) mod s meet the kernel rows of that
     residue only: one convolution for each residue. Columns are not separated but computed s at a
-    time, as if they were channels: their kernel has s·C outputs (see ``kernels.flipped_kernel``).
+    time, as if they were channels: their kernel has s·C outputs (see ``kernels._flip``).
     """
     (n, height, width, channels), size, outputs, window, groups, _, _ = problem
     (kh, kw), (sh, sw), (dh, dw) = window.kernel, window.stride, window.dilation
@@ -247,7 +244,6 @@ def _adjoint(problem: Problem) -> Adjoint:
         first = -((residue - top) // sh)  # the first window that reads such a row
         rows = range(first * sh + residue - top, height, sh)
         taps = len(range(residue, kh, sh))
-        layout = None
         if taps and columns and rows:
             padding = (((taps - 1) * dh - first, 0), (before, 0))
             part = problem._replace(
@@ -257,14 +253,14 @@ def _adjoint(problem: Problem) -> Adjoint:
                 window=Window((taps, columns), padding=padding, dilation=window.dilation),
                 groups=1,
             )
-            layout = _layout(part)
-        residues.append((slice(rows.start, None, sh), layout))
+            residues.append((residue, slice(rows.start, None, sh), _layout(part)))
     return Adjoint(tuple(residues), window, columns, before)
 
 
 def _joint(problem: Problem, layout: Layout) -> Method | Joint:
     """Both gradients by tiles, where tiles are whole images and the image's is a convolution."""
-    if not layout.has_whole_images or not _has_adjoint(problem.window):
+    whole = all(tile.rows == slice(0, layout.rows) for tile in layout.tiles)
+    if not whole or not _has_adjoint(problem.window):
         return Method.REFERENCE
     return Joint(layout, _adjoint(problem))
 
@@ -272,16 +268,3 @@ def _joint(problem: Problem, layout: Layout) -> Method | Joint:
 def _has_adjoint(window: Window) -> bool:
     """Whether ``_adjoint`` is possible: not with both a stride and a dilation."""
     return window.stride == (1, 1) or window.dilation == (1, 1)
-
-
-def _pooled_layout(problem: Problem, pool: Window, backward: bool) -> Layout | None:
-    """The convolution whose even and odd output rows and columns lie in separate planes.
-
-    For 2×2 pooling that begins inside the image and may round up by one pixel.
-    """
-    halves = pool.kernel == pool.stride == (2, 2) and pool.dilation == (1, 1)
-    halves = halves and max(pool.padding) <= (0, 1) and min(pool.padding) >= (0, 0)
-    if not halves or problem.dtype.itemsize == 2 or _fft_tiling(problem) is not None:
-        return None
-    rows, columns = pool.output_size(*problem.size)
-    return _layout(problem._replace(size=(2 * rows, 2 * columns)), backward, phases=2)

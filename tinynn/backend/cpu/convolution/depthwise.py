@@ -27,15 +27,12 @@ def conv2d(x: Array, weight: Array, window: Window, groups: int, out: Array) -> 
     width = out.shape[2]
 
     def work(tile: Tile) -> None:
-        padded = _pad_tile(x, window, width, tile)
         part = out[tile.images, tile.rows]
         part[...] = 0
-        for source, target, taps in _pairs(weight, groups):
-            image, result = padded[..., source], part[..., target]
-            term = buffer("term", result.shape, x.dtype)
-            for i, j, rows, columns in window.taps(*part.shape[1:3]):
-                np.multiply(image[:, rows, columns], taps[i, j], out=term)
-                result += term
+        padded = _pad_tile(x, window, width, tile)
+        for image, result, term, tap in _terms(padded, part, weight, window, groups):
+            np.multiply(image, tap, out=term)
+            result += term
 
     if out.size:
         row_bytes = width * (2 * out.shape[3] + x.shape[3]) * out.itemsize
@@ -46,41 +43,53 @@ def input_gradient(grad: Array, weight: Array, window: Window, groups: int, out:
     """out = the gradient of the image."""
     (top, bottom), (left, right) = window.padding
     height, width = out.shape[1:3]
-    shape = (height + top + bottom, width + left + right, out.shape[3])
-    target_rows, rows_inside = overlap(top, height, shape[0])
-    target_columns, columns_inside = overlap(left, width, shape[1])
+    shape = (1, height + top + bottom, width + left + right, out.shape[3])
+    target_rows, rows = overlap(top, height, shape[1])
+    target_columns, columns = overlap(left, width, shape[2])
 
     def work(n: int) -> None:
         padded = buffer("padded", shape, out.dtype)
         padded[...] = 0
-        for source, target, taps in _pairs(weight, groups):
-            image, upstream = padded[..., source], grad[n, ..., target]
-            term = buffer("term", upstream.shape, grad.dtype)
-            for i, j, rows, columns in window.taps(*grad.shape[1:3]):
-                np.multiply(upstream, taps[i, j], out=term)
-                image[rows, columns] += term
+        upstream = grad[n : n + 1]
+        for image, gradient, term, tap in _terms(padded, upstream, weight, window, groups):
+            np.multiply(gradient, tap, out=term)
+            image += term
         out[n] = 0
-        out[n, target_rows, target_columns] = padded[rows_inside, columns_inside]
+        out[n, target_rows, target_columns] = padded[0, rows, columns]
 
     parallel(work, range(len(out)))
 
 
 def weight_gradient(x: Array, grad: Array, window: Window, groups: int, out: Array) -> None:
     """out = the gradient of the weight, summed over the images in their order."""
-    size = (grad.shape[1], grad.shape[2])
+    rows, width = grad.shape[1:3]
     partial = np.zeros((len(x), *out.shape), dtype=out.dtype)
 
     def work(n: int) -> None:
-        padded = _pad_tile(x, window, size[1], Tile(slice(n, n + 1), slice(0, size[0])))
-        for source, target, taps in _pairs(partial[n], groups):
-            image, upstream = padded[..., source], grad[n : n + 1, ..., target]
-            term = buffer("term", upstream.shape, grad.dtype)
-            for i, j, rows, columns in window.taps(*size):
-                np.multiply(image[:, rows, columns], upstream, out=term)
-                taps[i, j] = column_sums(term.reshape(-1, term.shape[3]))
+        padded = _pad_tile(x, window, width, Tile(slice(n, n + 1), slice(0, rows)))
+        upstream = grad[n : n + 1]
+        for image, gradient, term, tap in _terms(padded, upstream, partial[n], window, groups):
+            np.multiply(image, gradient, out=term)
+            tap[...] = column_sums(term.reshape(-1, term.shape[3]))
 
     parallel(work, range(len(x)))
     np.sum(partial, axis=0, out=out)
+
+
+def _terms(
+    padded: Array, out: Array, weight: Array, window: Window, groups: int
+) -> Iterator[tuple[Array, Array, Array, Array]]:
+    """Views for each tap, and each pair of an input and an output channel of a group.
+
+    Yields:
+        The shifted image, the output, a scratch buffer of its shape, and the tap (groups,).
+    """
+    channels, outputs = weight.shape[2], weight.shape[3] // groups
+    for a, b in np.ndindex(channels, outputs):
+        image, result = padded[..., a::channels], out[..., b::outputs]
+        term = buffer("term", result.shape, out.dtype)
+        for i, j, rows, columns in window.taps(*out.shape[1:3]):
+            yield image[:, rows, columns], result, term, weight[i, j, a, b::outputs]
 
 
 def _pad_tile(x: Array, window: Window, width: int, tile: Tile) -> Array:
@@ -101,10 +110,3 @@ def _pad_tile(x: Array, window: Window, width: int, tile: Tile) -> Array:
     padded[:, :, columns.stop :] = 0
     padded[:, rows, columns] = part
     return padded
-
-
-def _pairs(weight: Array, groups: int) -> Iterator[tuple[slice, slice, Array]]:
-    """Each pair of a channel and an output of a group, for all groups: (kh, kw, groups) taps."""
-    channels, outputs = weight.shape[2], weight.shape[3] // groups
-    for a, b in np.ndindex(channels, outputs):
-        yield slice(a, None, channels), slice(b, None, outputs), weight[:, :, a, b::outputs]

@@ -67,14 +67,11 @@ def cheapest_tiling(
     kernel: Pair, out_size: Pair, channels: int, outputs: int, images: int, limit: float
 ) -> Tiling | None:
     """The tiling with the fewest multiplications for one image, if it takes less than ``limit``."""
-    best, least = None, limit
-    for height in tuning.FFT_SIZES:
-        for width in tuning.FFT_SIZES:
-            found = tiling_of((height, width), kernel, out_size)
-            cost = np.inf if found is None else _cost(found, channels, outputs, images, kernel)
-            if cost < least:
-                best, least = found, cost
-    return best
+    sizes = [(height, width) for height in tuning.FFT_SIZES for width in tuning.FFT_SIZES]
+    tilings = [found for size in sizes if (found := tiling_of(size, kernel, out_size))]
+    costs = [_cost(found, channels, outputs, images, kernel) for found in tilings]
+    least = min(costs, default=np.inf)
+    return tilings[costs.index(least)] if least < limit else None
 
 
 def _cost(tiling: Tiling, channels: int, outputs: int, images: int, kernel: Pair) -> float:

@@ -203,19 +203,18 @@ class FlippedConvolution:
     """The gradient of whole images: an ``Adjoint`` with the kernel of a weight."""
 
     def __init__(self, plan: Adjoint, weight: Array, shape: Shape) -> None:
-        self.width, (sh, self.stride) = shape[2], plan.window.stride
+        self.width, (self.row_stride, self.stride) = shape[2], plan.window.stride
         kernel = _flip(weight, plan)
         self.parts = [
-            (rows, layout, None if layout is None else kernel_rows(kernel[i::sh][::-1], layout))
-            for i, (rows, layout) in enumerate(plan.residues)
+            (rows, layout, kernel_rows(kernel[residue :: self.row_stride][::-1], layout))
+            for residue, rows, layout in plan.residues
         ]
 
     def run_all(self, grad: Array, out: Array) -> None:
         """out = the gradient of a batch: in tiles of rows without a stride, else of images."""
-        if len(self.parts) == self.stride == 1:
+        if self.row_stride == self.stride == 1:
             ((_, layout, kernel),) = self.parts
-            if layout is not None and kernel is not None:
-                _correlate(grad, kernel, None, layout, out)
+            _correlate(grad, kernel, None, layout, out)
         elif out.size:
             image_bytes = math.prod(out.shape[1:3]) * (out.shape[3] + grad.shape[3]) * out.itemsize
             parts = [tile.images for tile in cut_tiles(len(out), 1, image_bytes)]
@@ -228,13 +227,11 @@ class FlippedConvolution:
         sizes = (*out.shape[:2], columns, self.stride * out.shape[3])
         direct = out.flags.c_contiguous and columns * self.stride == self.width
         target = out.reshape(sizes) if direct else buffer("image", sizes, out.dtype)
+        if len(self.parts) < self.row_stride:
+            target[...] = 0
         for rows, layout, kernel in self.parts:
             part = target[:, rows]
-            if layout is None or kernel is None:
-                part[...] = 0
-            else:
-                tile = Tile(slice(0, len(grad)), slice(0, part.shape[1]))
-                _run(layout, kernel, grad, tile, part)
+            _run(layout, kernel, grad, Tile(slice(0, len(grad)), slice(0, part.shape[1])), part)
         if not direct:
             wide = target.reshape(*out.shape[:2], columns * self.stride, out.shape[3])
             np.copyto(out, wide[:, :, : self.width])
@@ -272,10 +269,7 @@ def _add_weight_gradient(layout: Layout, x: Array, grad: Array, tile: Tile, tota
 
 
 def sum_tiles(
-    tiles: Sequence[Tile],
-    *shapes: Shape,
-    dtype: np.dtype[Any],
-    work: Callable[[Tile, Any], None],
+    tiles: Sequence[Tile], *shapes: Shape, dtype: np.dtype[Any], work: Callable[[Tile, Any], None]
 ) -> tuple[Array, ...]:
     """Arrays of ``shapes``, summed over all tiles; ``work(tile, sums)`` adds what a tile gives.
 

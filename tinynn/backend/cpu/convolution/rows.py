@@ -41,7 +41,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.buffers import Writer, buffer, cached_views
-from tinynn.backend.cpu.convolution.winograd import Transforms, count_products, transforms
+from tinynn.backend.cpu.convolution.winograd import Transforms, transforms
 from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
 from tinynn.backend.reference import Array
 from tinynn.backend.window import Window
@@ -60,6 +60,7 @@ class Layout(NamedTuple):
     outputs: int
     window: Window
     m: int  # output rows of one Winograd block F(m, kh); 1: direct
+    products: int  # row products of one block
     phases: int  # 2: even and odd output columns lie in separate planes, for 2×2 pooling
     backward: bool  # whether the workspace is for the gradient of the weight
     dtype: np.dtype[Any]
@@ -69,12 +70,6 @@ class Layout(NamedTuple):
     def transforms(self) -> Transforms:
         """The matrices of F(m, kh)."""
         return transforms(self.m, self.window.kernel[0], self.window.stride[0], self.dtype)
-
-    @property
-    @lru_cache(maxsize=1024)  # noqa: B019
-    def products(self) -> int:
-        """Row products of one block of m output rows."""
-        return count_products(self.m, self.window.kernel[0], self.window.stride[0], self.m)
 
     @property
     @lru_cache(maxsize=1024)  # noqa: B019
@@ -93,11 +88,6 @@ class Layout(NamedTuple):
             elements = sh * sw * self.channels + kh * self.outputs
         row_bytes = self.width * elements * self.dtype.itemsize
         return cut_tiles(self.images, self.rows, row_bytes, max(self.phases, self.m))
-
-    @property
-    def has_whole_images(self) -> bool:
-        """Whether no tile cuts an image."""
-        return all(tile.rows == slice(0, self.rows) for tile in self.tiles)
 
     @lru_cache(maxsize=1024)  # noqa: B019
     def part(self, images: int, rows: int) -> Layout:
