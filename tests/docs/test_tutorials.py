@@ -1,6 +1,6 @@
-"""The Python code of the README and of the documentation runs as it stands, page by page.
+"""The Python code of the README and the documentation runs unchanged, page by page.
 
-Fragments that stand for themselves only inside the library are marked `py` instead of `python`.
+Fragments that are not executable on their own are marked `py` instead of `python`.
 """
 
 import re
