@@ -13,7 +13,7 @@ import tinynn
 from tests.functional.references import REFERENCES
 from tinynn import functional as F
 from tinynn.autograd import Tensor
-from tinynn.gpucheck.cases import FUNCTIONS, Case, cases, nonzero, positive
+from tinynn.gpucheck.cases import FUNCTIONS, Case, cases, is_variable, nonzero, positive
 
 WITHOUT_GRADIENT = {
     "argmax",
@@ -62,17 +62,22 @@ DIFFERENTIABLE = [case for case in CASES if case.name not in WITHOUT_GRADIENT]
 
 def evaluate(case: Case, inputs: Sequence[Tensor], device: str) -> list[Tensor]:
     """The outputs of the function under test; ``inputs`` stand for the case's variables."""
-    expression = EXPRESSIONS.get(case.name)
+    expression, remaining = EXPRESSIONS.get(case.name), iter(inputs)
     function = partial(expression, F) if expression else getattr(F, case.name)
-    return as_list(case.call(function, inputs, partial(tinynn.tensor, device=device)))
+    return as_list(
+        case.call(
+            function,
+            lambda x: next(remaining) if is_variable(x) else tinynn.tensor(x, device=device),
+        )
+    )
 
 
 def expected(case: Case, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The outputs of the independent reference."""
-    expression = EXPRESSIONS.get(case.name)
+    expression, remaining = EXPRESSIONS.get(case.name), iter(arrays)
     reference = REFERENCES.get(case.name) or getattr(np, case.name, None)
     function = partial(expression, np) if expression else reference
-    return as_list(case.call(function, arrays, np.copy))
+    return as_list(case.call(function, lambda x: next(remaining) if is_variable(x) else x.copy()))
 
 
 def variables(case: Case, dtype: str, device: str) -> list[Tensor]:

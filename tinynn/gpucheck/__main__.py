@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--json: there is no folder {options.json.resolve().parent}")
     machine = tinynn.devices()
     versions = f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}"
-    _print(f"tinynn.gpucheck, {versions}\n\n{machine}\n")
+    _print(f"tinynn.gpucheck, {versions}\n\n{machine}")
     report: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions,
@@ -45,13 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         backend = get_backend(options.device)
     except TinynnError as error:
-        _print(f"NO GPU: {error}")
+        _print(f"\nNO GPU: {error}")
         return _finish(options.json, report, "no usable GPU", 2)
     name = "cuda:0" if backend.device == "cuda" else backend.device
     emulated = any(found.name == name and found.emulated for found in machine)
     report |= {"device": backend.device, "emulated": emulated}
     if emulated:
-        _print("EMULATED: the CPU emulates a GPU. Results are valid, timings are omitted.\n")
+        _print("\nEMULATED: the CPU emulates a GPU. Results are valid, timings are omitted.")
     try:
         failures = _check_all(backend, options.quick, not emulated, report)
     except KeyboardInterrupt:
@@ -65,15 +65,15 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tinynn.gpucheck",
-        description="Compare every kernel, every function and its gradients, and a training run on "
-        "a GPU with a float64 reference on the CPU; then measure the limits of the GPU.",
+        description="Compare every kernel, every function with its gradients, every optimizer and "
+        "a training run on a GPU with a float64 reference on the CPU; then measure its limits.",
         epilog="Exit code: 0 all checks passed, 1 a check failed, 2 no GPU, 130 interrupted.",
     )
     parser.add_argument(
         "--device", metavar="NAME", default="cuda", help="cuda (default), cuda:1, ... or cpu"
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all results to a file")
-    parser.add_argument("--quick", action="store_true", help="check kernels in float32 only")
+    parser.add_argument("--quick", action="store_true", help="check float32 only")
     return parser
 
 

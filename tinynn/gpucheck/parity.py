@@ -17,7 +17,8 @@ from tinynn import functional as F
 from tinynn import optim
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, Backend, default_device, get_backend
-from tinynn.gpucheck.cases import CHAINED, FUNCTIONS, KERNELS, OPTIMIZERS, Case, flatten
+from tinynn.gpucheck import cases
+from tinynn.gpucheck.cases import CHAINED, Case, flatten, is_variable
 from tinynn.vision.models import face_cnn
 
 TOLERANCE = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-10}
@@ -43,55 +44,50 @@ REFERENCE = Reference()
 
 def run_kernel(case: Case, backend: Backend, dtype: str) -> list[np.ndarray]:
     """The result of a kernel and its inputs afterwards: some kernels work in place."""
-    uploaded: list[Array] = []
-
-    def upload(array: np.ndarray) -> Array:
-        copy = array.astype(dtype) if array.dtype.kind == "f" else array.copy()
-        uploaded.append(backend.from_host(copy))
-        return uploaded[-1]
-
     chained = CHAINED.get(case.name)
     kernel = getattr(backend, case.name) if chained is None else partial(chained, backend)
-    result = case.call(kernel, map(upload, case.variables), upload)
-    return [backend.to_host(array) for array in flatten([result, uploaded])]
+    result, inputs = _call(case, kernel, backend, dtype, lambda array, is_variable: array)
+    return [backend.to_host(array) for array in flatten([result, inputs])]
 
 
 def run_function(case: Case, backend: Backend, dtype: str) -> list[np.ndarray]:
     """The outputs of a function and the gradients of its variables, for random output gradients."""
-    return _run(case, getattr(F, case.name), backend, dtype)
+    outputs, inputs = _call(case, getattr(F, case.name), backend, dtype, Tensor)
+    outputs, rng = list(flatten(outputs)), np.random.default_rng(0)
+    for output in outputs:
+        if output.requires_grad:
+            grad = np.asarray(np.float16(rng.standard_normal(output.shape)))
+            output.backward(Tensor(backend.from_host(grad.astype(dtype))), retain_graph=True)
+    return [x.numpy() for x in flatten([outputs, [x.grad for x in inputs]])]
 
 
 def run_optimizer(case: Case, backend: Backend, dtype: str) -> list[np.ndarray]:
     """The parameters and the optimizer state after three steps."""
 
-    def train(parameters: list[Tensor], grads: list[Tensor], **options: Any) -> list[Tensor]:
+    def train(parameters: list[Tensor], grads: list[Tensor], **options: Any) -> Any:
         optimizer = getattr(optim, case.name)(parameters, 0.1, **options)
         for factor in (1.0, -0.5, 2.0):
             for parameter, grad in zip(parameters, grads, strict=True):
                 parameter.grad = grad.detach() * factor
             optimizer.step()
-        arrays = flatten([list(state.values()) for state in optimizer.state.values()])
-        return [*(parameter.detach() for parameter in parameters), *map(Tensor, arrays)]
+        return [list(state.values()) for state in optimizer.state.values()]
 
-    return _run(case, train, backend, dtype)
+    state, inputs = _call(case, train, backend, dtype, Tensor)
+    return [backend.to_host(array) for array in flatten([state, [x.data for x in inputs]])]
 
 
-def _run(
-    case: Case, function: Callable[..., Any], backend: Backend, dtype: str
-) -> list[np.ndarray]:
-    def tensor(array: np.ndarray, requires_grad: bool = False) -> Tensor:
-        copy = array.astype(dtype) if array.dtype.kind == "f" else array
-        return Tensor(backend.from_host(copy), requires_grad=requires_grad)
+def _call(
+    case: Case, function: Any, backend: Backend, dtype: str, wrap: Callable[[Array, bool], Any]
+) -> tuple[Any, list[Any]]:
+    """The result of a case, and its inputs: ``wrap(array on the device, is it a variable)``."""
+    inputs: list[Any] = []
 
-    variables = [tensor(array, requires_grad=True) for array in case.variables]
-    outputs = list(flatten(case.call(function, variables, tensor)))
-    rng = np.random.default_rng(0)
-    for output in outputs:
-        if output.requires_grad:
-            grad = np.float16(rng.standard_normal(output.shape))
-            output.backward(tensor(np.asarray(grad)), retain_graph=True)
-    grads = [variable.grad for variable in variables if variable.grad is not None]
-    return [tensor.numpy() for tensor in (*outputs, *grads)]
+    def convert(array: np.ndarray) -> Any:
+        copy = array.astype(dtype if is_variable(array) else array.dtype)
+        inputs.append(wrap(backend.from_host(copy), is_variable(array)))
+        return inputs[-1]
+
+    return case.call(function, convert), inputs
 
 
 def run_training(case: Case, backend: Backend, dtype: str) -> list[np.ndarray]:
@@ -158,8 +154,8 @@ _CPU = get_backend("cpu")
 _DTYPES = ("float32", "float64", "float16")
 _TRAINING = [Case("face CNN, 20 steps of SGD", (), {"steps": 20})]
 TABLES = {
-    "kernels": Table("kernel", KERNELS, run_kernel, REFERENCE, _DTYPES),
-    "functions": Table("function and its gradients", FUNCTIONS, run_function, _CPU, _DTYPES[:1]),
-    "optimizers": Table("optimizer", OPTIMIZERS, run_optimizer, _CPU, _DTYPES),
+    "kernels": Table("kernel", cases.KERNELS, run_kernel, REFERENCE, _DTYPES),
+    "functions": Table("function, gradients", cases.FUNCTIONS, run_function, _CPU, _DTYPES[:1]),
+    "optimizers": Table("optimizer", cases.OPTIMIZERS, run_optimizer, _CPU, _DTYPES),
     "training": Table("training", _TRAINING, run_training, _CPU, _DTYPES[:1], TRAINING_TOLERANCE),
 }
