@@ -1,16 +1,82 @@
-"""A formula traced with symbols: what it may contain, and what the error says otherwise."""
+"""Formulas: what NumPy computes and what the traced CUDA kernel computes are the same."""
+
+import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tinynn.backend.formula import Trace
+from tinynn.backend import formula, get_backend
+from tinynn.backend.formula import Symbol, Trace
+from tinynn.errors import ArgumentError
+
+X = np.array([-2.5, -1.0, -0.0, 0.0, 0.5, 1.0, 3.0, math.inf, -math.inf, math.nan])
+Y = np.array([0.5, -1.0, 2.0, 0.0, 0.5, 3.0, -1.0, 2.0, math.inf, 1.0])
 
 
-def test_an_unknown_function_is_named_with_the_known_ones():
-    with pytest.raises(TypeError, match=r"a formula cannot use arctan; it can use add, .*, erf$"):
-        Trace(np.arctan, 1)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", formula._CPP)
+def test_function(name: str, device: str) -> None:
+    function = getattr(np, name, formula.erf)
+
+    def call(x: Any, y: Any) -> Any:
+        if name == "where":
+            return np.where(x > y, x, 1.5)
+        if name == "clip":
+            return np.clip(x, -1.5, 0.75)
+        return function(*(x, y)[: getattr(function, "nin", 1)]) * 1.0  # comparisons give bools
+
+    backend = get_backend(device)
+    result = backend.evaluate(call, backend.from_host(X), backend.from_host(Y))
+    np.testing.assert_allclose(backend.to_host(result), call(X, Y), rtol=1e-14)
 
 
-def test_a_branch_on_elements_is_refused():
-    with pytest.raises(TypeError, match=r"use np\.where"):
-        Trace(lambda x: x if x > 0 else -x, 1)
+@pytest.mark.parametrize("shape", [(), (0, 3), (7,), (3, 5, 2), (1 << 20,)])
+def test_arrays_of_any_shape_and_order(shape: tuple[int, ...], device: str) -> None:
+    backend = get_backend(device)
+    x = np.random.default_rng(0).standard_normal(shape)
+    result = backend.evaluate(lambda x: x * 2 + 1, backend.from_host(x).T)
+    np.testing.assert_array_equal(backend.to_host(result), (x * 2 + 1).T)
+
+
+class TestTrace:
+    def test_statements_follow_the_order_of_the_formula(self) -> None:
+        def momentum(p: Any, g: Any, v: Any) -> None:
+            v *= 0.9
+            v += g
+            p -= 0.1 * v
+
+        trace = Trace(momentum, 3)
+        assert [line.strip() for line in trace.body.splitlines()] == [
+            "ACCUMULATE x0 = widen(a0[i]);",
+            "ACCUMULATE x1 = widen(a1[i]);",
+            "ACCUMULATE x2 = widen(a2[i]);",
+            "x2 = x2 * c0;",
+            "x2 = x2 + x1;",
+            "auto t2 = c1 * x2;",
+            "x0 = x0 - t2;",
+        ]
+        assert (trace.numbers, trace.changed, trace.result) == ([0.9, 0.1], [0, 2], None)
+
+    def test_numbers_do_not_change_the_code(self) -> None:
+        bodies = {Trace(lambda x, rate=rate: x * rate, 1).body for rate in (0.1, 0.2, 3)}
+        assert len(bodies) == 1
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (np.floor, r"cannot use floor: it may use operators, erf, and of NumPy absolute, add"),
+            (np.add.reduce, r"cannot use add\.reduce"),
+            (np.sum, "cannot use sum"),
+            (lambda x: x * np.ones(3), "with Python numbers, got ndarray"),
+            (lambda x: x if x > 0 else -x, r"cannot branch .* use np\.where"),
+        ],
+    )
+    def test_what_a_formula_cannot_contain(self, call: Any, message: str) -> None:
+        with pytest.raises(ArgumentError, match=message):
+            Trace(call, 1)
+
+    def test_a_symbol_is_named_after_its_variable(self) -> None:
+        trace = Trace(lambda x: np.exp(-x), 1)
+        assert trace.result == "t1"
+        assert isinstance(Symbol(trace, "x0") + 1, Symbol)

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from tinynn.errors import ArgumentError
+
 Formula = Callable[..., Any]
 
 _CPP = {  # NumPy's function: the C++ expression of its operands
@@ -31,17 +33,19 @@ _CPP = {  # NumPy's function: the C++ expression of its operands
     "subtract": "{} - {}",
     "multiply": "{} * {}",
     "divide": "{} / {}",
+    "power": "pow({}, {})",
     "negative": "-{}",
     "square": "{0} * {0}",
+    "absolute": "fabs({})",
+    "sign": "{0} > 0 ? 1 : {0} < 0 ? -1 : {0}",  # 0 and NaN stay
     "less": "{} < {}",
     "less_equal": "{} <= {}",
     "greater": "{} > {}",
     "greater_equal": "{} >= {}",
     "maximum": "{0} > {1} || {0} != {0} ? {0} : {1}",  # NaN wins, as in NumPy
     "minimum": "{0} < {1} || {0} != {0} ? {0} : {1}",
+    "clip": "{0} < {1} ? {1} : {0} > {2} ? {2} : {0}",
     "where": "{} ? {} : {}",
-    "absolute": "fabs({})",
-    "sign": "{0} > 0 ? ACCUMULATE(1) : {0} < 0 ? ACCUMULATE(-1) : {0}",  # NaN stays NaN
     "logaddexp": "({0} > {1} ? {0} : {1}) + log1p(exp(-fabs({0} - {1})))",
     **{
         f: f + "({})" for f in ("exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "tanh", "erf")
@@ -82,7 +86,10 @@ class Trace:
     def emit(self, function: str, operands: Any, target: Symbol | None = None) -> Symbol:
         """Add ``target = function(operands)``; a new variable without a target."""
         if function not in _CPP:
-            raise TypeError(f"a formula cannot use {function}; it can use {', '.join(_CPP)}")
+            raise ArgumentError(
+                f"a formula cannot use {function}: it may use operators, erf, and of NumPy "
+                f"{', '.join(sorted(_CPP))}"
+            )
         value = _CPP[function].format(*map(self._name, operands))
         if target is None:
             target = Symbol(self, f"t{len(self._statements)}")
@@ -94,6 +101,11 @@ class Trace:
     def _name(self, operand: Any) -> str:
         if isinstance(operand, Symbol):
             return operand.name
+        if not isinstance(operand, (int, float, np.number)):
+            raise ArgumentError(
+                "a formula computes with its arrays and with Python numbers, got "
+                f"{type(operand).__name__}"
+            )
         self.numbers.append(float(operand))
         return f"c{len(self.numbers) - 1}"
 
@@ -107,7 +119,8 @@ class Symbol(NDArrayOperatorsMixin):
     def __array_ufunc__(
         self, function: np.ufunc, method: str, *operands: Any, out: tuple[Symbol, ...] = ()
     ) -> Symbol:
-        return self.trace.emit(function.__name__, operands, *out)
+        name = function.__name__ if method == "__call__" else f"{function.__name__}.{method}"
+        return self.trace.emit(name, operands, *out)
 
     def __array_function__(
         self, function: Any, types: Any, operands: tuple[Any, ...], options: dict[str, Any]
@@ -115,7 +128,7 @@ class Symbol(NDArrayOperatorsMixin):
         return self.trace.emit(function.__name__, operands)
 
     def __bool__(self) -> bool:
-        raise TypeError("a formula cannot branch on the elements of an array: use np.where")
+        raise ArgumentError("a formula cannot branch on the elements of an array: use np.where")
 
 
 def relu(x: Any) -> Any:
