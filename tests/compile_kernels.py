@@ -18,8 +18,16 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
+from tinynn.backend import Backend, get_backend
+from tinynn.backend.cpu.backend import NumpyBackend
+from tinynn.backend.cuda import elementwise, update
 from tinynn.backend.cuda.launch import DTYPES, VARIANTS, options, source
+from tinynn.backend.formula import Trace
+from tinynn.functional.elementwise import __all__ as ELEMENTWISE
+from tinynn.gpucheck import parity
+from tinynn.gpucheck.cases import FUNCTIONS, OPTIMIZERS
 
 ARCHITECTURES = {  # CUDA: what its compiler is asked for; the first and the last in both standards
     11: (37, 50, 52, 60, 61, 70, 75, 80, 86, 89, 90),
@@ -37,12 +45,14 @@ class Job(NamedTuple):
     file: str
     dtype: str
     macros: tuple[tuple[str, int], ...]
+    formula: str = ""  # the kernel generated from it is compiled with the file
 
     def __str__(self) -> str:
         macros = "".join(f" {name}={value}" for name, value in self.macros)
+        formula = f" {self.formula}" if self.formula else ""
         return (
-            f"{self.file}.cu {self.dtype}{macros}, sm_{self.architecture}, {self.standard}, "
-            f"CUDA {self.cuda}"
+            f"{self.file}.cu{formula} {self.dtype}{macros}, sm_{self.architecture}, "
+            f"{self.standard}, CUDA {self.cuda}"
         )
 
 
@@ -53,6 +63,33 @@ class Figures(NamedTuple):
     registers: int
     shared: int  # bytes
     spilled: int  # bytes
+
+
+@cache
+def formulas() -> dict[str, tuple[str, str]]:
+    """Every kernel generated from a formula: by name, its file and its text.
+
+    They are recorded on the CPU, from the cases of all elementwise functions and optimizers.
+    """
+    found: dict[str, tuple[str, str]] = {}
+
+    def evaluate(backend: Backend, formula: Any, *arrays: Any) -> Any:
+        text = elementwise.source(Trace(formula, len(arrays)))
+        found[formula.__name__.strip("_")] = "elementwise", text
+        return formula(*arrays)
+
+    def record_update(backend: Backend, formula: Any, columns: Any, skip: Any = None) -> None:
+        name = " ".join((case.name, *case.options))
+        found[name] = "update", update.source(Trace(formula, len(columns)))
+
+    relu = {name: getattr(Backend, name) for name in ("relu", "relu_gradient")}
+    with patch.multiple(NumpyBackend, evaluate=evaluate, update=record_update, **relu):
+        for case in FUNCTIONS:
+            if case.name in ELEMENTWISE:
+                parity.run_function(case, get_backend("cpu"), "float64")
+        for case in OPTIMIZERS:
+            parity.run_optimizer(case, get_backend("cpu"), "float64")
+    return found
 
 
 def jobs(quick: bool) -> Iterator[Job]:
@@ -67,6 +104,9 @@ def jobs(quick: bool) -> Iterator[Job]:
                             yield Job(
                                 cuda, architecture, standard, file, dtype, tuple(macros.items())
                             )
+                for name, (file, _) in formulas().items():
+                    for dtype in DTYPES:
+                        yield Job(cuda, architecture, standard, file, dtype, (), name)
 
 
 def compile_one(job: Job) -> tuple[Job, str | None, list[Figures]]:
@@ -80,7 +120,8 @@ def compile_one(job: Job) -> tuple[Job, str | None, list[Figures]]:
         *options(job.dtype, dict(job.macros)),
     ]
     program = ctypes.c_void_p()
-    text = source(job.file).encode()
+    generated = formulas()[job.formula][1] if job.formula else ""
+    text = (source(job.file) + generated).encode()
     name = f"{job.file}.cu".encode()
     _check(nvrtc, nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, name, 0, None, None))
     encoded = (ctypes.c_char_p * len(arguments))(*(a.encode() for a in arguments))
@@ -158,7 +199,8 @@ def main() -> int:
                 wrong += 1
                 print(f"FAILED {job}: {problem}")
             for kernel in figures:
-                key = f"{job.file}.cu {kernel.kernel}"
+                generated = kernel.kernel in ("evaluate", "update")
+                key = f"{job.file}.cu {job.formula if generated else kernel.kernel}"
                 registers, shared = most.get(key, (0, 0))
                 most[key] = (max(registers, kernel.registers), max(shared, kernel.shared))
     print(f"{'kernel':<44}{'registers':>10}{'shared bytes':>14}   (the most of all variants)")

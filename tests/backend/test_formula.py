@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.compile_kernels import formulas
+from tinynn import optim
 from tinynn.backend import formula, get_backend
 from tinynn.backend.formula import Symbol, Trace
 from tinynn.errors import ArgumentError
@@ -80,3 +82,10 @@ class TestTrace:
         trace = Trace(lambda x: np.exp(-x), 1)
         assert trace.result == "t1"
         assert isinstance(Symbol(trace, "x0") + 1, Symbol)
+
+
+def test_every_formula_is_compiled_for_all_gpus() -> None:
+    kinds = (kind for kind in vars(optim).values() if isinstance(kind, type))
+    optimizers = {kind.__name__ for kind in kinds if optim.Optimizer in kind.__mro__[1:]}
+    activations = {"sigmoid", "softplus", "relu", "relu_gradient", "erf"}
+    assert {name.partition(" ")[0] for name in formulas()} >= optimizers | activations
