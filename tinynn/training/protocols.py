@@ -43,7 +43,5 @@ class Optimizer(Protocol):
         ...
 
     def step(self, skip: Array | None = None) -> None:
-        """Update the parameters from their gradients, unless ``skip``, an array of one bool, is
-        true.
-        """
+        """Update the parameters, unless ``skip``, an array of one bool, is true."""
         ...
