@@ -1,4 +1,4 @@
-"""Convolutions of a backend against the reference kernels in float64, in all their variants."""
+"""Convolutions of a backend, in all variants, compared with the reference kernels in float64."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ TOLERANCE = {"float16": 2e-2, "float32": 2e-5, "float64": 1e-12}
 
 
 def normal(*shape: int, dtype: str) -> np.ndarray:
-    """Numbers that float16 holds exactly, so that every dtype gets the same ones."""
+    """Values that float16 represents exactly, so that every dtype gets the same ones."""
     numbers = np.random.default_rng(shape).standard_normal(shape).astype(np.float16)
     return numbers.astype(dtype)
 
@@ -59,7 +59,7 @@ def close(ours: np.ndarray, theirs: np.ndarray) -> None:
 
 
 def compare(device: str, kernel: str, dtype: str, *arguments: Any) -> None:
-    """One kernel on the device and, in float64, on the plain reference."""
+    """Compare a kernel on the device with the plain reference in float64."""
     backend = get_backend(device)
     there = [
         backend.from_host(a.astype(dtype)) if isinstance(a, np.ndarray) else a for a in arguments
@@ -119,7 +119,7 @@ def test_pooled_otherwise(device: str, pool: Window) -> None:
     compare(device, "conv2d_relu_pool", "float64", x, weight, None, Window((3, 3)), pool)
 
 
-def test_not_a_number_stays_in_its_window(device: str) -> None:
+def test_nan_stays_in_its_window(device: str) -> None:
     x = normal(1, 8, 8, 1, dtype="float64")
     x[0, 1, 1, 0] = np.nan
     window, pool = Window((1, 3)), Window((2, 2), (2, 2))
@@ -132,7 +132,7 @@ def test_not_a_number_stays_in_its_window(device: str) -> None:
     np.testing.assert_array_equal(np.isnan(backend.to_host(out)), np.isnan(expected))
 
 
-def test_views_are_read_where_they_lie(device: str) -> None:
+def test_views(device: str) -> None:
     backend = get_backend(device)
     x, weight = normal(2, 6, 8, 3, dtype="float64"), normal(3, 3, 3, 4, dtype="float64")
     window = Window((3, 3))
@@ -158,7 +158,7 @@ def test_fewer_pixels_of_gradient_than_windows_without_a_stride(
     compare(device, "conv2d_weight_gradient", "float64", x, grad, window, 1)
 
 
-def test_windows_that_see_no_column_of_the_image(device: str) -> None:
+def test_windows_entirely_on_the_padding(device: str) -> None:
     window = Window((3, 1), (1, 3), SAME)
     x, weight = normal(2, 8, 1, 3, dtype="float64"), normal(3, 1, 3, 4, dtype="float64")
     compare(device, "conv2d", "float64", x, weight, None, window, 1)
@@ -168,7 +168,7 @@ def test_windows_that_see_no_column_of_the_image(device: str) -> None:
 
 
 def test_fewer_pixels_of_gradient_than_windows(device: str) -> None:
-    """As in transposed convolution with output padding: the last rows and columns get nothing."""
+    """As in transposed convolution with output padding: the last rows and columns are zero."""
     window = Window((3, 3), (2, 2), SAME)
     for channels, outputs in ((2, 3), (64, 128)):
         x = (2, 9, 9, channels)
@@ -217,7 +217,7 @@ def test_strides_of_bias_and_weight(device: str) -> None:
     close(backend.to_host(ours), theirs)
 
 
-def test_updates_of_parameters_in_any_order_of_memory(device: str) -> None:
+def test_updates_of_parameters_in_any_memory_order(device: str) -> None:
     backend = get_backend(device)
     start, grad = normal(3, 4, dtype="float64"), normal(4, 3, dtype="float64").T
     parameter = backend.from_host(start).T.copy().T  # columns first

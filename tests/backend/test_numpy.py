@@ -1,4 +1,4 @@
-"""What NumpyBackend does faster gives what the reference kernels of Backend give."""
+"""The kernels of NumpyBackend agree with the reference kernels of Backend."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +28,7 @@ def threads() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def poisoned() -> Iterator[None]:
-    """Results begin as what is not a number, so that a place nobody writes to shows."""
+    """Fill new arrays with NaN, so that an element that no kernel writes shows."""
 
     def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         array = usual(shape, dtype)
@@ -144,9 +144,7 @@ class TestConvolution:
         finally:
             tinynn.set_conv2d_algorithm("auto")
 
-    def test_of_an_image_of_which_only_some_rows_fit_into_a_tile(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_of_images_cut_into_tiles_of_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for size in (1, 1 << 11, 1 << 14):
             monkeypatch.setattr(tuning, "TILE_BYTES", size)
             clear_plans()
@@ -162,22 +160,22 @@ class TestConvolution:
                 same(pooled, PLAIN.conv2d_relu_pool(x, w, None, window, pool))
         clear_plans()
 
-    def test_leaves_nothing_of_a_call_to_the_next(self) -> None:
-        """Whatever stands in the work space, also what is not a number."""
+    def test_does_not_read_stale_workspace(self) -> None:
+        """Also if the scratch buffers hold NaN."""
         window = Window((3, 3), padding=((1, 1), (1, 1)))
         x, w = normal(4, 12, 10, 3), normal(3, 3, 3, 8)
         grad = normal(4, 12, 10, 8)
         arguments = (x, w, grad, window, 1, NeedsGrad(True, True, True))
         pool = Window((2, 2), (2, 2))
         expected = PLAIN.conv2d_relu_pool(x, w, None, window, pool)
-        beyond = Window((3, 3), padding=((13, 9), (4, 5)))  # windows that see no image at all
+        beyond = Window((3, 3), padding=((13, 9), (4, 5)))  # windows entirely on the padding
         around = PLAIN.conv2d(x, w, None, beyond, 1)
         for _ in range(2):
             same([FAST.conv2d(x, w, None, beyond, 1)], [around])
             same(FAST.conv2d_relu_pool(x, w, None, window, pool), expected)
             same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
             for held in buffers._this_thread.buffers.values():
-                held[...] = 0xFF  # not a number, in any floating-point dtype
+                held[...] = 0xFF  # NaN in any floating-point dtype
             buffers._this_thread.buffers.writers.clear()
 
     @pytest.mark.parametrize("algorithm", ["matrix", "winograd"])
@@ -185,7 +183,7 @@ class TestConvolution:
     def test_after_an_interrupt(
         self, algorithm: str, interrupted: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Zeros that were not laid down again are not taken for those of the last tile."""
+        """Padding that was not cleared again is not taken for that of the last tile."""
         padded = Window((3, 3), padding=((1, 1), (1, 1)))
         ours = normal(4, 12, 10, 3), normal(3, 3, 3, 8), None, padded, 1
         others = 9 + normal(4, 10, 16, 3), ours[1], None, Window((3, 3)), 1
@@ -212,7 +210,7 @@ class TestConvolution:
             tinynn.set_conv2d_algorithm("auto")
 
     @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1)])
-    def test_of_single_pixels(self, stride: tuple[int, int]) -> None:
+    def test_of_a_pointwise_kernel(self, stride: tuple[int, int]) -> None:
         """The pixels that a 1x1 kernel steps over have no gradient."""
         window = Window((1, 1), stride)
         grad, weight = normal(3, *window.output_size(8, 9), 4), normal(1, 1, 5, 4)
@@ -234,7 +232,7 @@ class TestConvolution:
             [PLAIN.conv2d_input_gradient(grad, w, window, 1, x.shape)],
         )
 
-    def test_does_not_leak_one_call_into_the_next(self) -> None:
+    def test_does_not_depend_on_the_previous_call(self) -> None:
         window = Window((3, 3), padding=((1, 1), (1, 1)))
         large, small, w = normal(2, 20, 20, 3), normal(1, 4, 4, 3), normal(3, 3, 3, 2)
         expected = FAST.conv2d(small, w, None, window, 1)
@@ -260,7 +258,7 @@ class TestPooling:
         ):
             same([getattr(FAST, kernel)(*arguments)], [getattr(PLAIN, kernel)(*arguments)])
 
-    def test_nan_spreads_over_its_window_only(self) -> None:
+    def test_nan_stays_in_its_windows(self) -> None:
         x = normal(1, 4, 4, 1)
         x[0, 1, 0] = np.nan
         for window in (Window((2, 2), (2, 2)), Window((2, 2))):
@@ -285,7 +283,7 @@ class TestPooling:
         same([best], [expected])
         full = PLAIN.conv2d(x, weight, None, window, 1)
         assert winner is not None
-        won = PLAIN.max_pool2d_gather(full, winner, pool)  # of equal pixels either may win
+        won = PLAIN.max_pool2d_gather(full, winner, pool)  # rounding decides between equal pixels
         same([won], [PLAIN.max_pool2d_gather(full, winners, pool)])
 
     @given(convolutions(), st.booleans(), st.booleans())
@@ -327,7 +325,9 @@ class TestOthers:
             result = np.asarray(FAST.sum(view, axes, keepdims))
             same([result], [np.asarray(PLAIN.sum(view, axes, keepdims))])
 
-    @pytest.mark.parametrize("columns", [100_000, 200_000])  # one chunk and a half, and several
+    @pytest.mark.parametrize(
+        "columns", [100_000, 200_000]
+    )  # below and above the size that is cut into chunks
     def test_elementwise_on_many_elements(self, columns: int) -> None:
         x, y, z = normal(3, columns), normal(columns, 3).T, normal(columns, 3).reshape(3, -1)
         for name, operands in (
@@ -344,7 +344,7 @@ class TestOthers:
         ):
             found, expected = (b.elementwise(name, *operands) for b in (FAST, PLAIN))
             same([found], [expected])
-            # the order of memory is the operands', whatever the size
+            # the memory order follows the operands at any size
             assert (found.dtype, found.strides) == (expected.dtype, expected.strides)
 
     @pytest.mark.parametrize("columns", [100_000, 200_000])
@@ -371,7 +371,7 @@ class TestOthers:
         x = (1e4 + normal(64, 3)).astype(np.float32)
         assert np.abs(FAST.normalize(x, (0,), 0.0)[0].std(0) - 1).max() < 1e-3
 
-    @pytest.mark.parametrize("mean", [0.5, 100.0])  # large ones are taken off first
+    @pytest.mark.parametrize("mean", [0.5, 100.0])  # a large one is subtracted first
     @pytest.mark.parametrize("shape", [(3, 1, 1, 5), (4, 16, 15, 16), (5, 60, 61, 3), (3, 99, 64)])
     @pytest.mark.parametrize("relu", [False, True])
     def test_batch_norm(self, shape: tuple[int, ...], mean: float, relu: bool) -> None:
@@ -403,7 +403,7 @@ class TestOthers:
 class TestThreads:
     @pytest.mark.usefixtures("threads")
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
-    def test_no_result_depends_on_their_number(self, dtype: str) -> None:
+    def test_results_do_not_depend_on_their_number(self, dtype: str) -> None:
         window, pool = Window((3, 3), padding=((1, 1), (1, 1))), Window((2, 2), (2, 2))
         x, w = normal(6, 64, 65, 16, dtype=dtype), normal(3, 3, 16, 8, dtype=dtype)
         grad = normal(6, 64, 65, 8, dtype=dtype)

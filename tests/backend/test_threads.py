@@ -1,4 +1,4 @@
-"""The worker threads of the CPU kernels."""
+"""The thread pool of the CPU kernels, the BLAS limit, and the usable cores."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def restore() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_every_item_is_done_once(count: int) -> None:
+def test_every_item_runs_once(count: int) -> None:
     tinynn.set_num_threads(count)
     done: list[int] = []
     parallel(done.append, range(100))
@@ -36,7 +36,7 @@ def test_every_item_is_done_once(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_an_error_reaches_the_caller(count: int) -> None:
+def test_an_exception_reaches_the_caller(count: int) -> None:
     tinynn.set_num_threads(count)
 
     def fail(item: int) -> None:
@@ -50,7 +50,7 @@ def test_an_error_reaches_the_caller(count: int) -> None:
     assert len(done) == 10
 
 
-def test_several_threads_may_compute_at_once() -> None:
+def test_several_threads_can_call_at_once() -> None:
     tinynn.set_num_threads(2)
     done: list[int] = []
     callers = [threading.Thread(target=parallel, args=(done.append, range(50))) for _ in range(4)]
@@ -61,29 +61,29 @@ def test_several_threads_may_compute_at_once() -> None:
     assert len(done) == 200
 
 
-def test_work_may_ask_for_help_itself() -> None:
+def test_calls_can_be_nested() -> None:
     tinynn.set_num_threads(3)
     done: list[int] = []
     parallel(lambda _: parallel(done.append, range(20)), range(20))
     assert len(done) == 400
 
 
-def test_workers_take_numpys_errors_as_their_caller_does() -> None:
+def test_workers_inherit_numpy_errstate() -> None:
     tinynn.set_num_threads(2)
     together = threading.Barrier(2)
-    seen: list[str] = []
+    found: list[str] = []
 
-    def look(item: int) -> None:
-        together.wait(60)  # one thread cannot do both
-        seen.append(np.geterr()["over"])
+    def record(item: int) -> None:
+        together.wait(60)  # one thread cannot run both
+        found.append(np.geterr()["over"])
 
     for choice in ("raise", "ignore"):
         with np.errstate(over=choice):
-            parallel(look, range(2))
-    assert seen == ["raise", "raise", "ignore", "ignore"]
+            parallel(record, range(2))
+    assert found == ["raise", "raise", "ignore", "ignore"]
 
 
-def test_nobody_holds_on_to_what_was_worked_on() -> None:
+def test_workers_keep_no_reference_to_their_work() -> None:
     tinynn.set_num_threads(2)
     array = np.ones(9)
     gone = weakref.ref(array)
@@ -92,7 +92,7 @@ def test_nobody_holds_on_to_what_was_worked_on() -> None:
     assert gone() is None
 
 
-def test_blas_is_held_to_one_thread_however_deep_and_no_longer() -> None:
+def test_blas_is_limited_to_one_thread_within_the_context_only() -> None:
     with single_threaded_blas():
         before = list(_blas.usual)
     for _ in range(2):  # a second time as well
@@ -113,7 +113,7 @@ def test_an_interrupt_reaches_the_caller() -> None:
         parallel(interrupt, range(10))
 
 
-def test_a_program_does_not_wait_for_its_idle_workers() -> None:
+def test_a_process_exits_with_idle_workers() -> None:
     code = (
         "import tinynn; from tinynn.backend.cpu.threads import parallel; tinynn.set_num_threads(3);"
         "parallel(print, range(4))"
@@ -122,14 +122,14 @@ def test_a_program_does_not_wait_for_its_idle_workers() -> None:
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"])
-def test_their_number_is_whole_and_positive(count: object) -> None:
+def test_the_number_of_threads_is_a_whole_number(count: object) -> None:
     with pytest.raises(ArgumentError, match="whole number >= 1"):
         tinynn.set_num_threads(count)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_has_workers_of_its_own() -> None:
+def test_a_forked_child_has_its_own_workers() -> None:
     tinynn.set_num_threads(2)
     parallel(lambda item: None, range(4))
     child = os.fork()
@@ -152,7 +152,7 @@ def test_a_forked_child_has_workers_of_its_own() -> None:
         ({"cpu.max": "nonsense"}, "", float("inf")),
     ],
 )
-def test_the_quota_of_a_container(
+def test_cpu_quota_of_a_cgroup(
     tmp_path: Path, files: dict[str, str], group: str, cores: float
 ) -> None:
     for name, text in files.items():

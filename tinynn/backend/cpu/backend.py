@@ -26,8 +26,8 @@ from tinynn.backend.reference import Array, Backend
 class NumpyBackend(Backend):
     """NumPy, with cache-sized tiles on several threads.
 
-    Each kernel is a function whose first parameter is the backend. What is not listed runs as in
-    the reference.
+    Each entry is a function whose first parameter is the backend. A kernel that is not listed is
+    the reference's.
     """
 
     xp = np

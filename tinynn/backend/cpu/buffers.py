@@ -1,9 +1,9 @@
 """Scratch buffers: workspace of the kernels, reused from call to call, one set for each thread.
 
-Fresh memory is expensive: the system maps and clears each page at its first use (about 0.25 ms for
-a megabyte, longer than many a tile). So kernels take their workspace from buffers of their thread,
-which grow as needed and stay. A buffer is known by name; whoever asks for that name next, on the
-same thread, gets the same memory. No locks are needed, and a buffer stays in its core's cache.
+Fresh memory is expensive: the system maps and clears each page at its first use, several hundred
+microseconds for a megabyte. So kernels take their workspace from buffers of their thread, which
+grow as needed and stay. A buffer is identified by a name; the next request for that name, on the
+same thread, returns the same memory. No locks are needed, and a buffer stays in its core's cache.
 
 ``cached_views`` keeps what a kernel built on top of its buffers (a set of strided views, which
 take longer to make than a small product) until one of the buffers moves. ``Writer`` lets a kernel

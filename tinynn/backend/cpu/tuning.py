@@ -16,17 +16,17 @@ CACHE_LINE = 64
 
 # -- threads --------------------------------------------------------------------------------------
 
-# Polls of a lock before a thread sleeps, each with an addition of SPIN_ELEMENTS numbers in between
-# (5-10 microseconds without the GIL): some milliseconds in all. Waking a sleeping thread takes
-# 50-100 microseconds, longer than most tiles; spinning longer would burn a core for nothing.
+# Polls of a lock before a thread sleeps, each followed by an addition of SPIN_ELEMENTS elements
+# (about 5 microseconds without the GIL): some milliseconds in all. Waking a sleeping thread takes
+# 30-100 microseconds, as long as a small tile. Spinning longer would waste a core.
 SPIN_ITERATIONS = 500
 SPIN_ELEMENTS = 1 << 15
 
 # -- tiles ----------------------------------------------------------------------------------------
 
-# Bytes that one tile reads and writes. One thread is as fast with 1 MB (its L2 cache). With two,
-# smaller tiles mean more operations of a few microseconds, at each of which the threads contend for
-# the GIL. Larger tiles fall out of the L3 cache.
+# Bytes that one tile reads and writes. One thread would be as fast with smaller tiles, which fit
+# into its L2 cache. Two threads contend for the GIL at every operation, which takes as long as a
+# small one does, so their operations should be long. Larger tiles fall out of the cache.
 TILE_BYTES = 3 << 20
 
 # Elements of one chunk of an elementwise operation, a pooling or a batch norm (1 MB of float32).
@@ -51,7 +51,7 @@ RELU_FROM = 1 << 13
 # Blocks of one large product, at most: even shares for 2, 4 and 8 threads.
 MATMUL_BLOCKS = 8
 
-# Multiply-adds of one block, at least (about 100 microseconds): less does not repay a thread.
+# Multiply-adds of one block, at least (some hundred microseconds): less does not repay a thread.
 MATMUL_BLOCK_WORK = 8 * 10**6
 
 # -- batch normalization --------------------------------------------------------------------------
@@ -114,8 +114,8 @@ DEPTHWISE_MAX_PRODUCTS = 4
 
 # -- Winograd F(m, r) -----------------------------------------------------------------------------
 
-# Candidates for m, the output rows computed together (1: row by row). The cheapest by the number
-# of products is taken. More than 6 would need points of interpolation beyond ±2.
+# Candidates for m, the output rows computed together (1: row by row). The one with the fewest
+# products is taken. More than 6 would exceed WINOGRAD_MAX_PRODUCTS for a 3×3 kernel.
 WINOGRAD_ROWS = (1, 2, 4, 6)
 
 # Products m + r - 1 of one F(m, r), at most. With more, the entries of its matrices and so the

@@ -102,7 +102,7 @@ class Adjoint(NamedTuple):
     residues: tuple[tuple[int, slice, Layout], ...]
     window: Window
     columns: int  # of the flipped kernel
-    before: int  # how many of them lie left of the first column of the gradient
+    before: int  # how many of them are left of the gradient's first column
 
 
 class Joint(NamedTuple):
@@ -163,7 +163,7 @@ def gradients(problem: Problem) -> Method | Joint | fft.Tiling:
 def pooled(problem: Problem, pool: Window, backward: bool = False) -> Method | Layout:
     """How to compute ``conv2d_relu_pool``: the convolution with every pixel that is pooled.
 
-    Even and odd output rows and columns lie in separate planes. For 2×2 pooling that begins inside
+    Even and odd output rows and columns are in separate planes. For 2×2 pooling that begins inside
     the image and may round up by one pixel.
     """
     halves = pool.kernel == pool.stride == (2, 2) and pool.dilation == (1, 1)
