@@ -65,6 +65,11 @@ class TestEveryTransform:
             transform((images() * 255).astype(np.uint8), generator())
 
 
+def test_every_transform_is_tested() -> None:
+    tested = {type(transform).__name__ for transform in TRANSFORMS}
+    assert tested == set(augment.__all__) - {"Compose"}
+
+
 def test_compose_takes_the_steps_in_order() -> None:
     flip, noise = augment.RandomFlip(1), augment.RandomNoise(0.1)
     rng = generator(5)

@@ -3,10 +3,9 @@
 A public name is listed in the ``__all__`` of the module that defines it, and nowhere else.
 """
 
-from tinynn.data import augment, dataset, loader, split
 from tinynn.data.augment import *
 from tinynn.data.dataset import *
 from tinynn.data.loader import *
 from tinynn.data.split import *
 
-__all__ = [*augment.__all__, *dataset.__all__, *loader.__all__, *split.__all__]
+__all__ = sorted(name for name, value in vars().items() if callable(value) and name[0] != "_")

@@ -45,19 +45,36 @@ class Compose:
         return images
 
 
-class RandomFlip:
+class _Transform:
+    """Base class: checks the images, then calls ``apply``, which a subclass defines."""
+
+    def __call__(self, images: Images, rng: np.random.Generator) -> Images:
+        if images.ndim != 4:
+            raise ShapeError(f"augmentation expects images (N, H, W, C), got shape {images.shape}")
+        if images.dtype != np.float32:
+            raise DtypeError(
+                f"augmentation expects float32 images in [0, 1], got {images.dtype}. "
+                "Convert uint8 images with images.astype(np.float32) / 255"
+            )
+        return self.apply(images, rng)
+
+    def apply(self, images: Images, rng: np.random.Generator) -> Images:
+        """Transform a batch of images."""
+        raise NotImplementedError
+
+
+class RandomFlip(_Transform):
     """Flip each image horizontally with the given ``probability``."""
 
     def __init__(self, probability: float = 0.5) -> None:
         self.probability = _within("probability", probability, 0, 1)
 
-    def __call__(self, images: Images, rng: np.random.Generator) -> Images:
-        _check(images)
+    def apply(self, images: Images, rng: np.random.Generator) -> Images:
         flipped = rng.random(len(images)) < self.probability
         return np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
 
 
-class RandomAffine:
+class RandomAffine(_Transform):
     """Rotate and scale each image about its center, then translate it.
 
     Sampling is bilinear; coordinates outside the image are clamped to its border.
@@ -82,8 +99,7 @@ class RandomAffine:
         self.rotation = _within("rotation", rotation, 0, 180)
         self.size = None if size is None else _pixels(*size)
 
-    def __call__(self, images: Images, rng: np.random.Generator) -> Images:
-        _check(images)
+    def apply(self, images: Images, rng: np.random.Generator) -> Images:
         n, height, width, _ = images.shape
         rows, columns = self.size or (height, width)
         angle = np.radians(rng.uniform(-self.rotation, self.rotation, n))
@@ -98,7 +114,7 @@ class RandomAffine:
         return _sample(images, source_y.astype(np.float32), source_x.astype(np.float32))
 
 
-class RandomCrop:
+class RandomCrop(_Transform):
     """Crop ``height`` x ``width`` pixels at a random position of each image.
 
     Raises:
@@ -108,8 +124,7 @@ class RandomCrop:
     def __init__(self, height: int, width: int) -> None:
         self.height, self.width = _pixels(height, width)
 
-    def __call__(self, images: Images, rng: np.random.Generator) -> Images:
-        _check(images)
+    def apply(self, images: Images, rng: np.random.Generator) -> Images:
         n, height, width, _ = images.shape
         if self.height > height or self.width > width:
             raise ShapeError(
@@ -122,18 +137,17 @@ class RandomCrop:
         return crops
 
 
-class RandomBrightness:
+class RandomBrightness(_Transform):
     """image + b with b uniform in [-amount, amount], clipped to [0, 1]."""
 
     def __init__(self, amount: float) -> None:
         self.amount = _within("amount", amount, 0, 1)
 
-    def __call__(self, images: Images, rng: np.random.Generator) -> Images:
-        _check(images)
+    def apply(self, images: Images, rng: np.random.Generator) -> Images:
         return _clip(images + _per_image(rng.uniform(-self.amount, self.amount, len(images))))
 
 
-class RandomContrast:
+class RandomContrast(_Transform):
     """mean + c · (image - mean) with c log-uniform in [low, high], clipped to [0, 1].
 
     The mean is taken over all pixels and channels of the image.
@@ -142,14 +156,13 @@ class RandomContrast:
     def __init__(self, low: float, high: float) -> None:
         self.range = _positive_range("contrast", (low, high))
 
-    def __call__(self, images: Images, rng: np.random.Generator) -> Images:
-        _check(images)
+    def apply(self, images: Images, rng: np.random.Generator) -> Images:
         mean = images.mean(axis=(1, 2, 3), keepdims=True)
         factor = _per_image(_log_uniform(rng, self.range, len(images)))
         return _clip(mean + factor * (images - mean))
 
 
-class RandomLightGradient:
+class RandomLightGradient(_Transform):
     """image + g · p with g uniform in [0, amount], clipped to [0, 1]: illumination from one side.
 
     p is a linear ramp from -1 to 1 across the image, in a random direction.
@@ -158,8 +171,7 @@ class RandomLightGradient:
     def __init__(self, amount: float) -> None:
         self.amount = _within("amount", amount, 0, 1)
 
-    def __call__(self, images: Images, rng: np.random.Generator) -> Images:
-        _check(images)
+    def apply(self, images: Images, rng: np.random.Generator) -> Images:
         n, (height, width) = len(images), images.shape[1:3]
         direction = _per_image(rng.uniform(0, 2 * math.pi, n))
         y = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None]
@@ -169,18 +181,17 @@ class RandomLightGradient:
         return _clip(images + amount * ramp.astype(np.float32))
 
 
-class RandomGamma:
+class RandomGamma(_Transform):
     """image ** g with g log-uniform in [low, high]: gamma correction of the midtones."""
 
     def __init__(self, low: float, high: float) -> None:
         self.range = _positive_range("gamma", (low, high))
 
-    def __call__(self, images: Images, rng: np.random.Generator) -> Images:
-        _check(images)
+    def apply(self, images: Images, rng: np.random.Generator) -> Images:
         return cast(Images, images ** _per_image(_log_uniform(rng, self.range, len(images))))
 
 
-class RandomBlur:
+class RandomBlur(_Transform):
     """Gaussian blur with sigma uniform in [0, max_sigma] pixels; ``max_sigma`` is at most 100.
 
     The Gaussian is approximated by repeated convolution with [w, 1 - 2w, w] along both axes. Each
@@ -191,8 +202,7 @@ class RandomBlur:
         self.max_sigma = _within("max_sigma", max_sigma, 0, 100)
         self.passes = math.ceil(2 * max_sigma**2)
 
-    def __call__(self, images: Images, rng: np.random.Generator) -> Images:
-        _check(images)
+    def apply(self, images: Images, rng: np.random.Generator) -> Images:
         sigma = rng.uniform(0, self.max_sigma, len(images))
         weight = _per_image(sigma**2 / (2 * max(self.passes, 1)))
         for _ in range(self.passes):
@@ -200,14 +210,13 @@ class RandomBlur:
         return images
 
 
-class RandomNoise:
+class RandomNoise(_Transform):
     """image + s · n with n ~ N(0, 1) per value, s uniform in [0, max_sigma]; clipped to [0, 1]."""
 
     def __init__(self, max_sigma: float) -> None:
         self.max_sigma = _within("max_sigma", max_sigma, 0, 1)
 
-    def __call__(self, images: Images, rng: np.random.Generator) -> Images:
-        _check(images)
+    def apply(self, images: Images, rng: np.random.Generator) -> Images:
         sigma = _per_image(rng.uniform(0, self.max_sigma, len(images)))
         return _clip(images + sigma * rng.standard_normal(images.shape, dtype=np.float32))
 
@@ -238,16 +247,6 @@ def _smooth(images: Images, weight: Images, axis: int) -> Images:
     before = images.take(index - 1, axis=axis, mode="clip")
     after = images.take(index + 1, axis=axis, mode="clip")
     return images + weight * (before + after - 2 * images)
-
-
-def _check(images: Images) -> None:
-    if images.ndim != 4:
-        raise ShapeError(f"augmentation expects images (N, H, W, C), got shape {images.shape}")
-    if images.dtype != np.float32:
-        raise DtypeError(
-            f"augmentation expects float32 images in [0, 1], got {images.dtype}. "
-            "Convert uint8 images with images.astype(np.float32) / 255"
-        )
 
 
 def _within(name: str, value: float, low: float, high: float) -> float:

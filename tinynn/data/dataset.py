@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -158,23 +159,20 @@ class ImageFolder:
         good: list[Path] = []
         # Threads run in parallel here: Pillow releases the GIL while it decodes.
         pool = ThreadPoolExecutor(max_workers=usable_cores(), thread_name_prefix="tinynn-decode")
+        pending = deque(pool.submit(self._read, path) for path in paths)
         try:
-            for path, outcome in zip(paths, pool.map(self._try_read, paths), strict=True):
-                if isinstance(outcome, DataError):
-                    self._report(outcome)
+            for path in paths:
+                try:
+                    image = pending.popleft().result()
+                except DataError as error:
+                    self._report(error)
                     continue
                 if self._pixels is not None:
-                    self._pixels[len(good)] = outcome
+                    self._pixels[len(good)] = image
                 good.append(path)
         finally:
             pool.shutdown(cancel_futures=True)
         return good
-
-    def _try_read(self, path: Path) -> npt.NDArray[np.uint8] | DataError:
-        try:
-            return self._read(path)
-        except DataError as error:
-            return error
 
     def _report(self, error: DataError) -> None:
         """Raise ``error``, or warn at the line that constructs the dataset."""

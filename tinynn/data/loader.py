@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = ["DataLoader"]
 Result = TypeVar("Result")
 
 
+@dataclass(eq=False, repr=False)
 class DataLoader:
     """Iterate over the batches of one epoch: images float32 in [0, 1] (N, H, W, C), labels int64.
 
@@ -54,33 +56,27 @@ class DataLoader:
         ArgumentError: If an argument is out of range or no batch is left.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        seed: int = 0,
-        drop_last: bool = False,
-        augment: Augmentation | None = None,
-        prefetch: int = 2,
-        device: str | None = None,
-    ) -> None:
-        self.dataset = dataset
-        self.batch_size = _integer("batch_size", batch_size, least=1)
-        self.shuffle = shuffle
-        self.seed = seed
-        self.drop_last = drop_last
-        self.augment = augment
-        self.prefetch = _integer("prefetch", prefetch, least=0)
-        self.device = device
+    dataset: Dataset
+    batch_size: int
+    _: KW_ONLY
+    shuffle: bool = False
+    seed: int = 0
+    drop_last: bool = False
+    augment: Augmentation | None = None
+    prefetch: int = 2
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        self.batch_size = _integer("batch_size", self.batch_size, least=1)
+        self.prefetch = _integer("prefetch", self.prefetch, least=0)
         self.epoch = self.position = 0
-        if len(dataset) == 0:
+        count = len(self.dataset)
+        if count == 0:
             raise DataError("the dataset is empty: there is nothing to load")
         if len(self) == 0:
             raise ArgumentError(
-                f"drop_last leaves no batch: {len(dataset)} examples are fewer than "
-                f"batch_size={batch_size}"
+                f"drop_last leaves no batch: {count} examples are fewer than "
+                f"batch_size={self.batch_size}"
             )
 
     def __len__(self) -> int:

@@ -3,7 +3,6 @@
 A public name is listed in the ``__all__`` of the module that defines it, and nowhere else.
 """
 
-from tinynn.vision import boxes, detector, drawing, explanation, photo, pyramid
 from tinynn.vision.boxes import *
 from tinynn.vision.detector import *
 from tinynn.vision.drawing import *
@@ -11,11 +10,4 @@ from tinynn.vision.explanation import *
 from tinynn.vision.photo import *
 from tinynn.vision.pyramid import *
 
-__all__ = [
-    *boxes.__all__,
-    *detector.__all__,
-    *drawing.__all__,
-    *explanation.__all__,
-    *photo.__all__,
-    *pyramid.__all__,
-]
+__all__ = sorted(name for name, value in vars().items() if callable(value) and name[0] != "_")

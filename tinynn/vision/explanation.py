@@ -197,7 +197,6 @@ def _cam(
     with _frozen(model), _hooked([layer], lambda module, inputs, out: outputs.append(out)):
         logits = _checked_logits(model(x))
         wanted = logits.numpy().argmax(axis=1) if classes is None else classes
-        _check_classes(wanted, logits.shape[1])
         weights = np.full(logits.shape, -1 / logits.shape[1], logits.dtype)
         weights[np.arange(len(wanted)), wanted] += 1
         score = (logits * tensor(weights, device=logits.device)).sum()
@@ -295,14 +294,11 @@ def _checked(
             f"expected one integer class per image, ({len(values)},), got {wanted.shape} of dtype "
             f"{wanted.dtype}"
         )
-    _check_classes(wanted, _probabilities(model, floats[:1]).shape[1])
-    return floats, wanted.astype(np.int64)
-
-
-def _check_classes(classes: Classes, count: int) -> None:
-    wrong = classes[(classes < 0) | (classes >= count)]
+    count = _probabilities(model, floats[:1]).shape[1]
+    wrong = wanted[(wanted < 0) | (wanted >= count)]
     if len(wrong):
         raise LabelError(f"classes must be from 0 to {count - 1}, got {int(wrong[0])}")
+    return floats, wanted.astype(np.int64)
 
 
 def _positions(length: int, side: int, step: int) -> list[int]:
