@@ -11,8 +11,6 @@ from tinynn.precision import narrow
 
 __all__ = ["einsum", "linear", "matmul"]
 
-__all__ = ["einsum", "linear", "matmul"]
-
 
 def matmul(a: Operand, b: Operand) -> Tensor:
     """The matrix product a @ b; leading axes broadcast.

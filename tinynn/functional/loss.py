@@ -28,16 +28,6 @@ __all__ = [
     "sigmoid_focal_loss",
 ]
 
-__all__ = [
-    "binary_cross_entropy_with_logits",
-    "cross_entropy",
-    "huber_loss",
-    "l1_loss",
-    "mse_loss",
-    "nll_loss",
-    "sigmoid_focal_loss",
-]
-
 Target = Tensor | np.ndarray[Any, Any]
 
 

@@ -14,8 +14,6 @@ from tinynn.precision import widen
 
 __all__ = ["batch_norm", "group_norm", "layer_norm"]
 
-__all__ = ["batch_norm", "group_norm", "layer_norm"]
-
 
 def _normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     """y = (x - mean)·r with r = 1 / √(var + eps); its VJP is r·(g - mean(g) - y·mean(g·y))."""

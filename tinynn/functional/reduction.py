@@ -26,20 +26,6 @@ __all__ = [
     "var",
 ]
 
-__all__ = [
-    "argmax",
-    "argmin",
-    "log_softmax",
-    "logsumexp",
-    "max",
-    "mean",
-    "min",
-    "softmax",
-    "std",
-    "sum",
-    "var",
-]
-
 
 def _expand(x: Tensor, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> Tensor:
     """Broadcast a reduced tensor back over the axes it lost."""

@@ -27,21 +27,6 @@ __all__ = [
     "unsqueeze",
 ]
 
-__all__ = [
-    "broadcast_to",
-    "concat",
-    "flatten",
-    "flip",
-    "index",
-    "pad",
-    "permute",
-    "reshape",
-    "split",
-    "squeeze",
-    "stack",
-    "unsqueeze",
-]
-
 
 def reshape(x: Operand, shape: Sequence[int] | int) -> Tensor:
     """The same elements, in row-major order, in another shape; one size may be -1 (inferred)."""
