@@ -1,4 +1,4 @@
-"""What `import tinynn` costs next to `import numpy`, which it needs: CPU time, taken in turns."""
+"""CPU time of `import tinynn` relative to `import numpy`, which it includes; runs alternate."""
 
 from __future__ import annotations
 

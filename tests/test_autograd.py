@@ -1,17 +1,21 @@
-"""Tensors, their record, and the way back."""
+"""Tensors, the computational graph, and the backward pass."""
 
 import copy
 import gc
+import inspect
 import pickle
+import re
+import textwrap
 import threading
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 import tinynn
 from tinynn import functional as F
-from tinynn.autograd import Tensor, record
+from tinynn.autograd import Tensor, record, record_jointly, record_with_output
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
 
 DEEP = 100_000
@@ -34,18 +38,18 @@ class TestBackward:
         assert_equal(x.grad, [18, 36])
         assert middle.grad is None
 
-    def test_adds_to_what_is_there(self, device: str) -> None:
+    def test_accumulates_into_grad(self, device: str) -> None:
         x = leaf([1.0, 2.0], device)
         (x * 3).sum().backward()
         (x * x).sum().backward()
         assert_equal(x.grad, [5, 7])
 
-    def test_weighs_the_elements_by_its_gradient(self, device: str) -> None:
+    def test_takes_an_upstream_gradient(self, device: str) -> None:
         x = leaf([1.0, 2.0], device)
         (x * x).backward(tinynn.tensor([10.0, 1.0], device=device))
         assert_equal(x.grad, [20, 4])
 
-    def test_a_tensor_used_many_ways_gets_the_sum(self, device: str) -> None:
+    def test_gradients_of_several_uses_add_up(self, device: str) -> None:
         x = leaf(3.0, device)
         y = x * x + x * x * x - x
         y.backward()
@@ -67,13 +71,13 @@ class TestBackward:
         (x * y).sum().backward()
         assert y.grad is None
 
-    def test_frees_the_record_on_the_way(self, device: str) -> None:
+    def test_frees_the_graph(self, device: str) -> None:
         y = (leaf([1.0], device) * 2).sum()
         y.backward()
         with pytest.raises(GradientError, match=r"second time through .* retain_graph=True"):
             y.backward()
 
-    def test_keeps_the_record_if_told_to(self, device: str) -> None:
+    def test_retains_the_graph_on_request(self, device: str) -> None:
         x = leaf([1.0], device)
         y = (x * 2).sum()
         y.backward(retain_graph=True)
@@ -87,13 +91,13 @@ class TestBackward:
         assert_equal(a.grad, [3, 3])
         assert_equal(b.grad, [1, 1])
 
-    def test_the_callers_gradient_is_left_alone(self, device: str) -> None:
+    def test_the_upstream_gradient_is_not_modified(self, device: str) -> None:
         x, seed = leaf([1.0, 2.0], device), tinynn.ones(2, device=device)
         (x + 0).backward(seed)
         (x * 2).sum().backward()
         assert_equal(seed, [1, 1])
 
-    def test_from_several_numbers_needs_a_gradient(self, device: str) -> None:
+    def test_from_several_elements_needs_a_gradient(self, device: str) -> None:
         with pytest.raises(GradientError, match=r"\(2,\) needs a gradient.*\.mean\(\)"):
             (leaf([1.0, 2.0], device) * 2).backward()
 
@@ -108,7 +112,7 @@ class TestBackward:
         with pytest.raises(GradientError, match="without a graph"):
             leaf([1.0], device).detach().backward()
 
-    def test_an_unneeded_product_is_not_computed(self, device: str) -> None:
+    def test_an_unneeded_vjp_is_not_computed(self, device: str) -> None:
         calls: list[str] = []
 
         def double(x: Tensor, name: str) -> Tensor:
@@ -134,6 +138,44 @@ class TestBackward:
             record("widen", x.data.astype("float64"), (x, lambda grad: grad))
 
 
+class TestRecord:
+    """Differentiable functions of a user."""
+
+    def test_the_example_of_the_docstring(self, device: str) -> None:
+        documentation = inspect.getdoc(record) or ""
+        example = re.search(r"^    from .*?(?=^\S)", documentation, re.MULTILINE | re.DOTALL)
+        assert example is not None
+        names: dict[str, Callable[[Tensor], Tensor]] = {}
+        exec(textwrap.dedent(example[0]), names)
+        x = leaf([2.0, 3.0], device)
+        y = names["cube"](x)
+        assert_equal(y, [8, 27])
+        slope = tinynn.grad(y.sum(), x, create_graph=True)
+        assert_equal(slope, [12, 27])
+        assert_equal(tinynn.grad(slope.sum(), x), [12, 18])
+
+    def test_with_output(self, device: str) -> None:
+        x = leaf([1.0, 4.0], device)
+        root = record_with_output("root", x.data**0.5, (x, lambda grad, out: grad * 0.5 / out))
+        slope = tinynn.grad(root.sum(), x, create_graph=True)
+        assert_equal(slope, [0.5, 0.25])
+        assert_equal(tinynn.grad(slope.sum(), x), [-0.25, -1 / 32])
+
+    def test_jointly(self, device: str) -> None:
+        asked = []
+
+        def vjps(grad: Tensor, needs_grad: tuple[bool, ...]) -> list[Tensor | None]:
+            asked.append(needs_grad)
+            return [grad * y, grad * x]
+
+        x, y = leaf([2.0], device), leaf([3.0], device)
+        product = record_jointly("product", x.data * y.data, (x, y), vjps)
+        gradients = tinynn.grad(product, [x, y], retain_graph=True)
+        assert [g.item() for g in gradients] == [3, 2]
+        tinynn.grad(product, y)
+        assert asked == [(True, True), (False, True)]
+
+
 class TestDeepGraphs:
     def test_a_hundred_thousand_operations(self, device: str) -> None:
         x = leaf(1.0, device, "float64")
@@ -144,7 +186,7 @@ class TestDeepGraphs:
         assert_equal(y, DEEP + 1)
         assert_equal(x.grad, 1)
         watched = weakref.ref(x)
-        del x, y  # the whole record at once
+        del x, y  # the whole graph at once
         assert watched() is None
 
     def test_are_freed_during_the_backward_pass(self, device: str) -> None:
@@ -158,7 +200,7 @@ class TestDeepGraphs:
 
 
 class TestGrad:
-    def test_leaves_grad_attributes_alone(self, device: str) -> None:
+    def test_does_not_change_grad_attributes(self, device: str) -> None:
         x = leaf([1.0, 2.0], device)
         assert_equal(tinynn.grad((x * x).sum(), x), [2, 4])
         assert x.grad is None
@@ -173,12 +215,12 @@ class TestGrad:
         x = leaf(2.0, device)
         assert_equal(tinynn.grad([x * x, x * 3], x), 7)
 
-    def test_with_respect_to_something_in_between(self, device: str) -> None:
+    def test_with_respect_to_an_intermediate_tensor(self, device: str) -> None:
         x = leaf([1.0, 2.0], device)
         middle = x * 3
         assert_equal(tinynn.grad((middle * middle).sum(), middle), [6, 12])
 
-    def test_the_record_behind_an_input_stays(self, device: str) -> None:
+    def test_the_graph_behind_an_input_is_retained(self, device: str) -> None:
         x = leaf([1.0, 2.0], device)
         middle = x * 3
         slope = tinynn.grad((middle * middle).sum(), middle)
@@ -191,14 +233,14 @@ class TestGrad:
         gradients = tinynn.grad(middle * 5, [x, middle])
         assert [g.item() for g in gradients] == [20, 5]
 
-    def test_again_and_again(self, device: str) -> None:
+    def test_of_every_order(self, device: str) -> None:
         x = leaf(2.0, device)
         slope = x**4
         for factor in (4 * 8, 12 * 4, 24 * 2, 24):
             slope = tinynn.grad(slope, x, create_graph=True)
             assert_equal(slope, factor)
 
-    def test_does_not_compute_what_leads_elsewhere(self, device: str) -> None:
+    def test_computes_no_other_gradients(self, device: str) -> None:
         x, other = leaf(2.0, device), leaf(3.0, device)
         visited: list[bool] = []
         y = record("probe", other.data, (other, lambda grad: visited.append(True) or grad))
@@ -216,7 +258,7 @@ class TestGrad:
         with pytest.raises(GradientError, match=r"shape \(3,\) does not require grad"):
             tinynn.grad(x * 2, tinynn.ones(3, device=device))
 
-    def test_gradients_have_no_record_unless_asked(self, device: str) -> None:
+    def test_gradients_have_no_graph_by_default(self, device: str) -> None:
         x = leaf(2.0, device)
         assert not tinynn.grad(x * x, x).requires_grad
         assert tinynn.grad(x * x, x, create_graph=True).requires_grad
@@ -262,7 +304,7 @@ class TestIntegers:
         with pytest.raises(GradientError, match="floating-point"):
             tinynn.tensor([1, 2], device=device).requires_grad_()
 
-    def test_meet_floats_as_floats(self, device: str) -> None:
+    def test_are_promoted_to_floats(self, device: str) -> None:
         x = leaf([1.0, 2.0], device)
         y = x * tinynn.tensor([2, 3], device=device)
         assert y.dtype == np.float32
@@ -274,12 +316,12 @@ class TestIntegers:
         assert (x / 2).dtype == (1 / x).dtype == (x / x).dtype == np.float32
         assert_equal(1 / x, [1, 0.5])
 
-    def test_times_a_fraction_is_float32(self, device: str) -> None:
+    def test_times_a_float_are_float32(self, device: str) -> None:
         assert_equal(tinynn.tensor([1, 2], device=device) * 0.5, [0.5, 1])
 
 
 class TestDtypes:
-    def test_two_kinds_of_floats_do_not_mix(self, device: str) -> None:
+    def test_two_floating_point_dtypes_do_not_mix(self, device: str) -> None:
         a, b = tinynn.ones(2, "float32", device), tinynn.ones((3, 2), "float64", device)
         with pytest.raises(
             DtypeError, match=r"add: float32 of shape \(2,\) meets float64 .*\.astype"
@@ -303,7 +345,7 @@ class TestDtypes:
         assert not x.astype("int64").requires_grad
 
 
-class TestShapesThatDoNotFit:
+class TestShapeErrors:
     def test_broadcasting_names_both(self, device: str) -> None:
         a, b = tinynn.ones((2, 3), device=device), tinynn.ones((4, 3), device=device)
         with pytest.raises(ShapeError, match=r"multiply: shapes \(2, 3\) and \(4, 3\)"):
@@ -313,7 +355,7 @@ class TestShapesThatDoNotFit:
         with pytest.raises(ShapeError, match=r"one element, got shape \(2,\)"):
             tinynn.ones(2, device=device).item()
 
-    def test_the_truth_of_many_is_ambiguous(self, device: str) -> None:
+    def test_the_truth_value_of_many_elements_is_ambiguous(self, device: str) -> None:
         with pytest.raises(ShapeError, match=r"truth .* \(2,\) is ambiguous"):
             bool(tinynn.ones(2, device=device) > 0)
 
@@ -336,14 +378,14 @@ class TestConversions:
         with pytest.raises(TypeError, match="without axes"):
             len(tinynn.tensor(1.0, device=device))
 
-    def test_repr_says_what_matters(self, device: str) -> None:
+    def test_repr(self, device: str) -> None:
         x = leaf([1.0, 2.5], device)
         assert repr(x).startswith("Tensor([1. , 2.5], shape=(2,), dtype=float32, device='")
         assert "requires_grad=True" in repr(x)
         assert "function='multiply'" in repr(x * 2)
         assert len(repr(tinynn.zeros((1000, 1000), device=device))) < 1000
 
-    def test_detach_shares_values_without_history(self, device: str) -> None:
+    def test_detach_shares_values_without_a_graph(self, device: str) -> None:
         x = leaf([1.0], device)
         assert not (x * 2).detach().requires_grad
         assert x.detach().data is x.data
@@ -374,7 +416,7 @@ class TestConversions:
         with pytest.raises(GradientError, match="leaves only"):
             (x * 2).requires_grad_(False)
 
-    def test_only_arrays_make_tensors(self) -> None:
+    def test_tensors_wrap_arrays_only(self) -> None:
         with pytest.raises(ArgumentError, match=r"got list; tinynn.tensor\(\)"):
             Tensor([1.0])
 
@@ -395,7 +437,7 @@ class TestNumpyProtocols:
         assert isinstance(np.exp(x), Tensor)
         assert isinstance(np.maximum(x, 2), Tensor)
 
-    def test_an_array_on_the_left_is_an_operand(self) -> None:
+    def test_an_array_is_a_left_operand(self) -> None:
         x = leaf([1.0, 4.0], "cpu")
         array = np.array([2.0, 3.0], dtype=np.float32)
         for y in (array * x, array + x, array - x, array / x, array @ x):
@@ -403,7 +445,7 @@ class TestNumpyProtocols:
             assert y.requires_grad
         assert (array < x).tolist() == [False, True]
 
-    def test_other_ufuncs_say_where_to_go(self) -> None:
+    def test_other_ufuncs_suggest_functions(self) -> None:
         x = leaf([1.0], "cpu")
         with pytest.raises(TypeError, match=r"np\.arctan .*tinynn.functional, or x\.numpy\(\)"):
             np.arctan(x)
@@ -458,7 +500,7 @@ def test_a_training_loop_leaves_nothing_to_the_garbage_collector(device: str) ->
         gc.enable()
 
 
-class TestGradientsAreTheLeavesOwn:
+class TestLeavesOwnTheirGradients:
     def test_two_leaves_do_not_share_one(self, device: str) -> None:
         x, y = (tinynn.ones(3, device=device, requires_grad=True) for _ in range(2))
         (x + y).sum().backward()
@@ -473,7 +515,7 @@ class TestGradientsAreTheLeavesOwn:
         x.grad.data *= 2
         assert y.grad.tolist() == [1, 1, 1, 1]
 
-    def test_the_caller_keeps_his(self, device: str) -> None:
+    def test_nor_the_gradient_of_the_caller(self, device: str) -> None:
         x = tinynn.ones(2, device=device, requires_grad=True)
         seed = tinynn.ones(2, device=device)
         (x + 0.0).backward(seed)

@@ -1,4 +1,4 @@
-"""Imports go down the floors of the house, and the programs on top use public names only."""
+"""Imports go down the floors without circles, and programs use public names only."""
 
 import ast
 import subprocess

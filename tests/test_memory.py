@@ -1,4 +1,4 @@
-"""What the library keeps between steps."""
+"""Memory that is cached between steps."""
 
 import gc
 import threading
@@ -25,7 +25,7 @@ def step(device: str) -> None:
     F.conv2d_relu_max_pool2d(x, weight, padding=1).sum().backward()
 
 
-def test_what_is_kept_can_be_seen_and_freed(device: str) -> None:
+def test_held_memory_can_be_freed(device: str) -> None:
     step(device)
     gc.collect()
     kinds = {"buffers"} if device == "cpu" else {"arrays", "free", "pinned"}
@@ -35,7 +35,7 @@ def test_what_is_kept_can_be_seen_and_freed(device: str) -> None:
     tinynn.memory.free(device)
     left = tinynn.memory.held(device)[kept]
     assert left < before
-    assert left == 0 or device != "cpu"  # a pool keeps what shares a block with an array in use
+    assert left == 0 or device != "cpu"  # a pool keeps blocks that an array in use shares
     step(device)  # and everything is allocated again
 
 
@@ -74,7 +74,7 @@ def test_freeing_while_another_thread_computes(device: str) -> None:
     assert not failures
 
 
-def test_what_is_beyond_the_limit_is_kept_nowhere(device: str) -> None:
+def test_buffers_beyond_the_limit_are_not_cached(device: str) -> None:
     if device != "cpu":
         pytest.skip("of the CPU's buffers")
     shelf = buffers._this_thread.buffers
@@ -95,7 +95,7 @@ def test_what_is_beyond_the_limit_is_kept_nowhere(device: str) -> None:
     assert max(counts) > 1
 
 
-def test_buffers_go_with_their_thread(device: str) -> None:
+def test_buffers_are_freed_with_their_thread(device: str) -> None:
     if device != "cpu":
         pytest.skip("of the CPU's buffers")
     tinynn.memory.free("cpu")

@@ -1,4 +1,4 @@
-"""What a stranger installs: light to import, one version, nobody sent to another project."""
+"""The installed package: fast to import, one version, the right name on PyPI."""
 
 import subprocess
 import sys

@@ -55,7 +55,7 @@ class TestAutocast:
         half, full = (np.concatenate([g.ravel() for g in one]) for one in grads)
         assert np.linalg.norm(half - full) < 0.03 * np.linalg.norm(full)
 
-    def test_residual_sums_meet_in_float32(self, device: str) -> None:
+    def test_residual_sums_are_float32(self, device: str) -> None:
         x = tinynn.ones((2, 3), device=device)
         with tinynn.autocast():
             y = F.linear(x, tinynn.ones((3, 3), device=device))
@@ -67,12 +67,12 @@ class TestAutocast:
         with pytest.raises(tinynn.errors.DtypeError):
             F.add(x, y)
 
-    def test_other_dtypes_are_refused(self) -> None:
+    def test_other_dtypes_are_errors(self) -> None:
         with pytest.raises(ArgumentError, match="float16"), tinynn.autocast("float8"):
             pass
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered")  # NumPy says it, and it is meant
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # intended
 class TestLossScaler:
     def test_it_trains(self, device: str) -> None:
         model, (images, labels) = network(device), data(device)
@@ -153,7 +153,7 @@ class TestLossScaler:
         assert scaler.state_dict()["scale"] == 2.0**40
         assert weight.item() == 0.0
 
-    def test_its_state_can_be_saved(self, device: str) -> None:
+    def test_its_state_is_restored(self, device: str) -> None:
         scaler, again = optim.LossScaler(4.0), optim.LossScaler()
         scaler.scale(tinynn.ones((), device=device))
         again.load_state_dict(scaler.state_dict())
@@ -162,14 +162,14 @@ class TestLossScaler:
             with pytest.raises(tinynn.errors.FileFormatError):
                 again.load_state_dict(wrong)
 
-    def test_misuse(self) -> None:
+    def test_misuse_is_an_error(self) -> None:
         with pytest.raises(ArgumentError):
             optim.LossScaler(0.0)
         parameter = tinynn.ones(2, requires_grad=True)
         with pytest.raises(GradientError, match="backward"):
             optim.LossScaler().step(optim.SGD([parameter], 0.1))
 
-    def test_it_waits_for_nothing(self, device: str) -> None:
+    def test_it_does_not_synchronize(self, device: str) -> None:
         if device == "cpu":
             pytest.skip("needs pytest --device cuda")
         cpucuda = pytest.importorskip("cpucuda", reason="only an emulated device counts")

@@ -1,4 +1,4 @@
-"""Randomness that depends on (seed, position) and on nothing else."""
+"""Random numbers as a function of (seed, position)."""
 
 import math
 
@@ -30,14 +30,14 @@ def test_draws_do_not_overlap() -> None:
     assert [position for _, position in places] == [0, 1, 2, 4, 4]
 
 
-def test_manual_seed_starts_anew() -> None:
+def test_manual_seed_restarts() -> None:
     tinynn.manual_seed(11)
     tinynn.rand((100,))
     tinynn.manual_seed(11)
     assert default_generator.state == (11, 0)
 
 
-def test_uniform_numbers() -> None:
+def test_uniform_values() -> None:
     values = Generator(2).uniform((200_000,))
     assert values.min() >= 0
     assert values.max() < 1
@@ -45,7 +45,7 @@ def test_uniform_numbers() -> None:
     assert values.var() == pytest.approx(1 / 12, rel=0.01)
 
 
-def test_normal_numbers() -> None:
+def test_normal_values() -> None:
     values = Generator(2).normal((200_001,))
     assert values.shape == (200_001,)
     assert np.isfinite(values).all()
@@ -56,7 +56,7 @@ def test_normal_numbers() -> None:
         assert share == pytest.approx(math.erf(limit / math.sqrt(2)), abs=0.005)
 
 
-def test_normal_numbers_are_independent() -> None:
+def test_normal_values_are_independent() -> None:
     values = Generator(4).normal((100_000,))
     for lag in (1, 50_000):
         assert abs(np.corrcoef(values[:-lag], values[lag:])[0, 1]) < 0.02
@@ -77,7 +77,7 @@ def test_host_generators_depend_on_all_of_the_position() -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, True, "1", None])
-def test_seeds_are_whole_numbers(seed: object) -> None:
+def test_seeds_are_integers(seed: object) -> None:
     with pytest.raises(ArgumentError, match=r"0 to 2\*\*64 - 1"):
         tinynn.manual_seed(seed)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="seed"):

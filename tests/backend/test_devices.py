@@ -1,4 +1,4 @@
-"""Devices by name, and where new tensors are born."""
+"""Devices by name, and the default device."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,12 +41,12 @@ def test_other_objects_belong_to_no_device() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "CPU", "cuda:", "cuda:-1", "cuda:x", 0, None])
-def test_other_names_are_refused(name: str) -> None:
+def test_other_names_are_errors(name: str) -> None:
     with pytest.raises(DeviceError, match='"cpu", "cuda" or "cuda:<number>"'):
         get_backend(name)
 
 
-def test_a_device_that_is_not_there(device: str) -> None:
+def test_a_missing_device(device: str) -> None:
     if device == "cpu":
         pytest.skip("needs CuPy")
     with pytest.raises(DeviceError, match="no device cuda:99: CUDA devices here: cuda:0"):
@@ -68,10 +68,10 @@ def restored_default() -> Iterator[None]:
 
 @pytest.mark.usefixtures("restored_default")
 class TestDefaultDevice:
-    def test_is_the_cpu_unless_somebody_says_otherwise(self) -> None:
+    def test_is_the_cpu_at_first(self) -> None:
         assert run("import tinynn; print(tinynn.default_device())", TINYNN_DEVICE="") == "cpu\n"
 
-    def test_new_tensors_are_born_there(self, device: str) -> None:
+    def test_new_tensors_are_created_there(self, device: str) -> None:
         with tinynn.default_device(device):
             assert tinynn.default_device() == device
             assert default_backend() is get_backend(device)
@@ -93,11 +93,11 @@ class TestDefaultDevice:
         for here, there in zip(*(model.parameters() for model in models), strict=True):
             np.testing.assert_array_equal(here.numpy(), there.numpy())
 
-    def test_a_device_that_is_named_comes_first(self, device: str) -> None:
+    def test_an_explicit_device_comes_first(self, device: str) -> None:
         with tinynn.default_device(device):
             assert tinynn.zeros(2, device="cpu").device == "cpu"
 
-    def test_what_has_a_device_already_stays_there(self, device: str) -> None:
+    def test_existing_tensors_stay(self, device: str) -> None:
         x = tinynn.zeros(2, device=device)
         copies = [tinynn.tensor(x), tinynn.ones_like(x), x + 1, x.astype("float64"), x.detach()]
         assert {copy.device for copy in copies} == {device}
@@ -127,17 +127,17 @@ with ThreadPoolExecutor(1) as pool, tinynn.default_device("cuda:0"):
         assert tinynn.zeros(1).device == device
 
     @pytest.mark.parametrize("change", [tinynn.default_device, tinynn.set_default_device])
-    def test_a_device_that_is_not_there_changes_nothing(self, change: object) -> None:
+    def test_a_missing_device_changes_nothing(self, change: object) -> None:
         before = tinynn.default_device()
         with pytest.raises(DeviceError, match="'gpu'"):
             change("gpu")  # type: ignore[operator]
         assert tinynn.default_device() == before
 
-    def test_the_environment_names_it(self, device: str) -> None:
+    def test_comes_from_the_environment(self, device: str) -> None:
         code = "import tinynn; print(tinynn.zeros(1).device, tinynn.nn.Linear(1, 1).weight.device)"
         assert run(code, TINYNN_DEVICE=device) == f"{device} {device}\n"
 
-    def test_a_wrong_environment_is_told_at_first_use(self) -> None:
+    def test_a_wrong_environment_is_an_error_at_first_use(self) -> None:
         code = """
 import tinynn
 try:
@@ -187,7 +187,7 @@ class TestModelsOnEitherDevice:
             twin = tinynn.load(tmp_path / "model.safetensors")
         assert {tensor.device for tensor in twin.state_dict().values()} == {device}
 
-    def test_the_gradient_of_a_move_comes_back(self, device: str) -> None:
+    def test_a_move_is_differentiable(self, device: str) -> None:
         x = tinynn.ones(3, requires_grad=True)
         (x.to(device) * 2).to("cpu").sum().backward()
         assert x.grad is not None

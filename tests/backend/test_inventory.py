@@ -1,4 +1,4 @@
-"""``tinynn.devices()``: what there is, and why there is no GPU."""
+"""``tinynn.devices()``: the devices of a machine, or why there is no GPU."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where a sliding window lands."""
+"""The arithmetic of sliding windows."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What functions refuse, and the words with which they do."""
+"""Invalid arguments of functions, and the error messages."""
 
 from collections.abc import Callable
 from typing import Any

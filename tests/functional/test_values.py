@@ -1,4 +1,4 @@
-"""Values at the edges: huge numbers, ties, kinks, nothing counted, whole numbers."""
+"""Edge cases: huge values, ties, kinks, ignored labels, integers."""
 
 import math
 
@@ -119,7 +119,7 @@ class TestNumbersOnly:
         mask = tinynn.tensor([True, False], device=device)
         assert F.where(mask, 1.0, 0.0).tolist() == [1, 0]
 
-    def test_whole_numbers_are_averaged_as_float32(self, device: str) -> None:
+    def test_integers_are_averaged_as_float32(self, device: str) -> None:
         x = tinynn.tensor([1, 2], device=device)
         assert F.mean(x).item() == 1.5
         assert F.mean(x).dtype == F.exp(x).dtype == F.var(x).dtype == np.float32
@@ -132,7 +132,7 @@ class TestNumbersOnly:
 
 
 class TestDropout:
-    def test_a_generator_of_its_own_leaves_the_librarys_alone(self, device: str) -> None:
+    def test_its_own_generator_does_not_advance_the_default(self, device: str) -> None:
         tinynn.manual_seed(1)
         F.dropout(tinynn.ones(9, device=device), 0.5, generator=Generator(5))
         from tinynn.random import default_generator
@@ -175,6 +175,6 @@ def test_smoothed_probabilities(device: str) -> None:
     assert loss.item() == pytest.approx(-((target * 0.7 + 0.1) * log_probabilities).sum())
 
 
-def test_labels_that_are_no_integers_are_told_so(device: str) -> None:
+def test_floating_point_labels_are_an_error(device: str) -> None:
     with pytest.raises(ShapeError, match=r"astype\('int64'\)"):
         F.cross_entropy(tinynn.zeros((2, 3), device=device), tinynn.ones(2, device=device))
