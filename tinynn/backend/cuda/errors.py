@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import ContextDecorator
 
 from tinynn.errors import DeviceMemoryError
 
@@ -42,7 +41,9 @@ def _out_of_memory(error: MemoryError) -> DeviceMemoryError:
     return explanation
 
 
-class _Explaining(ContextDecorator):
+class _Explaining:
+    """Holds no state: one instance serves all threads and nests."""
+
     def __enter__(self) -> None:
         pass
 
@@ -55,5 +56,5 @@ _explaining = _Explaining()
 
 
 def explaining() -> _Explaining:
-    """A context, or a decorator, in which CuPy's errors are explained."""
+    """A context in which CuPy's errors are explained."""
     return _explaining

@@ -33,9 +33,9 @@ class Geometry(NamedTuple):
     dilation_h: int
     dilation_w: int
     # -- convolution only --
-    group_channels: int  # input channels per group
-    group_outputs: int = 0  # output channels per group
     outputs: int = 0  # output channels
+    group_channels: int = 0  # input channels per group
+    group_outputs: int = 0  # output channels per group
     upsample_h: int = 1  # input pixels lie this far apart, with zeros in between
     upsample_w: int = 1
     weight_i: int = 0  # strides of the weight, in elements
@@ -67,7 +67,7 @@ def sliding(image: Shape, size: Shape, window: Window) -> Geometry:
     (top, _), (left, _) = window.padding
     sizes = (images, height, width, channels, size[0], size[1])
     steps = (*window.kernel, *window.stride, top, left, *window.dilation)
-    return Geometry(*sizes, *steps, channels)
+    return Geometry(*sizes, *steps, group_channels=channels)
 
 
 @lru_cache(maxsize=2048)
