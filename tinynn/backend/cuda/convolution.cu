@@ -46,11 +46,13 @@ __device__ inline Tap tap_of(int k, const Geometry& g) {
     return tap;
 }
 
-// The offset of W[k, 0]. The strides may be negative: the input gradient reads the weight backward.
-__device__ inline long long weight_offset(int k, const Geometry& g) {
-    const int index = k / g.group_channels;
-    return static_cast<long long>(index / g.kw) * g.weight_i + index % g.kw * g.weight_j +
-           k % g.group_channels * g.weight_c;
+// The offset of W[k, o] of a group. For the input gradient the weight is flipped, and the roles of its
+// input and output channels are swapped. An `int` is enough for weights, and saves registers.
+__device__ inline int weight_offset(int k, int o, int group, const Geometry& g) {
+    if (!g.flipped) return k * g.outputs + group * g.group_outputs + o;
+    const int tap = g.kh * g.kw - 1 - k / g.group_channels;
+    return (tap * g.group_outputs + o) * g.channels + group * g.group_channels +
+           k % g.group_channels;
 }
 
 // A[m, k].
@@ -108,11 +110,11 @@ __device__ inline void multiply_tiles(const ACCUMULATE (&a)[DEPTH][ROWS],
 
 __device__ inline Pixel locate_row(long long row, const Geometry& g) {
 #if POOL
-    const int area = g.pool_height * g.pool_width;
+    const int height = g.out_height / 2, width = g.out_width / 2, area = height * width;
     const long long n = row / 4 / area;
     if (n >= g.images) return locate(0, 0, g);
     const int window = static_cast<int>(row / 4 % area), tap = static_cast<int>(row % 4);
-    const int y = window / g.pool_width * 2 + tap / 2, x = window % g.pool_width * 2 + tap % 2;
+    const int y = window / width * 2 + tap / 2, x = window % width * 2 + tap % 2;
     row = (n * g.out_height + y) * g.out_width + x;
 #endif
     return locate(row, pixel_count(g), g);
@@ -130,7 +132,6 @@ correlate(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geome
     const int first_output = blockIdx.y * TILE_O, group = blockIdx.z;
     const int terms = g.kh * g.kw * g.group_channels;
     x += group * g.group_channels;
-    weight += static_cast<long long>(group) * g.weight_group;
 
     for (int m = thread; m < TILE_M; m += THREADS) pixels[m] = locate_row(first_row + m, g);
     __syncthreads();
@@ -148,7 +149,7 @@ correlate(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geome
             const int kk = first + e / TILE_O, o = first_output + e % TILE_O;
             const bool inside = kk < terms && o < g.group_outputs;
             b[e / TILE_O][e % TILE_O] =
-                inside ? widen(weight[weight_offset(kk, g) + o * g.weight_o]) : ACCUMULATE(0);
+                inside ? widen(weight[weight_offset(kk, o, group, g)]) : ACCUMULATE(0);
         }
         __syncthreads();
         multiply_tiles(a, b, row, column, sum);
@@ -250,7 +251,7 @@ weight_gradient(const SCALAR* x, const SCALAR* grad, const Geometry g, long long
         const int o = first_o + e % TILE;
         if (k >= terms || o >= g.group_outputs) continue;
         store(out + k * g.outputs + group * g.group_outputs + o,
-              sum_partials(partial + k * g.group_outputs + o, gridDim.x, results));
+              combine_parts(partial + k * g.group_outputs + o, gridDim.x, results));
     }
 }
 
@@ -267,12 +268,11 @@ correlate_depthwise(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, c
     for (long long e = FIRST; e < pixels * g.outputs; e += ALL) {
         const int channel = static_cast<int>(e % g.outputs), group = channel / g.group_outputs;
         const Pixel pixel = locate(e / g.outputs, pixels, g);
-        const SCALAR* own = weight + static_cast<long long>(group) * g.weight_group +
-                            channel % g.group_outputs * g.weight_o;
+        const int o = channel % g.group_outputs;
         ACCUMULATE sum = bias ? widen(bias[channel]) : ACCUMULATE(0);
         for (int k = 0; k < terms; k++) {
             sum += gather(x + group * g.group_channels, pixel, tap_of(k, g), g) *
-                   widen(own[weight_offset(k, g)]);
+                   widen(weight[weight_offset(k, o, group, g)]);
         }
         store(out + e, sum);
     }
@@ -306,7 +306,7 @@ weight_gradient_depthwise(const SCALAR* x, const SCALAR* grad, const Geometry g,
         partial[blockIdx.x * results + e] = sum;
     }
     if (!is_last_block(tickets + blockIdx.z * gridDim.y + blockIdx.y, gridDim.x)) return;
-    if (writes) store(out + e, sum_partials(partial + e, gridDim.x, results));
+    if (writes) store(out + e, combine_parts(partial + e, gridDim.x, results));
 }
 
 // -- im2col and its adjoint, for cuBLAS ---------------------------------------------------------------
@@ -329,20 +329,12 @@ extern "C" __global__ void col2im(const SCALAR* columns, const Geometry g, SCALA
     const long long count = static_cast<long long>(g.images) * g.height * g.width * g.channels;
     for (long long e = FIRST; e < count; e += ALL) {
         const int c = static_cast<int>(e % g.channels);
-        const long long pixel = e / g.channels;
-        const int column = static_cast<int>(pixel % g.width);
-        const int row = static_cast<int>(pixel / g.width % g.height);
-        const long long n = pixel / g.width / g.height;
+        const Position pixel = position_of(e / g.channels, g.height, g.width);
         ACCUMULATE total = 0;
         for (int i = 0; i < g.kh; i++) {
-            const int y = row + g.top - i * g.dilation_h;  // stride * the output row, if there is one
-            if (y < 0 || y % g.stride_h || y / g.stride_h >= g.out_height) continue;
             for (int j = 0; j < g.kw; j++) {
-                const int left = column + g.left - j * g.dilation_w;
-                if (left < 0 || left % g.stride_w || left / g.stride_w >= g.out_width) continue;
-                const long long m =
-                    (n * g.out_height + y / g.stride_h) * g.out_width + left / g.stride_w;
-                total += widen(columns[m * terms + (i * g.kw + j) * g.channels + c]);
+                const long long m = window_of(pixel, i, j, g);
+                if (m >= 0) total += widen(columns[m * terms + (i * g.kw + j) * g.channels + c]);
             }
         }
         store(x + e, total);

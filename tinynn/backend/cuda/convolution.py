@@ -40,8 +40,8 @@ def conv2d(
     size = window.output_size(*x.shape[1:3])
     out = backend.xp.empty((x.shape[0], *size, weight.shape[3]), x.dtype)
     if not (_uses_cublas(window, weight.shape, groups) and out.size):
-        geometry = _forward(x.shape, weight.shape, window, groups, size)
-        _correlate(backend, x, weight, bias, geometry, out)
+        g = _forward(x.shape, size, window, weight.shape[3], groups)
+        _correlate(backend, x, weight, bias, g, out)
         return out
     matrix, rows = _rows(weight), _rows(out)
     for begin, columns in _im2col(backend, x, window, size):
@@ -66,8 +66,8 @@ def conv2d_relu_pool(
     pooled = pool.output_size(*size)
     out = backend.xp.empty((x.shape[0], *pooled, weight.shape[3]), x.dtype)
     winner = backend.xp.empty(out.shape, backend.xp.int8)
-    geometry = _forward(x.shape, weight.shape, window, 1, size, pooled)
-    _correlate(backend, x, weight, bias, geometry, out, winner)
+    g = _forward(x.shape, size, window, weight.shape[3], 1)
+    _correlate(backend, x, weight, bias, g, out, winner)
     return out, winner
 
 
@@ -80,8 +80,7 @@ def conv2d_input_gradient(
     if _uses_cublas(window, weight.shape, groups) and grad.size:
         _col2im(backend, grad, weight, window, x)
     else:
-        geometry = _backward(grad.shape, weight.shape, window, groups, shape)
-        _correlate(backend, grad, weight[-1, -1], None, geometry, x)
+        _correlate(backend, grad, weight, None, _backward(grad.shape, shape, window, groups), x)
     return x
 
 
@@ -95,7 +94,7 @@ def conv2d_weight_gradient(
         return backend.xp.zeros(shape, x.dtype)
     if _uses_cublas(window, shape, groups):
         return _gemm_weight_gradient(backend, x, grad, window).reshape(shape)
-    g = _forward(x.shape, shape, window, groups, grad.shape[1:3])
+    g = _forward(x.shape, grad.shape[1:3], window, grad.shape[3], groups)
     if _is_depthwise(g):
         name, tiles = "weight_gradient_depthwise", (-(-g.outputs // 32), g.terms)
     else:
@@ -125,7 +124,7 @@ def _correlate(
     """Fill ``out``; with ``winner`` the epilogue is ReLU and 2 x 2 max-pooling."""
     if not out.size:
         return
-    arguments = (x, weight, 0 if bias is None else backend.contiguous(bias), packed(g), out)
+    arguments = (x, weight, backend.pointer(bias), packed(g), out)
     if _is_depthwise(g):
         _kernels.for_each("correlate_depthwise", x.dtype, out.size, *arguments)
         return
@@ -211,52 +210,23 @@ def _is_depthwise(g: Geometry) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _forward(
-    x: Shape, weight: Shape, window: Window, groups: int, size: Shape, pooled: Shape = (0, 0)
-) -> Geometry:
-    """A convolution of images x that gives ``size`` output pixels, pooled to ``pooled``."""
-    _, kw, channels, outputs = weight
-    return sliding(x, size, window)._replace(
-        outputs=outputs,
-        group_channels=channels,
-        group_outputs=outputs // groups,
-        weight_i=kw * channels * outputs,
-        weight_j=channels * outputs,
-        weight_c=outputs,
-        weight_o=1,
-        weight_group=outputs // groups,
-        pool_height=pooled[0],
-        pool_width=pooled[1],
-    )
+def _forward(x: Shape, size: Shape, window: Window, outputs: int, groups: int) -> Geometry:
+    return sliding(x, size, window, outputs, groups)
 
 
 @lru_cache(maxsize=1024)
-def _backward(grad: Shape, weight: Shape, window: Window, groups: int, x: Shape) -> Geometry:
+def _backward(grad: Shape, x: Shape, window: Window, groups: int) -> Geometry:
     """The convolution of the upsampled gradient that gives the gradient of images x.
 
     Tap i of output row y reads row h = y * stride - top + i * dilation. So row h of the image
     gathers from the rows y with y * stride = h + top - i * dilation: a correlation of the gradient,
-    upsampled by ``stride``, with the flipped kernel. The weight is read backward from its last tap.
+    upsampled by ``stride``, with the flipped kernel, whose first tap lies extent - 1 rows higher.
     """
-    (kh, kw), (dilation_h, dilation_w) = window.kernel, window.dilation
-    forward = _forward(x, weight, window, groups, (grad[1], grad[2]))
-    return forward._replace(
-        height=grad[1],
-        width=grad[2],
-        channels=grad[3],
-        out_height=x[1],
-        out_width=x[2],
-        outputs=x[3],
-        group_channels=forward.group_outputs,
-        group_outputs=forward.group_channels,
-        stride_h=1,
-        stride_w=1,
-        top=(kh - 1) * dilation_h - forward.top,
-        left=(kw - 1) * dilation_w - forward.left,
-        upsample_h=window.stride[0],
-        upsample_w=window.stride[1],
-        weight_i=-forward.weight_i,
-        weight_j=-forward.weight_j,
-        weight_c=forward.weight_o,
-        weight_o=forward.weight_c,
+    (top, _), (left, _) = window.padding
+    height, width = window.extent
+    padding = ((height - 1 - top, 0), (width - 1 - left, 0))
+    full = window._replace(stride=(1, 1), padding=padding)
+    upsample_h, upsample_w = window.stride
+    return sliding(grad, x[1:3], full, x[3], groups)._replace(
+        upsample_h=upsample_h, upsample_w=upsample_w, flipped=1
     )

@@ -122,3 +122,7 @@ class CudaDevice(Backend):
     def contiguous(self, array: Array) -> Array:
         """The array, or a C-contiguous copy of it."""
         return array if array.flags.c_contiguous else self.xp.ascontiguousarray(array)
+
+    def pointer(self, array: Array | None) -> Any:
+        """A contiguous array, or a null pointer for None."""
+        return 0 if array is None else self.contiguous(array)

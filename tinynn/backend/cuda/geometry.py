@@ -38,13 +38,7 @@ class Geometry(NamedTuple):
     group_outputs: int = 0  # output channels per group
     upsample_h: int = 1  # input pixels lie this far apart, with zeros in between
     upsample_w: int = 1
-    weight_i: int = 0  # strides of the weight, in elements
-    weight_j: int = 0
-    weight_c: int = 0
-    weight_o: int = 0
-    weight_group: int = 0
-    pool_height: int = 0  # output size after fused 2 x 2 pooling
-    pool_width: int = 0
+    flipped: int = 0  # 1: the weight is flipped and its channels are swapped
 
     @property
     def groups(self) -> int:
@@ -61,13 +55,15 @@ C_SOURCE = f"struct Geometry {{ int {', '.join(Geometry._fields)}; }};"
 _STRUCT = np.dtype([(name, np.int32) for name in Geometry._fields])
 
 
-def sliding(image: Shape, size: Shape, window: Window) -> Geometry:
+def sliding(
+    image: Shape, size: Shape, window: Window, outputs: int = 0, groups: int = 1
+) -> Geometry:
     """A window that slides over images (N, H, W, C) and gives ``size`` (H', W') outputs."""
     images, height, width, channels = image
     (top, _), (left, _) = window.padding
     sizes = (images, height, width, channels, size[0], size[1])
     steps = (*window.kernel, *window.stride, top, left, *window.dilation)
-    return Geometry(*sizes, *steps, group_channels=channels)
+    return Geometry(*sizes, *steps, outputs, channels // groups, outputs // groups)
 
 
 @lru_cache(maxsize=2048)

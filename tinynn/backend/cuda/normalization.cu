@@ -21,6 +21,11 @@ __device__ inline Moments combined(const Moments& a, const Moments& b) {  // Cha
     return both;
 }
 
+__device__ inline Moments read(const volatile Moments* m) {
+    const Moments copy = {m->count, m->mean, m->squares};
+    return copy;
+}
+
 // The two sums of a backward pass: of g and of g * y, with the normalized value y.
 struct Sums {
     ACCUMULATE grad, product;
@@ -36,6 +41,11 @@ __device__ inline Sums combined(const Sums& a, const Sums& b) {
     return both;
 }
 
+__device__ inline Sums read(const volatile Sums* sums) {
+    const Sums copy = {sums->grad, sums->product};
+    return copy;
+}
+
 // -- over the batch -----------------------------------------------------------------------------------
 //
 // A block is `lanes` threads wide along the channels (a power of two up to 32), its rows of threads take
@@ -46,25 +56,17 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 batch_statistics(const SCALAR* x, long long rows, int channels, int lanes, long long each,
                  ACCUMULATE momentum, Moments* partial, unsigned int* tickets, ACCUMULATE* average,
                  ACCUMULATE* variance, SCALAR* running_mean, SCALAR* running_variance) {
-    __shared__ Moments moments[THREADS];
-    const int lane = threadIdx.x % lanes, c = blockIdx.y * lanes + lane;
+    const int c = blockIdx.y * lanes + threadIdx.x % lanes;
     const long long begin = blockIdx.x * each, end = min(rows, begin + each);
-    Moments own = {0, 0, 0};
+    Moments all = {0, 0, 0};
     if (c < channels) {
         for (long long row = begin + threadIdx.x / lanes; row < end; row += blockDim.x / lanes) {
-            include(own, widen(x[row * channels + c]));
+            include(all, widen(x[row * channels + c]));
         }
     }
-    moments[threadIdx.x] = own;
-    reduce_columns(moments, lanes);
-    const bool writes = threadIdx.x < lanes && c < channels;
-    if (writes) partial[static_cast<long long>(blockIdx.x) * channels + c] = moments[lane];
-    if (!is_last_block(tickets + blockIdx.y, gridDim.x) || !writes) return;
-    Moments all = {0, 0, 0};
-    for (unsigned int part = 0; part < gridDim.x; part++) {
-        const volatile Moments* at = partial + static_cast<long long>(part) * channels + c;
-        const Moments next = {at->count, at->mean, at->squares};
-        all = combined(all, next);
+    if (!reduce_blocks(all, lanes, c < channels, blockIdx.x, gridDim.x, partial + c, channels,
+                       tickets + blockIdx.y)) {
+        return;
     }
     average[c] = all.mean;
     variance[c] = all.squares / all.count;
@@ -88,50 +90,42 @@ extern "C" __global__ void batch_normalize(const SCALAR* x, long long count, int
     }
 }
 
-// sum(g) and sum(g * y) over the rows: the gradients of bias and weight, and, in `sums` [2][channels],
-// what the gradient of x needs.
+// sum(g) and sum(g * y) over the rows: the gradients of bias and weight, and, in `sums`, what the
+// gradient of x needs.
 extern "C" __global__ void __launch_bounds__(THREADS)
 batch_sums(const SCALAR* grad, const SCALAR* x, long long rows, int channels, int lanes,
            long long each, const ACCUMULATE* average, const ACCUMULATE* variance, ACCUMULATE eps,
-           ACCUMULATE* partial, unsigned int* tickets, ACCUMULATE* sums, SCALAR* weight_grad,
+           Sums* partial, unsigned int* tickets, Sums* sums, SCALAR* weight_grad,
            SCALAR* bias_grad) {
-    __shared__ Sums columns[THREADS];
-    const int lane = threadIdx.x % lanes, c = blockIdx.y * lanes + lane;
+    const int c = blockIdx.y * lanes + threadIdx.x % lanes;
     const long long begin = blockIdx.x * each, end = min(rows, begin + each);
-    Sums own = {0, 0};
+    Sums all = {0, 0};
     if (c < channels) {
         const ACCUMULATE mean = average[c], scale = 1 / sqrt(variance[c] + eps);
         for (long long row = begin + threadIdx.x / lanes; row < end; row += blockDim.x / lanes) {
             const long long e = row * channels + c;
-            include(own, widen(grad[e]), (widen(x[e]) - mean) * scale);
+            include(all, widen(grad[e]), (widen(x[e]) - mean) * scale);
         }
     }
-    columns[threadIdx.x] = own;
-    reduce_columns(columns, lanes);
-    const bool writes = threadIdx.x < lanes && c < channels;
-    if (writes) {
-        ACCUMULATE* part = partial + static_cast<long long>(blockIdx.x) * 2 * channels + c;
-        part[0] = columns[lane].grad;
-        part[channels] = columns[lane].product;
+    if (reduce_blocks(all, lanes, c < channels, blockIdx.x, gridDim.x, partial + c, channels,
+                      tickets + blockIdx.y)) {
+        sums[c] = all;
+        store(bias_grad + c, all.grad);
+        store(weight_grad + c, all.product);
     }
-    if (!is_last_block(tickets + blockIdx.y, gridDim.x) || !writes) return;
-    sums[c] = sum_partials(partial + c, gridDim.x, 2 * channels);
-    sums[channels + c] = sum_partials(partial + channels + c, gridDim.x, 2 * channels);
-    store(bias_grad + c, sums[c]);
-    store(weight_grad + c, sums[channels + c]);
 }
 
 // (g - sum(g) / rows - y * sum(g * y) / rows) * weight / sqrt(variance + eps).
 extern "C" __global__ void batch_gradient(const SCALAR* grad, const SCALAR* x, long long rows,
                                           int channels, const ACCUMULATE* average,
                                           const ACCUMULATE* variance, ACCUMULATE eps,
-                                          const SCALAR* weight, const ACCUMULATE* sums,
+                                          const SCALAR* weight, const Sums* sums,
                                           SCALAR* out) {
     for (long long e = FIRST; e < rows * channels; e += ALL) {
         const int c = static_cast<int>(e % channels);
         const ACCUMULATE scale = 1 / sqrt(variance[c] + eps);
         const ACCUMULATE y = (widen(x[e]) - average[c]) * scale;
-        const ACCUMULATE g = widen(grad[e]) - (sums[c] + y * sums[channels + c]) / rows;
+        const ACCUMULATE g = widen(grad[e]) - (sums[c].grad + y * sums[c].product) / rows;
         store(out + e, g * (weight ? scale * widen(weight[c]) : scale));
     }
 }
@@ -143,23 +137,19 @@ extern "C" __global__ void batch_gradient(const SCALAR* grad, const SCALAR* x, l
 extern "C" __global__ void __launch_bounds__(THREADS)
 normalize_rows(const SCALAR* x, long long rows, long long length, ACCUMULATE eps, SCALAR* out,
                ACCUMULATE* average, ACCUMULATE* variance) {
-    __shared__ Moments moments[THREADS];
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
         const SCALAR* values = x + row * length;
-        Moments own = {0, 0, 0};
-        for (long long i = threadIdx.x; i < length; i += THREADS) include(own, widen(values[i]));
-        moments[threadIdx.x] = own;
-        reduce_columns(moments, 1);
-        const ACCUMULATE mean = moments[0].mean, spread = moments[0].squares / length;
-        const ACCUMULATE scale = 1 / sqrt(spread + eps);
-        for (long long i = threadIdx.x; i < length; i += THREADS) {
-            store(out + row * length + i, (widen(values[i]) - mean) * scale);
+        Moments all = {0, 0, 0};
+        for (long long i = threadIdx.x; i < length; i += blockDim.x) include(all, widen(values[i]));
+        all = reduce_block(all, 1);
+        const ACCUMULATE scale = 1 / sqrt(all.squares / length + eps);
+        for (long long i = threadIdx.x; i < length; i += blockDim.x) {
+            store(out + row * length + i, (widen(values[i]) - all.mean) * scale);
         }
         if (threadIdx.x == 0) {
-            average[row] = mean;
-            variance[row] = spread;
+            average[row] = all.mean;
+            variance[row] = all.squares / length;
         }
-        __syncthreads();  // all have read moments[0] before the next row overwrites it
     }
 }
 
@@ -167,20 +157,17 @@ normalize_rows(const SCALAR* x, long long rows, long long length, ACCUMULATE eps
 extern "C" __global__ void __launch_bounds__(THREADS)
 normalize_rows_gradient(const SCALAR* grad, const SCALAR* y, const ACCUMULATE* variance,
                         long long rows, long long length, ACCUMULATE eps, SCALAR* out) {
-    __shared__ Sums sums[THREADS];
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
         const SCALAR *g = grad + row * length, *values = y + row * length;
-        Sums own = {0, 0};
-        for (long long i = threadIdx.x; i < length; i += THREADS) {
-            include(own, widen(g[i]), widen(values[i]));
+        Sums all = {0, 0};
+        for (long long i = threadIdx.x; i < length; i += blockDim.x) {
+            include(all, widen(g[i]), widen(values[i]));
         }
-        sums[threadIdx.x] = own;
-        reduce_columns(sums, 1);
-        const ACCUMULATE mean = sums[0].grad / length, slope = sums[0].product / length;
+        all = reduce_block(all, 1);
+        const ACCUMULATE mean = all.grad / length, slope = all.product / length;
         const ACCUMULATE scale = 1 / sqrt(variance[row] + eps);
-        for (long long i = threadIdx.x; i < length; i += THREADS) {
+        for (long long i = threadIdx.x; i < length; i += blockDim.x) {
             store(out + row * length + i, (widen(g[i]) - mean - widen(values[i]) * slope) * scale);
         }
-        __syncthreads();  // all have read sums[0] before the next row overwrites it
     }
 }

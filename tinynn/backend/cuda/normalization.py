@@ -36,7 +36,7 @@ def batch_norm(
     arguments = (x, *split, scalar(momentum, x), partial, backend.tickets(grid[1]), *results)
     _kernels.launch("batch_statistics", x.dtype, grid, *arguments)
     out = backend.xp.empty_like(x)
-    affine = (_pointer(backend, weight), _pointer(backend, bias))
+    affine = (backend.pointer(weight), backend.pointer(bias))
     arguments = (x, x.size, channels, average, variance, scalar(eps, x), *affine, out)
     _kernels.for_each("batch_normalize", x.dtype, x.size, *arguments)
     return backend.relu(out) if relu else out, average, variance
@@ -58,14 +58,14 @@ def batch_norm_gradient(
     grad, x = backend.contiguous(grad), backend.contiguous(x)
     channels = x.shape[-1]
     grid, split = _split(backend, x)
-    partial = backend.xp.empty((grid[0], 2, channels), average.dtype)
-    sums = backend.xp.empty((2, channels), average.dtype)
+    partial = backend.xp.empty((grid[0], channels, 2), average.dtype)
+    sums = backend.xp.empty((channels, 2), average.dtype)
     weight_grad, bias_grad = (backend.xp.empty(channels, x.dtype) for _ in range(2))
     statistics = (average, variance, scalar(eps, x))
     results = (partial, backend.tickets(grid[1]), sums, weight_grad, bias_grad)
     _kernels.launch("batch_sums", x.dtype, grid, grad, x, *split, *statistics, *results)
     result = backend.xp.empty_like(x)
-    arguments = (grad, x, *split[:2], *statistics, _pointer(backend, weight), sums, result)
+    arguments = (grad, x, *split[:2], *statistics, backend.pointer(weight), sums, result)
     _kernels.for_each("batch_gradient", x.dtype, x.size, *arguments)
     return result, weight_grad, bias_grad
 
@@ -114,11 +114,6 @@ def _split(backend: CudaDevice, x: Array) -> tuple[tuple[int, int], tuple[Any, .
     tiles = -(-channels // lanes)
     parts, each = backend.split(rows, lanes, tiles)
     return (parts, tiles), (rows, np.int32(channels), np.int32(lanes), each)
-
-
-def _pointer(backend: CudaDevice, array: Array | None) -> Any:
-    """The array, or a null pointer."""
-    return 0 if array is None else backend.contiguous(array)
 
 
 def _are_last(x: Array, axes: tuple[int, ...]) -> bool:

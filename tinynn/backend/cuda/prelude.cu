@@ -22,25 +22,9 @@ __device__ inline void store(double* address, double value) { *address = value; 
 
 #define INFINITE (1 / ACCUMULATE(0))
 
-__device__ inline ACCUMULATE combined(ACCUMULATE a, ACCUMULATE b) { return a + b; }
-
-// Tree reduction in shared memory. `values` has one entry per thread, in rows of `lanes` threads (a
-// power of two); afterwards entry i < lanes is the combination of column i.
-template <class Value>
-__device__ inline void reduce_columns(Value (&values)[THREADS], int lanes) {
-    __syncthreads();
-    for (int half = THREADS / 2; half >= lanes; half /= 2) {
-        if (threadIdx.x < half) {
-            values[threadIdx.x] = combined(values[threadIdx.x], values[threadIdx.x + half]);
-        }
-        __syncthreads();
-    }
-}
-
 // Whether this block is the last of `blocks` to get here with one ticket (the threadFenceReduction
 // pattern of the CUDA samples); all of its threads get the same answer. The last block can read what
-// the others wrote before, through `volatile`, and combines their partial results in a fixed order: no
-// floating-point atomics, the same bits in every run. The ticket is 0 before and after.
+// the others wrote before, through `volatile`. The ticket is 0 before and after.
 __device__ inline bool is_last_block(unsigned int* ticket, unsigned int blocks) {
     __shared__ bool last;
     __threadfence();  // publish the writes of this thread before its block takes a ticket
@@ -53,10 +37,72 @@ __device__ inline bool is_last_block(unsigned int* ticket, unsigned int blocks) 
     return last;
 }
 
-// The second step of such a reduction: the sum of `parts` partial sums that lie `stride` apart.
-__device__ inline ACCUMULATE sum_partials(const volatile ACCUMULATE* partial, unsigned int parts,
-                                          long long stride) {
-    ACCUMULATE total = 0;
-    for (unsigned int part = 0; part < parts; part++) total += partial[part * stride];
+// What the reductions below add up: numbers, or a struct with these two functions.
+__device__ inline ACCUMULATE combined(ACCUMULATE a, ACCUMULATE b) { return a + b; }
+__device__ inline ACCUMULATE read(const volatile ACCUMULATE* address) { return *address; }
+
+// The values of `parts` blocks, which lie `stride` apart, combined in order.
+template <class Value>
+__device__ inline Value combine_parts(const Value* partial, unsigned int parts, long long stride) {
+    Value total = read(partial);
+    for (unsigned int part = 1; part < parts; part++) {
+        total = combined(total, read(partial + part * stride));
+    }
     return total;
+}
+
+// Tree reduction within a block, whose threads form rows of `lanes` (a power of two): each thread gets
+// the value of its column.
+template <class Value>
+__device__ inline Value reduce_block(const Value& own, int lanes) {
+    __shared__ Value values[THREADS];
+    values[threadIdx.x] = own;
+    __syncthreads();
+    for (int half = blockDim.x / 2; half >= lanes; half /= 2) {
+        if (threadIdx.x < half) {
+            values[threadIdx.x] = combined(values[threadIdx.x], values[threadIdx.x + half]);
+        }
+        __syncthreads();
+    }
+    const Value result = values[threadIdx.x % lanes];
+    __syncthreads();  // all have read theirs before another call overwrites it
+    return result;
+}
+
+// Reduction over `parts` blocks, of which this is number `part`. Each writes its values to `partial`,
+// and the last one combines them in order: no floating-point atomics, the same bits in every run. True
+// in the threads that then hold a result in `own`: those of the first row with `inside`.
+template <class Value>
+__device__ inline bool reduce_blocks(Value& own, int lanes, bool inside, unsigned int part,
+                                     unsigned int parts, Value* partial, long long stride,
+                                     unsigned int* ticket) {
+    own = reduce_block(own, lanes);
+    const bool writes = threadIdx.x < lanes && inside;
+    if (parts == 1) return writes;
+    if (writes) partial[part * stride] = own;
+    if (!is_last_block(ticket, parts) || !writes) return false;
+    own = combine_parts(partial, parts, stride);
+    return true;
+}
+
+// -- sliding windows (`Geometry`: geometry.py) --------------------------------------------------------
+
+struct Position {
+    long long n;
+    int y, x;
+};
+
+__device__ inline Position position_of(long long pixel, int height, int width) {
+    const Position position = {pixel / width / height, static_cast<int>(pixel / width % height),
+                               static_cast<int>(pixel % width)};
+    return position;
+}
+
+// The output pixel whose window has its tap (i, j) on a pixel of the image, or -1. Backward passes use
+// it to gather where scattering would need atomics.
+__device__ inline long long window_of(const Position& pixel, int i, int j, const Geometry& g) {
+    const int y = pixel.y + g.top - i * g.dilation_h, x = pixel.x + g.left - j * g.dilation_w;
+    if (y < 0 || y % g.stride_h || y / g.stride_h >= g.out_height) return -1;
+    if (x < 0 || x % g.stride_w || x / g.stride_w >= g.out_width) return -1;
+    return (pixel.n * g.out_height + y / g.stride_h) * g.out_width + x / g.stride_w;
 }

@@ -8,7 +8,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 sum_parts(const SCALAR* x, long long reduced, long long inner, int lanes, int parts,
           long long each, ACCUMULATE scale, ACCUMULATE* partial, unsigned int* tickets,
           SCALAR* out) {
-    __shared__ ACCUMULATE sums[THREADS];
     const int lane = threadIdx.x % lanes;
     const unsigned int tiles = (inner + lanes - 1) / lanes, tile = blockIdx.x % tiles;
     const long long outer = blockIdx.x / tiles / parts;
@@ -19,21 +18,14 @@ sum_parts(const SCALAR* x, long long reduced, long long inner, int lanes, int pa
     ACCUMULATE sum = 0;
     if (i < inner) {
         const SCALAR* column = x + outer * reduced * inner + i;
-        for (long long r = begin + threadIdx.x / lanes; r < end; r += THREADS / lanes) {
+        for (long long r = begin + threadIdx.x / lanes; r < end; r += blockDim.x / lanes) {
             sum += widen(column[r * inner]);
         }
     }
-    sums[threadIdx.x] = sum;
-    reduce_columns(sums, lanes);
-    const bool writes = threadIdx.x < lanes && i < inner;
-    if (parts == 1) {
-        if (writes) store(out + outer * inner + i, sums[lane] * scale);
-        return;
+    if (reduce_blocks(sum, lanes, i < inner, part, parts, partial + outer * parts * inner + i, inner,
+                      tickets + outer * tiles + tile)) {
+        store(out + outer * inner + i, sum * scale);
     }
-    ACCUMULATE* own = partial + outer * parts * inner + i;
-    if (writes) own[part * inner] = sums[lane];
-    if (!is_last_block(tickets + outer * tiles + tile, parts) || !writes) return;
-    store(out + outer * inner + i, sum_partials(own, parts, inner) * scale);
 }
 
 // Few terms and many results: one thread per result.

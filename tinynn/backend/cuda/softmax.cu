@@ -41,7 +41,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 cross_entropy(const SCALAR* logits, const long long* labels, long long rows, int classes, int lanes,
               ACCUMULATE* kept, ACCUMULATE* partial, unsigned int* ticket,
               unsigned long long* fault, SCALAR* loss) {
-    __shared__ ACCUMULATE sums[THREADS];
     const int lane = threadIdx.x % lanes, block_rows = THREADS / lanes;
     ACCUMULATE sum = 0;
     // The bound is on the first row of the block, so that all threads iterate equally often: a shuffle
@@ -70,11 +69,9 @@ cross_entropy(const SCALAR* logits, const long long* labels, long long rows, int
             }
         }
     }
-    sums[threadIdx.x] = sum;
-    reduce_columns(sums, 1);
-    if (threadIdx.x == 0) partial[blockIdx.x] = sums[0];
-    if (!is_last_block(ticket, gridDim.x)) return;
-    if (threadIdx.x == 0) store(loss, sum_partials(partial, gridDim.x, 1) / rows);
+    if (reduce_blocks(sum, 1, true, blockIdx.x, gridDim.x, partial, 1, ticket)) {
+        store(loss, sum / rows);
+    }
 }
 
 // (softmax(logits) - [k == label]) * grad / rows, one thread per element; `grad` is a scalar.
