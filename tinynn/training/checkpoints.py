@@ -59,7 +59,7 @@ class Checkpoints:
         watch_spot: treat the two-minute preemption notice of an AWS spot instance like SIGTERM.
 
     Raises:
-        StorageError: the place cannot be read or written.
+        StorageError: the location cannot be read or written.
         FileFormatError: no checkpoint is intact, or it belongs to another run.
 
     Example:
@@ -166,7 +166,7 @@ class Checkpoints:
         if self._saved:
             raise FileFormatError(
                 f"{self._path(self.resumed_from)} contains {', '.join(sorted(self._saved))}, which "
-                "is not tracked here: track() it, or use another place"
+                "is not tracked here: track() it, or use another location"
             )
         parts = {name: part.state_dict() for name, part in self._parts.items()}
         state = {"steps": self.steps, "config": self.config, "versions": _versions()}
@@ -201,8 +201,8 @@ class Checkpoints:
         names = self._names()
         if resume == "never" and names:
             raise ArgumentError(
-                f"{self._store.place} already contains checkpoints, the last is {names[-1]}: "
-                'resume="auto" resumes from it; or use another place'
+                f"{self._store.location} already contains checkpoints, the last is {names[-1]}: "
+                'resume="auto" resumes from it; or use another location'
             )
         if resume not in ("auto", "never"):
             names = [resume]
@@ -242,7 +242,7 @@ class Checkpoints:
             changes = "; ".join(f"{k} was {config.get(k)!r}, is {own.get(k)!r}" for k in differing)
             raise FileFormatError(
                 f"{self._path(self.resumed_from)} belongs to another run: {changes}. Use the "
-                "options of that run, or another place"
+                "options of that run, or another location"
             )
 
     # -- names of files -----------------------------------------------------------------------
@@ -255,7 +255,7 @@ class Checkpoints:
         return f"step-{self.steps:012d}.safetensors"
 
     def _path(self, name: str | None) -> str:
-        return f"{self._store.place}/{name}"
+        return f"{self._store.location}/{name}"
 
     # -- as a context manager -----------------------------------------------------------------
 

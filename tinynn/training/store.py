@@ -21,9 +21,9 @@ _PART_BYTES = 5 << 20  # of a multipart upload: the least that S3 allows, as it 
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "memory"}  # whose uploads fsspec can discard
 
 
-def open_store(place: str | os.PathLike[str]) -> Folder | Remote:
+def open_store(location: str | os.PathLike[str]) -> Folder | Remote:
     """The store at a path or a URL; StorageError if it is not writable."""
-    text = os.fspath(place).removeprefix("file://")
+    text = os.fspath(location).removeprefix("file://")
     store = Remote(text) if "://" in text else Folder(text)
     store.write(_PROBE, b"")
     store.delete(_PROBE)
@@ -33,57 +33,59 @@ def open_store(place: str | os.PathLike[str]) -> Folder | Remote:
 class Folder:
     """A local folder, created if necessary."""
 
-    def __init__(self, place: str) -> None:
-        self.place = place
-        with _failing(f"cannot make the folder {place}"):
-            Path(place).mkdir(parents=True, exist_ok=True)
-            for left in Path(place).glob(".step-*.safetensors.*"):  # by a process that was killed
+    def __init__(self, location: str) -> None:
+        self.location = location
+        with _failing(f"cannot make the folder {location}"):
+            Path(location).mkdir(parents=True, exist_ok=True)
+            for left in Path(location).glob(
+                ".step-*.safetensors.*"
+            ):  # by a process that was killed
                 left.unlink(missing_ok=True)
 
     def names(self) -> list[str]:
         """The existing files, sorted; none if the location does not exist."""
-        with _failing(f"cannot list {self.place}"):
-            return sorted(path.name for path in Path(self.place).iterdir() if path.is_file())
+        with _failing(f"cannot list {self.location}"):
+            return sorted(path.name for path in Path(self.location).iterdir() if path.is_file())
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
-        with _failing(f"cannot read {self.place}/{name}"):
-            return Path(self.place, name).read_bytes()
+        with _failing(f"cannot read {self.location}/{name}"):
+            return Path(self.location, name).read_bytes()
 
     def write(self, name: str, content: Content) -> None:
         """Create or replace a file, atomically."""
-        with _failing(f"cannot write {self.place}/{name}"):
-            write_atomically(Path(self.place, name), content)
+        with _failing(f"cannot write {self.location}/{name}"):
+            write_atomically(Path(self.location, name), content)
 
     def delete(self, name: str) -> None:
         """Remove a file."""
-        with _failing(f"cannot delete {self.place}/{name}"):
-            Path(self.place, name).unlink(missing_ok=True)
+        with _failing(f"cannot delete {self.location}/{name}"):
+            Path(self.location, name).unlink(missing_ok=True)
 
 
 class Remote:
     """A URL, opened by fsspec and the package for its protocol."""
 
-    def __init__(self, place: str) -> None:
-        self.place = place.rstrip("/")
+    def __init__(self, location: str) -> None:
+        self.location = location.rstrip("/")
         try:
             from fsspec.core import url_to_fs
 
-            files, root = url_to_fs(self.place)
+            files, root = url_to_fs(self.location)
         except ImportError as error:
             raise StorageError(
-                f"{place} needs a package that is not installed ({error}): "
+                f"{location} needs a package that is not installed ({error}): "
                 "pip install -e '.[s3]' installs fsspec and s3fs, other protocols need their own"
             ) from error
         except ValueError as error:
-            raise StorageError(f"{place} is not a URL that fsspec knows: {error}") from error
+            raise StorageError(f"{location} is not a URL that fsspec knows: {error}") from error
         self._files: Any = files
         self._root = str(root).rstrip("/")
-        self._is_object_store = place.partition("://")[0] in _OBJECT_STORES
+        self._is_object_store = location.partition("://")[0] in _OBJECT_STORES
 
     def names(self) -> list[str]:
         """The existing files, sorted; none if the location does not exist."""
-        with _failing(f"cannot list {self.place}"):
+        with _failing(f"cannot list {self.location}"):
             self._files.invalidate_cache()  # other processes may have written since
             try:
                 found = self._files.ls(self._root, detail=False)
@@ -93,14 +95,14 @@ class Remote:
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
-        with _failing(f"cannot read {self.place}/{name}"):
+        with _failing(f"cannot read {self.location}/{name}"):
             content: bytes = self._files.cat_file(f"{self._root}/{name}")
             return content
 
     def write(self, name: str, content: Content) -> None:
         """Create or replace a file, atomically."""
         target, temporary = f"{self._root}/{name}", f"{self._root}/.{name}"
-        with _failing(f"cannot write {self.place}/{name}"):
+        with _failing(f"cannot write {self.location}/{name}"):
             if self._is_object_store:
                 with self._files.transaction:  # completes the upload, or discards it on an error
                     self._stream(target, content)
@@ -115,12 +117,12 @@ class Remote:
 
     def delete(self, name: str) -> None:
         """Remove a file."""
-        with _failing(f"cannot delete {self.place}/{name}"), suppress(FileNotFoundError):
+        with _failing(f"cannot delete {self.location}/{name}"), suppress(FileNotFoundError):
             self._files.rm_file(f"{self._root}/{name}")
 
 
 Store = Folder | Remote
-"""Files by name in one location, ``place``; every failure is a StorageError that names it."""
+"""Files by name in one ``location``; every failure is a StorageError that names it."""
 
 
 @contextmanager
