@@ -140,10 +140,9 @@ class Checkpoints:
         """Like ``after_step`` without a step: after validation, for example."""
         if self._stop.reason is not None:
             self.save()
-            raise Interrupted(
-                f"{self._stop.reason}: ended after step {self.steps}; "
-                f"{self._path(self._name())} is written, resume continues from there"
-            )
+            ended = f"{self._stop.reason}: ended after step {self.steps}"
+            path = self._path(self._name())
+            raise Interrupted(f"{ended}; {path} is written, resume continues from there")
         if self._writing is not None and self._writing.done():
             self._finish_writing(report=True)
         if self._writing is None and time.monotonic() - self._last >= self.every:
@@ -151,18 +150,17 @@ class Checkpoints:
 
     def save(self) -> None:
         """Save now, and wait until it is written; StorageError if that fails."""
-        self._finish_writing(report=True)
         self._start_writing()
         self._finish_writing()
 
     def save_at_end(self) -> None:
         """Save now and wait, but only report a failure, so that the result is not lost."""
-        self._finish_writing(report=True)
         self._start_writing()
         self._finish_writing(report=True)
 
     def _start_writing(self) -> None:
-        """Take a snapshot of all states and write it in the background."""
+        """Take a snapshot of all states and write it in the background, after the last one."""
+        self._finish_writing(report=True)
         if self._saved:
             raise FileFormatError(
                 f"{self._path(self.resumed_from)} contains {', '.join(sorted(self._saved))}, which "
