@@ -31,11 +31,9 @@ class Part(Protocol):
 
     def state_dict(self) -> Mapping[str, Any]:
         """The complete state: numbers, strings, lists, dicts and arrays."""
-        ...
 
     def load_state_dict(self, state: Any, /) -> None:
         """Restore what ``state_dict`` returned."""
-        ...
 
 
 class Checkpoints:

@@ -64,11 +64,11 @@ def _first_output(model: Module, images: Tensor, failed: ForwardPass) -> str | N
     def inspect(module: Module, inputs: tuple[Any, ...], output: Any) -> None:
         if found or not isinstance(output, Tensor) or is_finite(output):
             return
-        largest = max((_largest(value) for value in inputs if isinstance(value, Tensor)), default=0)
+        sizes = [abs(x.data).max() for x in inputs if isinstance(x, Tensor) and x.size]
         name = f"{type(model).__name__}.{paths[id(module)]}".rstrip(".")
         found.append(
             f"{name} ({type(module).__name__}) is the first layer whose output is not finite, from "
-            f"inputs up to {largest:.3g}"
+            f"inputs up to {float(max(sizes, default=0)):.3g}"
         )
 
     before = default_generator.state
@@ -82,7 +82,3 @@ def _first_output(model: Module, images: Tensor, failed: ForwardPass) -> str | N
         for remove in removers:
             remove()
     return found[0] if found else None
-
-
-def _largest(tensor: Tensor) -> float:
-    return float(abs(tensor.data).max()) if tensor.size else 0.0

@@ -58,7 +58,9 @@ class MetricAccumulator:
             logits: (n, classes), or (n, 1) or (n,) for a single logit.
             labels: (n,), integers.
         """
-        scores = _as_matrix(logits)
+        if logits.ndim not in (1, 2):
+            raise ShapeError(f"expected logits (n, classes), (n, 1) or (n,), got {logits.shape}")
+        scores = logits.data.reshape(len(logits), -1)
         if labels.shape != scores.shape[:1]:
             raise ShapeError(f"expected one label per row: got {labels.shape} for {logits.shape}")
         if self._totals is None or self._totals.backend is not logits.backend:
@@ -114,10 +116,3 @@ class MetricAccumulator:
         totals = state["totals"]
         self._totals = None if totals is None else tensor(np.asarray(totals), device="cpu")
         self.failed = None if self._totals is None else np.asarray(totals[2] < self.batches)
-
-
-def _as_matrix(logits: Tensor) -> Array:
-    """The logits as (n, classes); single logits (n,) become (n, 1)."""
-    if logits.ndim not in (1, 2):
-        raise ShapeError(f"expected logits (n, classes), (n, 1) or (n,), got shape {logits.shape}")
-    return logits.data.reshape(len(logits), -1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def evaluate(
     """
     accumulator = MetricAccumulator()
     kept: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
-    with _inference(model):
+    with model.in_mode(training=False), no_grad(), constant_weights():
         for images, labels in loader:
             logits = model(images)
             accumulator.add(loss_function(logits, labels), logits, labels)
@@ -63,11 +62,5 @@ def predict(
     device = next((weights.device for weights in model.parameters()), "cpu")
     unlabeled = ArrayDataset(images, np.zeros(len(images), dtype=np.int64))
     loader = DataLoader(unlabeled, batch_size, device=device)
-    with _inference(model):
-        return F.concat([model(batch) for batch, _ in loader]).numpy()
-
-
-@contextmanager
-def _inference(model: Module) -> Iterator[None]:
     with model.in_mode(training=False), no_grad(), constant_weights():
-        yield
+        return F.concat([model(batch) for batch, _ in loader]).numpy()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
 
-from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError
 from tinynn.nn import Module
 from tinynn.training.curves import BLUE, ORANGE, new_figure
@@ -80,7 +78,8 @@ def find_learning_rate(
     with restored(model, *parts):
         optimizer.learning_rate = lambda step: low * (high / low) ** (len(rates) / (steps - 1))
         try:
-            for number, (images, labels) in enumerate(_batches(loader, steps), 1):
+            batches = islice(chain.from_iterable(repeat(loader)), steps)  # of several epochs
+            for number, (images, labels) in enumerate(batches, 1):
                 rate = optimizer.learning_rate
                 optimizer.zero_grad()
                 loss = loss_function(model(images), labels)
@@ -93,13 +92,9 @@ def find_learning_rate(
                 rates.append(rate)
                 losses.append(smooth)
         finally:
+            del batches  # a loader that is still being iterated over cannot be restored
             optimizer.zero_grad()
             optimizer.learning_rate = schedule
     if len(rates) < 3:
         raise ArgumentError(f"the loss diverges already at a learning rate of {low}: lower low")
     return RateTest(rates, losses)
-
-
-def _batches(loader: Loader, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """``steps`` batches, from as many epochs as it takes."""
-    return islice(chain.from_iterable(repeat(loader)), steps)

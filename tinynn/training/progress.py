@@ -25,7 +25,7 @@ class Progress:
         """Show the event."""
         if self.title is None:
             return
-        if event == "start" and shows_bars():
+        if event == "start" and (sys.stderr.isatty() or _in_notebook()):
             self._bar = _bar_class()(
                 total=state.epochs * len(state.loader),
                 initial=len(state.history.training) * len(state.loader) + state.position,
@@ -47,11 +47,6 @@ class Progress:
             self._bar.set_postfix_str(text)
         elif epoch % math.ceil(state.epochs / 10) == 0 or epoch == state.epochs:
             sys.stderr.write(f"{self.title}: epoch {epoch}/{state.epochs}, {text}\n")
-
-
-def shows_bars() -> bool:
-    """Whether standard error is a terminal or a notebook."""
-    return sys.stderr.isatty() or _in_notebook()
 
 
 def last_metrics(history: History) -> str:

@@ -23,11 +23,9 @@ class Loader(Protocol):
 
     def __len__(self) -> int:
         """The number of batches."""
-        ...
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Each batch as (images, labels)."""
-        ...
 
 
 class Optimizer(Protocol):
@@ -36,12 +34,9 @@ class Optimizer(Protocol):
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        ...
 
     def zero_grad(self) -> None:
         """Drop the gradients of the last batch."""
-        ...
 
     def step(self, skip: Array | None = None) -> None:
         """Update the parameters, unless ``skip``, an array of one bool, is true."""
-        ...
