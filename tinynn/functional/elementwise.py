@@ -1,7 +1,7 @@
 """Functions of one tensor, element by element; the activations among them.
 
-An activation that should be one kernel is a formula, such as ``_sigmoid``, and its VJP.
-``backend.evaluate`` runs the formula: in chunks on a CPU, as one generated kernel on a GPU.
+Each is a formula, which ``backend.evaluate`` runs in chunks on a CPU and as one kernel on a GPU
+(``tinynn.backend.formula``), and its VJP.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.autograd import Operand, Tensor, record, record_with_output
+from tinynn.autograd import VJP, Operand, Tensor, record, record_with_output
 from tinynn.backend import Array, formula
+from tinynn.backend.formula import Formula
 from tinynn.errors import ArgumentError
 from tinynn.functional.arithmetic import where
 from tinynn.functional.operands import as_tensor
@@ -46,39 +47,44 @@ def _floating(name: str, x: Operand) -> Tensor:
     return x if x.dtype.kind == "f" else x.astype("float32")
 
 
+def _with_input(name: str, formula: Formula, x: Operand, vjp: VJP) -> Tensor:
+    """formula(x), whose VJP is vjp(grad, x)."""
+    x = _floating(name, x)
+    return record(name, x.backend.evaluate(formula, x.data), (x, lambda grad: vjp(grad, x)))
+
+
+def _with_output(name: str, formula: Formula, x: Operand, vjp: VJP) -> Tensor:
+    """formula(x), whose VJP is vjp(grad, formula(x)); x need not be kept."""
+    x = _floating(name, x)
+    return record_with_output(name, x.backend.evaluate(formula, x.data), (x, vjp))
+
+
 def exp(x: Operand) -> Tensor:
     """e to the power x."""
-    x = _floating("exp", x)
-    return record_with_output(
-        "exp", x.backend.elementwise("exp", x.data), (x, lambda grad, out: grad * out)
-    )
+    return _with_output("exp", np.exp, x, lambda grad, out: grad * out)
 
 
 def log(x: Operand) -> Tensor:
     """The natural logarithm of x."""
-    x = _floating("log", x)
-    return record("log", x.backend.elementwise("log", x.data), (x, lambda grad: grad / x))
+    return _with_input("log", np.log, x, lambda grad, x: grad / x)
 
 
 def sqrt(x: Operand) -> Tensor:
     """√x; the gradient at 0 is infinite."""
-    x = _floating("sqrt", x)
-    out = x.backend.elementwise("sqrt", x.data)
-    return record_with_output("sqrt", out, (x, lambda grad, out: grad * 0.5 / out))
+    return _with_output("sqrt", np.sqrt, x, lambda grad, out: grad * 0.5 / out)
 
 
 def square(x: Operand) -> Tensor:
     """x²."""
     x = as_tensor("square", x)
-    return record(
-        "square", x.backend.elementwise("square", x.data), (x, lambda grad: grad * (x * 2))
-    )
+    out = x.backend.evaluate(np.square, x.data)
+    return record("square", out, (x, lambda grad: grad * (x * 2)))
 
 
 def absolute(x: Operand) -> Tensor:
     """|x|; the gradient at 0 is 0."""
     x = as_tensor("absolute", x)
-    out = x.backend.elementwise("absolute", x.data)
+    out = x.backend.evaluate(np.absolute, x.data)
     return record("absolute", out, (x, lambda grad: grad * x.backend.xp.sign(x.data)))
 
 
@@ -87,25 +93,18 @@ abs = absolute
 
 def sin(x: Operand) -> Tensor:
     """The sine of x in radians."""
-    x = _floating("sin", x)
-    return record("sin", x.backend.elementwise("sin", x.data), (x, lambda grad: grad * cos(x)))
+    return _with_input("sin", np.sin, x, lambda grad, x: grad * cos(x))
 
 
 def cos(x: Operand) -> Tensor:
     """The cosine of x in radians."""
-    x = _floating("cos", x)
-    return record("cos", x.backend.elementwise("cos", x.data), (x, lambda grad: -grad * sin(x)))
+    return _with_input("cos", np.cos, x, lambda grad, x: -grad * sin(x))
 
 
 def erf(x: Operand) -> Tensor:
     """The error function, 2/√π ∫₀ˣ exp(-t²) dt."""
-    x = _floating("erf", x)
     scale = 2 / math.sqrt(math.pi)
-    return record(
-        "erf",
-        x.backend.evaluate(formula.erf, x.data),
-        (x, lambda grad: grad * (scale * exp(-square(x)))),
-    )
+    return _with_input("erf", formula.erf, x, lambda grad, x: grad * (scale * exp(-square(x))))
 
 
 def clip(x: Operand, low: float | None = None, high: float | None = None) -> Tensor:
@@ -172,20 +171,12 @@ def _sigmoid(x: Any) -> Any:
 
 def sigmoid(x: Operand) -> Tensor:
     """1 / (1 + exp(-x)), computed as (tanh(x / 2) + 1) / 2, which cannot overflow."""
-    x = _floating("sigmoid", x)
-    return record_with_output(
-        "sigmoid",
-        x.backend.evaluate(_sigmoid, x.data),
-        (x, lambda grad, out: grad * (out * (1 - out))),
-    )
+    return _with_output("sigmoid", _sigmoid, x, lambda grad, out: grad * (out * (1 - out)))
 
 
 def tanh(x: Operand) -> Tensor:
-    """The hyperbolic tangent."""
-    x = _floating("tanh", x)
-    return record_with_output(
-        "tanh", x.backend.elementwise("tanh", x.data), (x, lambda grad, out: grad * (1 - out * out))
-    )
+    """The hyperbolic tangent of x."""
+    return _with_output("tanh", np.tanh, x, lambda grad, out: grad * (1 - out * out))
 
 
 def _softplus(x: Any) -> Any:
@@ -194,10 +185,7 @@ def _softplus(x: Any) -> Any:
 
 def softplus(x: Operand) -> Tensor:
     """log(1 + exp(x)), without overflow."""
-    x = _floating("softplus", x)
-    return record(
-        "softplus", x.backend.evaluate(_softplus, x.data), (x, lambda grad: grad * sigmoid(x))
-    )
+    return _with_input("softplus", _softplus, x, lambda grad, x: grad * sigmoid(x))
 
 
 def log_sigmoid(x: Operand) -> Tensor:

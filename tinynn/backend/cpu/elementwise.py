@@ -54,7 +54,7 @@ def evaluate(backend: Backend, formula: Formula, *arrays: Array) -> Array:
     def into(*chunks: Array, out: Array) -> None:
         out[...] = formula(*chunks)
 
-    return in_chunks(into, arrays[0].dtype, *arrays)
+    return in_chunks(formula if isinstance(formula, np.ufunc) else into, arrays[0].dtype, *arrays)
 
 
 def relu(backend: Backend, x: Array) -> Array:
