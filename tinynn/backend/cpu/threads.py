@@ -51,17 +51,10 @@ class _Pool:
         self.lock = threading.Lock()
         self.tasks: SimpleQueue[tuple[Callable[[], None], threading.Lock]] = SimpleQueue()
 
-    @property
-    def count(self) -> int:
-        """Threads that compute, with the caller."""
-        if self.chosen is None:
-            self.chosen = usable_cores()
-        return self.chosen
-
     def submit(self, work: Callable[[], None], times: int) -> list[threading.Lock]:
         """Call ``work`` on so many workers; each lock is released when one call has returned."""
         with self.lock:
-            for _ in range(self.started, self.count - 1):
+            for _ in range(self.started, get_num_threads() - 1):
                 threading.Thread(target=self._loop, name="tinynn", daemon=True).start()
                 # counted after it has started: an interrupt in between must not leave us
                 # waiting for a worker that does not exist
@@ -155,7 +148,9 @@ def set_num_threads(count: int) -> None:
 
 def get_num_threads() -> int:
     """How many threads the CPU kernels use."""
-    return _pool.count
+    if _pool.chosen is None:
+        _pool.chosen = usable_cores()
+    return _pool.chosen
 
 
 class single_threaded_blas:  # noqa: N801, a context manager like any other
@@ -199,7 +194,7 @@ def parallel(function: Callable[[T], object], items: Sequence[T], pays: bool = T
     Raises:
         BaseException: the first exception that an item raised.
     """
-    if not pays or len(items) == 1 or _this_thread.is_worker or _pool.count == 1:
+    if not pays or len(items) == 1 or _this_thread.is_worker or get_num_threads() == 1:
         with single_threaded_blas():
             for item in items:
                 function(item)
@@ -218,7 +213,7 @@ def parallel(function: Callable[[T], object], items: Sequence[T], pays: bool = T
         except BaseException as error:  # raised below, on the calling thread
             failures.append(error)
 
-    helpers = min(_pool.count, len(items)) - 1
+    helpers = min(get_num_threads(), len(items)) - 1
     with single_threaded_blas():
         locks = _pool.submit(work, helpers) if helpers > 0 else []
         work()

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from tinynn.backend.cpu import tuning
 
+Shape = tuple[int, ...]
+
 
 class Tile(NamedTuple):
     """Some output rows of some images: either all rows of several images, or rows of one."""

@@ -25,7 +25,8 @@ import numpy as np
 
 from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.convolution import fft, winograd
-from tinynn.backend.cpu.convolution.rows import Layout, Shape
+from tinynn.backend.cpu.convolution.rows import Layout
+from tinynn.backend.cpu.tiles import Shape
 from tinynn.backend.window import Pair, Window
 from tinynn.errors import ArgumentError
 

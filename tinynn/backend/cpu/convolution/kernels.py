@@ -17,18 +17,10 @@ from tinynn.backend.cpu import elementwise, tuning
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.convolution import choice, depthwise, fft
 from tinynn.backend.cpu.convolution.choice import Adjoint, Joint, Method
-from tinynn.backend.cpu.convolution.rows import (
-    Layout,
-    Shape,
-    contiguous_rows,
-    kernel_rows,
-    kernel_rows_adjoint,
-    matmul_small,
-    prefetch,
-)
+from tinynn.backend.cpu.convolution.rows import Layout, contiguous_rows, matmul_small, prefetch
 from tinynn.backend.cpu.linalg import column_sums
 from tinynn.backend.cpu.threads import parallel
-from tinynn.backend.cpu.tiles import Tile, cut_tiles
+from tinynn.backend.cpu.tiles import Shape, Tile, cut_tiles
 from tinynn.backend.reference import Array, Backend, NeedsGrad
 from tinynn.backend.window import Window
 
@@ -45,7 +37,7 @@ def conv2d(
     if isinstance(plan, Layout):
         for channels, outputs in _groups(groups, x.shape[3], weight.shape[3]):
             shift = None if bias is None else bias[outputs]
-            kernel = kernel_rows(weight[..., outputs], plan)
+            kernel = plan.kernel_rows(weight[..., outputs])
             _correlate(x[..., channels], kernel, shift, plan, out[..., outputs])
         return out
     if isinstance(plan, fft.Tiling):
@@ -103,7 +95,7 @@ def conv2d_weight_gradient(
     tiles = plan.tiles if grad.size else ()
     (totals,) = sum_tiles(tiles, (groups, *plan.kernel), dtype=x.dtype, work=work)
     for (_, outputs), total in zip(slices, totals, strict=True):
-        out[..., outputs] = kernel_rows_adjoint(total, plan)
+        out[..., outputs] = plan.kernel_rows_adjoint(total)
     return out
 
 
@@ -136,7 +128,7 @@ def conv2d_gradients(
 
     shapes = layout.kernel, (layout.outputs,)
     sums = sum_tiles(layout.tiles, *shapes, dtype=x.dtype, work=work)
-    return image_grad, kernel_rows_adjoint(sums[0], layout), sums[1] if needs_grad.bias else None
+    return image_grad, layout.kernel_rows_adjoint(sums[0]), sums[1] if needs_grad.bias else None
 
 
 # -- forward --------------------------------------------------------------------------------------
@@ -206,7 +198,7 @@ class FlippedConvolution:
         self.width, (self.row_stride, self.stride) = shape[2], plan.window.stride
         kernel = _flip(weight, plan)
         self.parts = [
-            (rows, layout, kernel_rows(kernel[residue :: self.row_stride][::-1], layout))
+            (rows, layout, layout.kernel_rows(kernel[residue :: self.row_stride][::-1]))
             for residue, rows, layout in plan.residues
         ]
 

@@ -23,7 +23,7 @@ from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.convolution import choice
 from tinynn.backend.cpu.convolution.choice import Joint, Problem
 from tinynn.backend.cpu.convolution.kernels import FlippedConvolution, sum_tiles
-from tinynn.backend.cpu.convolution.rows import Layout, kernel_rows, kernel_rows_adjoint
+from tinynn.backend.cpu.convolution.rows import Layout
 from tinynn.backend.cpu.linalg import column_sums
 from tinynn.backend.cpu.pooling import pool_planes
 from tinynn.backend.cpu.threads import parallel
@@ -47,7 +47,7 @@ def conv2d_relu_pool(
     if not isinstance(layout, Layout):
         return Backend.conv2d_relu_pool(backend, x, weight, bias, window, pool, keep)
     height, width = problem.size
-    kernel = kernel_rows(weight, layout)
+    kernel = layout.kernel_rows(weight)
     shape = (x.shape[0], layout.rows // 2, layout.width // 2, layout.outputs)
     best = elementwise.empty(shape, x.dtype)
     winner = np.empty(shape, dtype=np.int8) if keep else None
@@ -131,7 +131,7 @@ def conv2d_relu_pool_gradients(
     sums = sum_tiles(layout.tiles, *shapes, dtype=x.dtype, work=work)
     return (
         image_grad,
-        kernel_rows_adjoint(sums[0], layout) if needs_grad.weight else None,
+        layout.kernel_rows_adjoint(sums[0]) if needs_grad.weight else None,
         sums[1] if needs_grad.bias else None,
     )
 

@@ -47,8 +47,6 @@ from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
 from tinynn.backend.reference import Array
 from tinynn.backend.window import Window
 
-Shape = tuple[int, ...]
-
 
 class Layout(NamedTuple):
     """A convolution, or one tile of it: everything that determines its memory layout."""
@@ -95,6 +93,25 @@ class Layout(NamedTuple):
         """The layout of a tile with fewer images or rows."""
         return self._replace(images=images, rows=rows)
 
+    def kernel_rows(self, weight: Array) -> Array:
+        """The weight as the matrices (products, kw·C, O) of ``Rows.multiply``: G @ weight."""
+        dilation = self.window.dilation[1]
+        if dilation > 1:  # zeros between its columns
+            shape = (len(weight), self.window.extent[1], *weight.shape[2:])
+            dense, weight = weight, np.zeros(shape, weight.dtype)
+            weight[:, ::dilation] = dense
+        rows = weight.reshape(len(weight), -1)
+        if self.m > 1:
+            rows = self.transforms.kernel @ rows
+        return np.ascontiguousarray(rows).reshape(self.kernel)
+
+    def kernel_rows_adjoint(self, kernel: Array) -> Array:
+        """The gradient of the weight (kh, kw, C, O), from that of ``kernel_rows``."""
+        if self.m > 1:
+            kernel = self.transforms.kernel.T @ kernel.reshape(self.products, -1)
+        shape = (self.window.kernel[0], self.window.extent[1], self.channels, self.outputs)
+        return np.ascontiguousarray(kernel.reshape(shape)[:, :: self.window.dilation[1]])
+
     def prefetch(self, x: Array, tile: Tile) -> None:
         """Prefetch the rows of x that the tile reads."""
         if x.nbytes > tuning.PREFETCH_FROM:
@@ -107,28 +124,6 @@ class Layout(NamedTuple):
         images, rows = tile
         part = self.part(images.stop - images.start, rows.stop - rows.start)
         return cached_views(part, DirectRows) if self.m == 1 else cached_views(part, WinogradRows)
-
-
-def kernel_rows(weight: Array, layout: Layout) -> Array:
-    """The weight as the matrices (products, kw·C, O) of ``Rows.multiply``: G @ weight."""
-    dilation = layout.window.dilation[1]
-    if dilation > 1:  # zeros between its columns
-        spread = np.zeros((len(weight), layout.window.extent[1], *weight.shape[2:]), weight.dtype)
-        spread[:, ::dilation] = weight
-        weight = spread
-    rows = weight.reshape(len(weight), -1)
-    if layout.m > 1:
-        rows = layout.transforms.kernel @ rows
-    return np.ascontiguousarray(rows).reshape(layout.kernel)
-
-
-def kernel_rows_adjoint(kernel: Array, layout: Layout) -> Array:
-    """The gradient of the weight (kh, kw, C, O), from that of ``kernel_rows``."""
-    (kh, _), window = layout.window.kernel, layout.window
-    if layout.m > 1:
-        kernel = layout.transforms.kernel.T @ kernel.reshape(layout.products, -1)
-    taps = kernel.reshape(kh, window.extent[1], layout.channels, layout.outputs)
-    return np.ascontiguousarray(taps[:, :: window.dilation[1]])
 
 
 class Rows:
