@@ -31,12 +31,7 @@ from tinynn.backend.reference import Array, Backend
 def elementwise(backend: Backend, name: str, *operands: Any) -> Array:
     """In chunks where the operands are large, of one shape and contiguous."""
     function = getattr(np, name)
-    arrays = [operand for operand in operands if isinstance(operand, np.ndarray)]
-    large = arrays and arrays[0].size >= 2 * tuning.CHUNK
-    # NumPy lays out the result of strided or broadcast operands in an order of its own
-    if not large or any(
-        array.shape != arrays[0].shape or not array.flags.c_contiguous for array in arrays
-    ):
+    if not _is_large_run(*(operand for operand in operands if isinstance(operand, np.ndarray))):
         return function(*operands)
     with np.errstate(all="ignore"):
         first = (o.flat[:1] if isinstance(o, np.ndarray) else o for o in operands)
@@ -46,9 +41,7 @@ def elementwise(backend: Backend, name: str, *operands: Any) -> Array:
 
 def evaluate(backend: Backend, formula: Formula, *arrays: Array) -> Array:
     """In chunks where the arrays are large, so that the formula's later passes hit the cache."""
-    if arrays[0].size < 2 * tuning.CHUNK or any(
-        array.shape != arrays[0].shape or not array.flags.c_contiguous for array in arrays
-    ):
+    if not _is_large_run(*arrays):
         return formula(*arrays)
 
     def into(*chunks: Array, out: Array) -> None:
@@ -67,6 +60,16 @@ def relu(backend: Backend, x: Array) -> Array:
 def relu_gradient(backend: Backend, grad: Array, out: Array) -> Array:
     """grad · (out > 0) in chunks."""
     return in_chunks(lambda g, y, out: np.multiply(g, y > 0, out=out), grad.dtype, grad, out)
+
+
+def _is_large_run(*arrays: Array) -> bool:
+    """Whether arrays are worth chunks, and contiguous: NumPy has a memory order for others."""
+    return bool(arrays) and all(
+        array.size >= 2 * tuning.CHUNK
+        and array.shape == arrays[0].shape
+        and array.flags.c_contiguous
+        for array in arrays
+    )
 
 
 def in_chunks(function: Callable[..., Any], dtype: Any, *operands: Any) -> Array:

@@ -62,8 +62,8 @@ def conv2d_input_gradient(
         return out
     for channels, outputs in _groups(groups, shape[3], weight.shape[3]):
         if isinstance(plan, Adjoint):
-            flipped = FlippedConvolution(plan, weight[..., outputs], shape)
-            flipped.run_all(grad[..., outputs], out[..., channels])
+            flipped = FlippedConvolution(plan, weight[..., outputs], out[..., channels])
+            flipped.run_all(grad[..., outputs])
         else:  # pixels between those that the windows visit have no gradient
             if window.stride != (1, 1):
                 out[..., channels] = 0
@@ -116,15 +116,15 @@ def conv2d_gradients(
     if not isinstance(plan, Joint) or not (needs_grad.x and needs_grad.weight):
         return Backend.conv2d_gradients(backend, x, weight, grad, window, groups, needs_grad)
     layout = plan.weight
-    flipped = FlippedConvolution(plan.image, weight, x.shape)
     image_grad = elementwise.empty(x.shape, x.dtype)
+    flipped = FlippedConvolution(plan.image, weight, image_grad)
 
     def work(tile: Tile, sums: tuple[Array, Array]) -> None:
         upstream = grad[tile.images]
         if needs_grad.bias:
             sums[1][...] += column_sums(upstream.reshape(-1, layout.outputs))
         _add_weight_gradient(layout, x, upstream, tile, sums[0])
-        flipped.run(upstream, image_grad[tile.images])
+        flipped.run(upstream, tile.images)
 
     shapes = layout.kernel, (layout.outputs,)
     sums = sum_tiles(layout.tiles, *shapes, dtype=x.dtype, work=work)
@@ -192,32 +192,34 @@ def _multiply_pixels(x: Array, matrix: Array, out: Array) -> None:
 
 
 class FlippedConvolution:
-    """The gradient of whole images: an ``Adjoint`` with the kernel of a weight."""
+    """The gradient ``out`` of images: an ``Adjoint`` with the kernel of a weight."""
 
-    def __init__(self, plan: Adjoint, weight: Array, shape: Shape) -> None:
-        self.width, (self.row_stride, self.stride) = shape[2], plan.window.stride
+    def __init__(self, plan: Adjoint, weight: Array, out: Array) -> None:
+        self.out, (self.row_stride, self.stride) = out, plan.window.stride
         kernel = _flip(weight, plan)
         self.parts = [
             (rows, layout, layout.kernel_rows(kernel[residue :: self.row_stride][::-1]))
             for residue, rows, layout in plan.residues
         ]
 
-    def run_all(self, grad: Array, out: Array) -> None:
-        """out = the gradient of a batch: in tiles of rows without a stride, else of images."""
+    def run_all(self, grad: Array) -> None:
+        """The gradient of the batch: in tiles of rows without a stride, else of images."""
+        out = self.out
         if self.row_stride == self.stride == 1:
             ((_, layout, kernel),) = self.parts
             _correlate(grad, kernel, None, layout, out)
         elif out.size:
             image_bytes = math.prod(out.shape[1:3]) * (out.shape[3] + grad.shape[3]) * out.itemsize
             parts = [tile.images for tile in cut_tiles(len(out), 1, image_bytes)]
-            parallel(lambda part: self.run(grad[part], out[part]), parts)
+            parallel(lambda part: self.run(grad[part], part), parts)
 
-    def run(self, grad: Array, out: Array) -> None:
-        """out = the gradient of some images, from that of their outputs."""
-        # columns are computed ``stride`` at a time; the last ones may lie beyond the image
-        columns = -(-self.width // self.stride)
+    def run(self, grad: Array, images: slice) -> None:
+        """The gradient of some images, from that of their outputs."""
+        out = self.out[images]
+        # columns are computed ``stride`` at a time; the last ones may be beyond the image
+        columns = -(-out.shape[2] // self.stride)
         sizes = (*out.shape[:2], columns, self.stride * out.shape[3])
-        direct = out.flags.c_contiguous and columns * self.stride == self.width
+        direct = out.flags.c_contiguous and columns * self.stride == out.shape[2]
         target = out.reshape(sizes) if direct else buffer("image", sizes, out.dtype)
         if len(self.parts) < self.row_stride:
             target[...] = 0
@@ -226,7 +228,7 @@ class FlippedConvolution:
             _run(layout, kernel, grad, Tile(slice(0, len(grad)), slice(0, part.shape[1])), part)
         if not direct:
             wide = target.reshape(*out.shape[:2], columns * self.stride, out.shape[3])
-            np.copyto(out, wide[:, :, : self.width])
+            np.copyto(out, wide[:, :, : out.shape[2]])
 
 
 def _flip(weight: Array, plan: Adjoint) -> Array:

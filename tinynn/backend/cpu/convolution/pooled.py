@@ -100,7 +100,7 @@ def conv2d_relu_pool_gradients(
         )
     layout = plan.weight
     image_grad = elementwise.empty(x.shape, x.dtype) if needs_grad.x else None
-    flipped = FlippedConvolution(plan.image, weight, x.shape) if needs_grad.x else None
+    flipped = None if image_grad is None else FlippedConvolution(plan.image, weight, image_grad)
 
     def work(tile: Tile, sums: tuple[Array, Array]) -> None:
         rows = layout.at(tile)
@@ -120,12 +120,12 @@ def conv2d_relu_pool_gradients(
             rows.load(x, tile)
             rows.from_planes()
             sums[0][...] += rows.weight_gradient()
-        if flipped is not None and image_grad is not None:
+        if flipped is not None:
             shape = (len(x[tile.images]), layout.rows, layout.width, layout.outputs)
             upstream = buffer("upstream", shape, x.dtype)
             for i, j in np.ndindex(2, 2):
                 _from_pairs(planes[i, j], upstream[:, i::2, j::2])
-            flipped.run(upstream, image_grad[tile.images])
+            flipped.run(upstream, tile.images)
 
     shapes = layout.kernel, (layout.outputs,)
     sums = sum_tiles(layout.tiles, *shapes, dtype=x.dtype, work=work)
