@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinynn import files, nn
+from tinynn.autograd import Tensor
 from tinynn.backend import default_device
 from tinynn.errors import ArgumentError, FileFormatError
 from tinynn.nn import init
@@ -102,11 +103,10 @@ def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     import json
 
+    text = files.read_metadata(path).get("extra", "{}")
     try:
-        extra = json.loads(files.read_metadata(path).get("extra", "{}"))
+        extra = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, FileFormatError):
-            raise
         raise FileFormatError(f"{path} has a damaged header: {error}") from error
     if not isinstance(extra, dict):
         raise FileFormatError(f"{path} has a damaged header: extra is not an object")
@@ -145,10 +145,8 @@ def _build(description: Any, known: _Classes, held: int) -> Any:
             return {key: files.from_json(item, decode) for key, item in value["dict"].items()}
         name = value["class"]
         if name not in known:
-            raise FileFormatError(
-                f"it needs the class {name!r}, which is not in tinynn.nn: pass it with "
-                f"tinynn.load(path, classes=[{name}])"
-            )
+            advice = f"pass it with tinynn.load(path, classes=[{name}])"
+            raise FileFormatError(f"it needs the class {name!r}, not one of tinynn.nn: {advice}")
         kwargs = {key: files.from_json(item, decode) for key, item in value["kwargs"].items()}
         return known[name](*files.from_json(value["args"], decode), **kwargs)
 
@@ -178,23 +176,22 @@ def _check_rebuilds(model: Module, description: Any) -> None:
 
 
 def _structure(model: Module) -> dict[str, str]:
-    """Class, settings and shapes by path; a shared module or tensor refers to its first path."""
+    """What is at each path; a shared module or tensor refers to its first path."""
     first: dict[int, str] = {}
     found: dict[str, str] = {}
-    for path, module in model.named_modules():
-        same = first.setdefault(id(module), path)
-        found[path] = _class_and_settings(module) if same == path else f"the same as {same}"
-    for path, tensor in model.state_dict().items():
-        same = first.setdefault(id(tensor), path)
-        found[path] = f"of shape {tensor.shape}" if same == path else f"the same as {same}"
+    for path, item in (*model.named_modules(), *model.state_dict().items()):
+        same = first.setdefault(id(item), path)
+        found[path] = _class_and_settings(item) if same == path else f"the same as {same}"
     return found
 
 
-def _class_and_settings(module: Module) -> str:
-    """The class; for layers of this library with the settings."""
-    name = type(module).__name__
-    if not type(module).__module__.startswith("tinynn.nn."):
+def _class_and_settings(item: object) -> str:
+    """The class, and for layers of this library the settings; the shape of a tensor."""
+    if isinstance(item, Tensor):
+        return f"of shape {item.shape}"
+    name = type(item).__name__
+    if not type(item).__module__.startswith("tinynn.nn."):
         return name
-    simple = {k: v for k, v in vars(module).items() if isinstance(v, (bool, int, float, str))}
+    simple = {k: v for k, v in vars(item).items() if isinstance(v, (bool, int, float, str))}
     simple.pop("training", None)
     return f"{name} {simple}" if simple else name
