@@ -284,29 +284,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 weight_gradient_depthwise(const SCALAR* x, const SCALAR* grad, const Geometry g,
                           long long part_pixels, ACCUMULATE* partial, unsigned int* tickets,
                           SCALAR* out) {
-    __shared__ ACCUMULATE sums[THREADS / 32][32];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int channel = blockIdx.y * 32 + lane, k = blockIdx.z;
+    const int channel = blockIdx.y * 32 + threadIdx.x % 32, k = blockIdx.z;
     const bool inside = channel < g.outputs;
     const Tap tap = tap_of(k, g);
     const long long end = min(pixel_count(g), (blockIdx.x + 1) * part_pixels);
     x += inside ? channel / g.group_outputs * g.group_channels : 0;
 
     ACCUMULATE sum = 0;
-    for (long long m = blockIdx.x * part_pixels + warp; inside && m < end; m += THREADS / 32) {
+    const int warps = THREADS / 32;
+    for (long long m = blockIdx.x * part_pixels + threadIdx.x / 32; inside && m < end; m += warps) {
         sum += gather(x, locate(m, end, g), tap, g) * widen(grad[m * g.outputs + channel]);
     }
-    sums[warp][lane] = sum;
-    __syncthreads();
-    const bool writes = warp == 0 && inside;
     const long long e = static_cast<long long>(k) * g.outputs + channel;
-    const long long results = static_cast<long long>(gridDim.z) * g.outputs;
-    if (writes) {
-        for (int i = 1; i < THREADS / 32; i++) sum += sums[i][lane];
-        partial[blockIdx.x * results + e] = sum;
+    if (reduce_blocks(sum, 32, inside, blockIdx.x, gridDim.x, partial + e,
+                      static_cast<long long>(gridDim.z) * g.outputs,
+                      tickets + blockIdx.z * gridDim.y + blockIdx.y)) {
+        store(out + e, sum);
     }
-    if (!is_last_block(tickets + blockIdx.z * gridDim.y + blockIdx.y, gridDim.x)) return;
-    if (writes) store(out + e, combine_parts(partial + e, gridDim.x, results));
 }
 
 // -- im2col and its adjoint, for cuBLAS ---------------------------------------------------------------

@@ -40,7 +40,7 @@ def conv2d(
     size = window.output_size(*x.shape[1:3])
     out = backend.xp.empty((x.shape[0], *size, weight.shape[3]), x.dtype)
     if not (_uses_cublas(window, weight.shape, groups) and out.size):
-        g = _forward(x.shape, size, window, weight.shape[3], groups)
+        g = sliding(x.shape, size, window, weight.shape[3], groups)
         _correlate(backend, x, weight, bias, g, out)
         return out
     matrix, rows = _rows(weight), _rows(out)
@@ -66,7 +66,7 @@ def conv2d_relu_pool(
     pooled = pool.output_size(*size)
     out = backend.xp.empty((x.shape[0], *pooled, weight.shape[3]), x.dtype)
     winner = backend.xp.empty(out.shape, backend.xp.int8)
-    g = _forward(x.shape, size, window, weight.shape[3], 1)
+    g = sliding(x.shape, size, window, weight.shape[3], 1)
     _correlate(backend, x, weight, bias, g, out, winner)
     return out, winner
 
@@ -94,18 +94,18 @@ def conv2d_weight_gradient(
         return backend.xp.zeros(shape, x.dtype)
     if _uses_cublas(window, shape, groups):
         return _gemm_weight_gradient(backend, x, grad, window).reshape(shape)
-    g = _forward(x.shape, grad.shape[1:3], window, grad.shape[3], groups)
+    g = sliding(x.shape, grad.shape[1:3], window, grad.shape[3], groups)
     if _is_depthwise(g):
         name, tiles = "weight_gradient_depthwise", (-(-g.outputs // 32), g.terms)
     else:
         across = -(-g.group_outputs // GRADIENT_TILE)
         name, tiles = "weight_gradient", (-(-g.terms // GRADIENT_TILE) * across, groups)
     count = tiles[0] * tiles[1]
-    parts, each = backend.split(grad.size // g.outputs, 1, count, MIN_PIXELS_PER_BLOCK)
+    split = backend.split(grad.size // g.outputs, 1, count, MIN_PIXELS_PER_BLOCK)
     out = backend.xp.empty(shape, x.dtype)
-    partial = backend.xp.empty((parts, *shape), accumulate(x))
-    arguments = (x, grad, packed(g), each, partial, backend.tickets(count), out)
-    _kernels.launch(name, x.dtype, (parts, *tiles), *arguments)
+    partial = backend.xp.empty((split.parts, *shape), accumulate(x))
+    arguments = (x, grad, packed(g), split.each, partial, backend.tickets(count), out)
+    _kernels.launch(name, x.dtype, (split.parts, *tiles), *arguments)
     return out
 
 
@@ -207,11 +207,6 @@ def _uses_cublas(window: Window, weight: Shape, groups: int) -> bool:
 def _is_depthwise(g: Geometry) -> bool:
     """Whether a group has too few output channels to fill a tile."""
     return g.groups > 1 and g.group_outputs < DEPTHWISE_MAX_OUTPUTS and g.terms < _MAX_GRID
-
-
-@lru_cache(maxsize=1024)
-def _forward(x: Shape, size: Shape, window: Window, outputs: int, groups: int) -> Geometry:
-    return sliding(x, size, window, outputs, groups)
 
 
 @lru_cache(maxsize=1024)

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinynn.backend import tracing
 from tinynn.backend.cuda.errors import explaining
 from tinynn.backend.cuda.labels import LabelChecks
+from tinynn.backend.cuda.launch import lanes_for
 from tinynn.backend.cuda.meter import meter
 from tinynn.backend.cuda.precision import apply_matmul_precision
 from tinynn.backend.cuda.tuning import BLOCKS_PER_MULTIPROCESSOR, MIN_ELEMENTS_PER_BLOCK
 from tinynn.backend.cuda.upload import UploadEngine
 from tinynn.backend.reference import Array, Backend, Uploads
+
+
+class Split(NamedTuple):
+    """A reduction over the rows of a matrix, split into tiles x parts blocks."""
+
+    lanes: int  # columns per tile: threads side by side
+    tiles: int
+    parts: int
+    each: int  # rows per part
 
 
 class CudaDevice(Backend):
@@ -36,7 +46,7 @@ class CudaDevice(Backend):
 
     def session(self) -> AbstractContextManager[None]:
         """A context in which CuPy's errors are explained."""
-        return explaining()
+        return explaining
 
     def meter(self) -> tracing.Meter:
         """Counters and times of a trace."""
@@ -50,12 +60,12 @@ class CudaDevice(Backend):
 
     def from_host(self, array: np.ndarray) -> Array:
         """Copy a NumPy array to this device."""
-        with explaining(), tracing.transfer("upload", array.nbytes):
+        with explaining, tracing.transfer("upload", array.nbytes):
             return self.xp.asarray(array)
 
     def to_host(self, array: Array) -> np.ndarray:
         """Copy an array to the host; raises ``LabelError`` for labels checked before."""
-        with explaining(), tracing.transfer("download", array.nbytes):
+        with explaining, tracing.transfer("download", array.nbytes):
             host: np.ndarray = self.xp.asnumpy(array)
         self.label_checks.raise_errors()
         return host
@@ -108,16 +118,17 @@ class CudaDevice(Backend):
         return held
 
     def split(
-        self, rows: int, lanes: int, tiles: int, least: int = MIN_ELEMENTS_PER_BLOCK
-    ) -> tuple[int, int]:
-        """Split a reduction over ``rows`` into parts for one block each: (parts, rows per part).
+        self, rows: int, columns: int, outer: int = 1, least: int = MIN_ELEMENTS_PER_BLOCK
+    ) -> Split:
+        """Split ``outer`` reductions over the rows of (rows, columns) into blocks.
 
-        There are ``tiles`` such reductions side by side, each ``lanes`` elements wide. Parts keep
-        all multiprocessors busy but have at least ``least`` elements.
+        Parts keep all multiprocessors busy but have at least ``least`` elements.
         """
-        most = BLOCKS_PER_MULTIPROCESSOR * self.multiprocessors // tiles
+        lanes = lanes_for(columns)
+        tiles = -(-columns // lanes)
+        most = BLOCKS_PER_MULTIPROCESSOR * self.multiprocessors // (outer * tiles)
         each = -(-rows // max(1, min(most, rows * lanes // least)))
-        return -(-rows // each), each
+        return Split(lanes, tiles, -(-rows // each), each)
 
     def contiguous(self, array: Array) -> Array:
         """The array, or a C-contiguous copy of it."""

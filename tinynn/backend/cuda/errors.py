@@ -6,21 +6,31 @@ import re
 
 from tinynn.errors import DeviceMemoryError
 
+_NOTE = (
+    "kernels run asynchronously, and their errors are reported by a later call: rerun with "
+    "CUDA_LAUNCH_BLOCKING=1 to see which call failed"
+)
 
-def explained(error: Exception) -> Exception:
-    """The error to raise instead of one of CuPy's; other errors unchanged."""
-    if not type(error).__module__.startswith(("cupy.", "cupy_backends.")):
-        return error
-    if isinstance(error, MemoryError):
-        return _out_of_memory(error)
-    if "CUDA" in type(error).__name__:
-        note = (
-            "kernels run asynchronously, and their errors are reported by a later call: rerun with "
-            "CUDA_LAUNCH_BLOCKING=1 to see which call failed"
-        )
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
-    return error
+
+class Explaining:
+    """A context in which CuPy's errors are explained.
+
+    It holds no state: one instance serves all threads and nests.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or not type(error).__module__.startswith(("cupy.", "cupy_backends.")):
+            return
+        if isinstance(error, MemoryError):
+            raise _out_of_memory(error) from error
+        if "CUDA" in type(error).__name__ and _NOTE not in getattr(error, "__notes__", ()):
+            error.add_note(_NOTE)
+
+
+explaining = Explaining()
 
 
 def _out_of_memory(error: MemoryError) -> DeviceMemoryError:
@@ -36,25 +46,5 @@ def _out_of_memory(error: MemoryError) -> DeviceMemoryError:
         "free tensors that are not needed (a loss that is kept keeps its autograd graph), or end "
         "other programs on this GPU"
     )
-    explanation.__cause__ = error
     vars(explanation).update(vars(error))  # the module that failed, if it is known already
     return explanation
-
-
-class _Explaining:
-    """Holds no state: one instance serves all threads and nests."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and (better := explained(error)) is not error:
-            raise better from error
-
-
-_explaining = _Explaining()
-
-
-def explaining() -> _Explaining:
-    """A context in which CuPy's errors are explained."""
-    return _explaining

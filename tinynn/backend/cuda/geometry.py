@@ -55,6 +55,7 @@ C_SOURCE = f"struct Geometry {{ int {', '.join(Geometry._fields)}; }};"
 _STRUCT = np.dtype([(name, np.int32) for name in Geometry._fields])
 
 
+@lru_cache(maxsize=4096)
 def sliding(
     image: Shape, size: Shape, window: Window, outputs: int = 0, groups: int = 1
 ) -> Geometry:
@@ -66,7 +67,7 @@ def sliding(
     return Geometry(*sizes, *steps, outputs, channels // groups, outputs // groups)
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=4096)
 def packed(geometry: Geometry) -> Any:
     """The kernel argument."""
     return np.array(tuple(geometry), _STRUCT)

@@ -20,20 +20,15 @@ from tinynn.backend.cuda.tuning import FORWARD_TILES, GRADIENT_TILE, MAX_BLOCKS
 from tinynn.backend.cuda.tuning import THREADS as THREADS
 from tinynn.backend.reference import Array
 
+_FILES = ("elementwise", "metrics", "normalization", "random", "reduction", "softmax", "update")
 VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
     # file: the sets of macros it is compiled with, for each of DTYPES
+    **dict.fromkeys(_FILES, ({},)),
     "convolution": (
         {},
         *({"TILE_O": tile, "POOL": pool} for tile in FORWARD_TILES for pool in (0, 1)),
     ),
-    "elementwise": ({},),
-    "metrics": ({},),
-    "normalization": ({},),
     "pooling": ({"WIDE": 0}, {"WIDE": 1}),
-    "random": ({},),
-    "reduction": ({},),
-    "softmax": ({},),
-    "update": ({},),
 }
 DTYPES = {  # dtype: (SCALAR, ACCUMULATE) of the kernels
     "float16": ("__half", "float"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinynn.backend.cuda.device import CudaDevice
-from tinynn.backend.cuda.launch import KernelFile, accumulate, blocks_for, lanes_for, scalar
+from tinynn.backend.cuda.launch import KernelFile, accumulate, blocks_for, scalar
 from tinynn.backend.reference import Array, Backend
 
 _kernels = KernelFile("normalization")
@@ -110,10 +110,10 @@ def _launch_rows(
 def _split(backend: CudaDevice, x: Array) -> tuple[tuple[int, int], tuple[Any, ...]]:
     """The grid (parts of the rows, tiles of channels); rows, channels, lanes, rows per part."""
     channels = x.shape[-1]
-    rows, lanes = x.size // channels, lanes_for(channels)
-    tiles = -(-channels // lanes)
-    parts, each = backend.split(rows, lanes, tiles)
-    return (parts, tiles), (rows, np.int32(channels), np.int32(lanes), each)
+    rows = x.size // channels
+    split = backend.split(rows, channels)
+    sizes = (rows, np.int32(channels), np.int32(split.lanes), split.each)
+    return (split.parts, split.tiles), sizes
 
 
 def _are_last(x: Array, axes: tuple[int, ...]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 from tinynn.backend.cuda.device import CudaDevice
@@ -87,10 +86,5 @@ def _launch(
     *arrays: Any,
     wide: bool = False,
 ) -> None:
-    g = _geometry(image.shape, pooled.shape, window)
+    g = packed(sliding(image.shape, pooled.shape[1:3], window))
     _kernels.for_each(name, image.dtype, count, g, count, *arrays, WIDE=int(wide))
-
-
-@lru_cache(maxsize=1024)
-def _geometry(image: Shape, pooled: Shape, window: Window) -> Any:
-    return packed(sliding(image, pooled[1:3], window))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinynn.backend.cuda.device import CudaDevice
-from tinynn.backend.cuda.launch import KernelFile, lanes_for, scalar
+from tinynn.backend.cuda.launch import KernelFile, scalar
 from tinynn.backend.cuda.tuning import SHORT_REDUCTION
 from tinynn.backend.reference import Array, Backend
 
@@ -46,15 +46,13 @@ def _scaled_sum(
         arguments = (x, reduced, inner, out.size, factor, out)
         _kernels.for_each("sum_short", x.dtype, out.size, *arguments)
         return out
-    lanes = lanes_for(inner)
-    tiles = -(-inner // lanes)
-    parts, each = backend.split(reduced, lanes, outer * tiles)
+    split = backend.split(reduced, inner, outer)
     partial, tickets = out, out  # unused by a single part
-    if parts > 1:
-        partial = backend.xp.empty((outer, parts, inner), factor.dtype)
-        tickets = backend.tickets(outer * tiles)
-    sizes = (reduced, inner, np.int32(lanes), np.int32(parts), each)
-    grid = (outer * parts * tiles,)
+    if split.parts > 1:
+        partial = backend.xp.empty((outer, split.parts, inner), factor.dtype)
+        tickets = backend.tickets(outer * split.tiles)
+    sizes = (reduced, inner, np.int32(split.lanes), np.int32(split.parts), split.each)
+    grid = (outer * split.parts * split.tiles,)
     _kernels.launch("sum_parts", x.dtype, grid, x, *sizes, factor, partial, tickets, out)
     return out
 
