@@ -37,3 +37,9 @@ def test_calls(name: str) -> None:
     calls = profile_step.count_calls(work)
     assert calls == profile_step.count_calls(work)
     assert calls <= MAXIMUM[name]
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    profile_step.print_calls()
+    rows = capsys.readouterr().out.splitlines()
+    assert [row[:32].rstrip() for row in rows] == list(MAXIMUM)

@@ -151,7 +151,7 @@ class Tensor:
     def __array__(
         self, dtype: DTypeLike | None = None, copy: bool | None = None
     ) -> np.ndarray[Any, Any]:
-        if self.device != "cpu":
+        if not isinstance(self.data, np.ndarray):
             raise DeviceError(
                 f"NumPy cannot read a tensor on {self.device} in place: call .numpy(), which copies"
             )
@@ -339,7 +339,8 @@ def record(name: str, data: Array, *inputs: tuple[Any, VJP]) -> Tensor:
     """
     backend = backend_of(data)
     if backend is None:  # reductions of NumPy return scalars
-        data, backend = np.asarray(data), get_backend("cpu")
+        data = np.asarray(data)
+        backend = Tensor(data).backend
     result = Tensor.__new__(Tensor)  # without __init__ and its checks: every operation ends here
     result.data, result.backend, result.grad = data, backend, None
     result.origin, result.requires_grad, result._node = None, False, None

@@ -92,8 +92,6 @@ def conv2d_relu_max_pool2d(
     out, winner = x.backend.conv2d_relu_pool(
         x.data, weight.data, array_of(bias), window, pool, keep
     )
-    if not keep:
-        return record(name, out, (x, lambda grad: grad))  # never called
 
     def upstream(grad: Tensor) -> Tensor:
         return scatter(relu_gradient(grad, out), winner, pool, full)
