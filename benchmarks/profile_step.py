@@ -7,6 +7,7 @@ With --calls, count Python function calls instead: the interpreter's overhead of
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -40,11 +41,13 @@ def count_calls(work: Callable[[], object]) -> int:
         name = frame.f_code.co_name
         count += event == "call" and (name[0] != "<" or name == "<lambda>")
 
+    gc.disable()  # it may call Python functions, at any time
     sys.setprofile(profile)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return count
 
 
