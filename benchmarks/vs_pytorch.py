@@ -321,21 +321,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--models", nargs="*", choices=[*MODELS], default=[*MODELS], help="networks to run")
     add("--batch", type=positive, nargs="+", default=[1, 32, 64, 256], help="batch sizes")
-    add(
-        "--threads",
-        type=positive,
-        nargs="+",
-        default=sorted({1, cores}),
-        help="numbers of CPU threads",
-    )
+    add("--threads", type=positive, nargs="+", default=sorted({1, cores}), help="CPU threads")
     add("--work", nargs="+", choices=("training", "inference"), default=["training", "inference"])
-    add(
-        "--sweep",
-        nargs="+",
-        choices=[*_SWEEPS],
-        default=[],
-        help="sweep one parameter of a single convolution",
-    )
+    add("--sweep", nargs="+", choices=[*_SWEEPS], default=[], help="sweeps of one convolution")
     add("--rounds", type=positive, default=9, help="rounds per side")
     add("--quick", action="store_true", help="only the face CNN, batch 8, two rounds")
     add("--json", metavar="FILE", help="write the results as JSON")

@@ -80,7 +80,7 @@ def test_plot(tmp_path: Path) -> None:
 def test_bad_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         vs_pytorch.parse_arguments(["--batch", "0"])
-    assert "a number >= 1 is expected, got 0" in capsys.readouterr().err
+    assert "expected an integer >= 1, got 0" in capsys.readouterr().err
 
 
 def test_profile(tmp_path: Path) -> None:

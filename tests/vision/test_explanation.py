@@ -221,7 +221,7 @@ class TestWhatIsRefused:
         [
             (IMAGES[0], None, ShapeError, r"images \(N, H, W, C\) with N >= 1"),
             (IMAGES[:0], None, ShapeError, "N >= 1"),
-            (IMAGES.astype(np.float64), None, DtypeError, "uint8 or float32"),
+            (IMAGES.astype(np.float64), None, DtypeError, r"uint8 .* or float32"),
             (IMAGES, [0, 1], ShapeError, r"one integer class per image, \(3,\)"),
             (IMAGES, [0.0, 1.0, 2.0], ShapeError, "one integer class"),
             (IMAGES, [0, 1, 3], LabelError, "must be from 0 to 2, got 3"),

@@ -181,12 +181,24 @@ class ImageFolder:
         warnings.warn(f"skipped: {error}", stacklevel=4)
 
 
-def _checked_images(images: npt.NDArray[Any]) -> Images:
+def to_float32(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Images in [0, 1]: uint8 is divided by 255, float32 is returned unchanged."""
+    _check_dtype(images)
+    if images.dtype == np.uint8:
+        return np.asarray(np.divide(images, np.float32(255), dtype=np.float32))
+    return images
+
+
+def _check_dtype(images: npt.NDArray[Any]) -> None:
     if images.dtype not in (np.uint8, np.float32):
         raise DtypeError(
             f"expected images of dtype uint8 (0 to 255) or float32 (0 to 1), got {images.dtype}: "
             "convert with .astype(np.uint8) or .astype(np.float32) according to the value range"
         )
+
+
+def _checked_images(images: npt.NDArray[Any]) -> Images:
+    _check_dtype(images)
     if images.ndim not in (2, 4):
         hint = ": gray images need a channel axis, images[..., np.newaxis]"
         raise ShapeError(

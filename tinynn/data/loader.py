@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tinynn.autograd import Tensor
 from tinynn.backend import get_backend
 from tinynn.data.augment import Augmentation, Images
-from tinynn.data.dataset import Dataset, Labels
+from tinynn.data.dataset import Dataset, Labels, to_float32
 from tinynn.errors import ArgumentError, DataError, DtypeError, FileFormatError, ShapeError
 from tinynn.random import numpy_generator
 
@@ -166,7 +166,7 @@ class DataLoader:
                 f"expected {count} images and {count} integer labels from the dataset, got images "
                 f"{images.shape} and labels {labels.shape} of dtype {labels.dtype}"
             )
-        floats = _to_float32(images)
+        floats = to_float32(images)
         if self.augment is not None:
             floats = self.augment(floats, generator)
             if floats.dtype != np.float32 or len(floats) != count:
@@ -201,14 +201,3 @@ def _integer(name: str, value: int, least: int) -> int:
     if not isinstance(value, (int, np.integer)) or value < least:
         raise ArgumentError(f"{name} must be an integer >= {least}, got {value!r}")
     return int(value)
-
-
-def _to_float32(images: npt.NDArray[Any]) -> Images:
-    if images.dtype == np.uint8:
-        return cast(Images, np.divide(images, np.float32(255), dtype=np.float32))
-    if images.dtype != np.float32:
-        raise DtypeError(
-            "expected images of dtype uint8 (0 to 255) or float32 (0 to 1) from the dataset, got "
-            f"{images.dtype}"
-        )
-    return images

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import tinynn.functional as F
 from tinynn.autograd import Tensor, grad, no_grad
 from tinynn.creation import tensor
-from tinynn.errors import ArgumentError, DtypeError, LabelError, ShapeError
+from tinynn.data.dataset import to_float32
+from tinynn.errors import ArgumentError, LabelError, ShapeError
 from tinynn.nn import Conv2d, Module, constant_weights
 
 __all__ = ["first_filters", "grad_cam", "hires_cam", "occlusion_map", "overlay"]
@@ -283,9 +284,7 @@ def _checked(
     values = np.asarray(images)
     if values.ndim != 4 or not values.size:
         raise ShapeError(f"expected images (N, H, W, C) with N >= 1, got {values.shape}")
-    if values.dtype not in (np.uint8, np.float32):
-        raise DtypeError(f"expected images of dtype uint8 or float32, got {values.dtype}")
-    floats = values.astype(np.float32) / np.float32(255 if values.dtype == np.uint8 else 1)
+    floats = to_float32(values)
     if classes is None:
         return floats, None
     wanted = np.asarray(classes)
