@@ -29,6 +29,7 @@ is one item of work for the threads, with a stack of 3·height GEMMs that are co
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -83,7 +84,7 @@ def _cost(tiling: Tiling, channels: int, outputs: int, images: int, kernel: Pair
     forward = half * width * height + tiling.frequencies * 3 * height * 2 * height
     inverse = tiling.frequencies * 2 * rows * 3 * height + columns * half * rows
     products = 3 * height * tiling.frequencies * channels * outputs
-    tiles = tiling.grid[0] * tiling.grid[1]
+    tiles = prod(tiling.grid)
     weight = (
         (half * kernel[1] + tiling.frequencies * 3 * height * 2) * kernel[0] * channels * outputs
     )
@@ -153,9 +154,8 @@ def conv2d(x: Array, weight: Array, window: Window, tiling: Tiling, out: Array) 
     inverse = _inverse_along_height(height, tiling.valid[0], False, dtype)
     for part in _batches(len(x), tiling, channels + outputs, x.itemsize):
         planes = _transform(x[part], window.padding, tiling, tiling.size, "image")
-        rows = np.empty(
-            (tiling.frequencies, 2 * tiling.valid[0], planes.shape[2] * outputs), x.dtype
-        )
+        shape = (tiling.frequencies, 2 * tiling.valid[0], planes.shape[2] * outputs)
+        rows = np.empty(shape, x.dtype)
 
         def multiply(f: int, planes: Array = planes, rows: Array = rows) -> None:
             products = planes[f] @ (to_planes @ kernel[f]).reshape(-1, channels, outputs)
@@ -202,24 +202,15 @@ def gradients(
             _add_tiles(rows, tiling, tiling.size, window.padding, image_grad[part])
     if not needs[1]:
         return image_grad, None
-    columns = _inverse_along_width(tiling.size[1], kw, dtype) @ total.reshape(
-        2 * tiling.frequencies, -1
-    )
+    inverse = _inverse_along_width(tiling.size[1], kw, dtype)
+    columns = inverse @ total.reshape(2 * tiling.frequencies, -1)
     by_column = columns.reshape(kw, kh, channels, outputs)
     return image_grad, np.ascontiguousarray(by_column.transpose(1, 0, 2, 3))
 
 
 def _batches(images: int, tiling: Tiling, channels: int, itemsize: int) -> list[slice]:
     """Parts of the batch whose spectra fit into ``tuning.FFT_SPECTRA_BYTES``."""
-    each = (
-        tiling.frequencies
-        * 3
-        * tiling.size[0]
-        * tiling.grid[0]
-        * tiling.grid[1]
-        * channels
-        * itemsize
-    )
+    each = tiling.frequencies * 3 * tiling.size[0] * prod(tiling.grid) * channels * itemsize
     step = max(1, tuning.FFT_SPECTRA_BYTES // each)
     return [slice(n, min(n + step, images)) for n in range(0, images, step)]
 
@@ -247,7 +238,7 @@ def _transform(
     dtype, channels = x.dtype.name, x.shape[3]
     along_width = _along_width(tiling.size[1], used[1], dtype)
     along_height = _along_height(tiling.size[0], used[0], kind, dtype)
-    each = tiling.grid[0] * tiling.grid[1]
+    each = prod(tiling.grid)
     planes = np.empty((tiling.frequencies, 3 * tiling.size[0], len(x) * each, channels), x.dtype)
     flat = planes.reshape(*planes.shape[:2], -1)
     high, wide = ((g - 1) * v + u for g, v, u in zip(tiling.grid, tiling.valid, used, strict=True))
@@ -259,13 +250,9 @@ def _transform(
         padded = np.zeros((len(images), high, wide, channels), x.dtype)
         padded[:, target_rows, target_columns] = images[:, rows, columns]
         n, y, w, c = padded.strides
-        overlapping = np.ndarray(
-            (used[1], used[0], len(images), *tiling.grid, channels),
-            x.dtype,
-            padded,
-            0,
-            (w, y, n, y * tiling.valid[0], w * tiling.valid[1], c),
-        )
+        shape = (used[1], used[0], len(images), *tiling.grid, channels)
+        strides = (w, y, n, y * tiling.valid[0], w * tiling.valid[1], c)
+        overlapping = np.ndarray(shape, x.dtype, padded, 0, strides)
         tiles = np.ascontiguousarray(overlapping).reshape(used[1], -1)
         spectra = (along_width @ tiles).reshape(tiling.frequencies, 2 * used[0], -1)
         first = part.start * each * channels
@@ -280,8 +267,8 @@ def _add_tiles(
 ) -> None:
     """Transform tiles of ``used`` pixels back along the width and add them up in ``out``.
 
-    Forward the valid pixels lie side by side; backward the tiles overlap, and what falls on the
-    padding is dropped.
+    The valid pixels of the forward pass are side by side; in the backward pass the tiles overlap,
+    and what falls on the padding is dropped.
     """
     inverse = _inverse_along_width(tiling.size[1], used[1], out.dtype.name)
     shape = (2 * tiling.frequencies, used[0], len(out), *tiling.grid, out.shape[3])

@@ -152,8 +152,8 @@ class Rows:
         self.row_size = layout.images * pitch * stride * layout.channels
         self.overhang = (total - pixels) * stride * layout.channels + patch
 
-        # Direct and backward, all kernel rows share the gradient of the output. The result of
-        # residue j is every residues-th pixel: BLAS writes it with a stride (its ldc).
+        # In the backward pass of DirectRows, all kernel rows share the gradient of the output.
+        # Residue j computes every residues-th pixel: BLAS writes its result with a stride (ldc).
         count = 1 if layout.backward and layout.m == 1 else layout.products
         self.output = self._buffer("output", count, phases, total // phases, outputs)
         _, phase, pixel, _ = self.output.strides
@@ -168,10 +168,10 @@ class Rows:
         self.patches: list[tuple[slice, Array]] = []  # for each range of products
 
     def _set_planes(self, planes: Array) -> None:
-        """(2, 2, pairs, blocks, images, columns, O): even and odd rows, then columns.
+        """Set ``planes`` (2, 2, pairs, blocks, images, columns, O): even and odd rows, columns.
 
         ``to_planes`` fills them with the output, ``from_planes`` reads its gradient from them.
-        ``pooled`` is a buffer for what 2×2 pooling makes of the four.
+        ``pooled`` is a buffer for the result of 2×2 pooling.
         """
         self.planes = planes
         self.pooled = self._buffer("pooled", *planes.shape[2:])
@@ -215,8 +215,8 @@ class DirectRows(Rows):
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)
         kh, sh, dh = layout.window.kernel[0], layout.window.stride[0], layout.window.dilation[0]
-        # Input rows are packed by their residue modulo the stride: rows that meet the same row of
-        # the kernel are then neighbors.
+        # Input rows are packed by their residue modulo the stride, so that the rows which one row
+        # of the kernel is multiplied with are neighbors.
         depth = self.blocks + (kh - 1) * dh // sh
         size = sh * depth * self.row_size
         rows = self._buffer("packed rows", size + self.overhang)
@@ -296,8 +296,8 @@ class WinogradRows(Rows):
         self.writer = Writer("transformed")
         self.positions: dict[tuple[int, int], list[tuple[Array | None, Array, int]]] = {}
 
-        # The products of whole blocks, then of a last one with fewer rows: with the part of Aᵀ
-        # that they meet, and their first row in the output.
+        # The products of whole blocks, then of a last block with fewer rows: with the rows of Aᵀ
+        # that apply to them, and their first row in the output.
         products = _as_matrices(self.by_block[:, 0, :, :, : layout.width])
         whole, rest = divmod(layout.rows, m)
         self.parts = [
