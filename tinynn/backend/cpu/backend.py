@@ -9,11 +9,9 @@ import numpy as np
 from tinynn.backend.cpu import (
     buffers,
     elementwise,
-    indexing,
     linalg,
     normalization,
     pooling,
-    random,
     system,
     threads,
     update,
@@ -57,8 +55,6 @@ class NumpyBackend(Backend):
 
     matmul = linalg.matmul
     sum = linalg.total
-    scatter_add = indexing.scatter_add
-    random_bits = random.random_bits
 
     update = update.update  # last: it hides the module from here on
 
@@ -79,3 +75,18 @@ class NumpyBackend(Backend):
 
     def peek(self, array: Array) -> Any | None:
         return array.item()
+
+    def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
+        parts = index if isinstance(index, tuple) else (index,)
+        if any(isinstance(part, np.ndarray) and part.dtype != np.bool_ for part in parts):
+            return super().scatter_add(shape, index, values)
+        out = np.zeros(shape, dtype=values.dtype)  # only integer arrays name an element twice
+        out[index] = values
+        return out
+
+    def random_bits(self, seed: int, position: int, count: int) -> Array:
+        # NumPy's compiled generator increments its counter before it makes a block
+        counter = (position - 1) % (1 << 256)
+        generator = np.random.Philox(key=seed & ((1 << 64) - 1), counter=counter)
+        raw: Array = generator.random_raw(-(-count // 2))
+        return raw.view(np.uint32)[:count]

@@ -17,7 +17,13 @@ from tinynn.backend.cpu import elementwise, tuning
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.convolution import choice, depthwise, fft
 from tinynn.backend.cpu.convolution.choice import Adjoint, Joint, Method
-from tinynn.backend.cpu.convolution.rows import Layout, contiguous_rows, matmul_small, prefetch
+from tinynn.backend.cpu.convolution.rows import (
+    Layout,
+    Rows,
+    contiguous_rows,
+    matmul_small,
+    prefetch,
+)
 from tinynn.backend.cpu.linalg import column_sums
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Shape, Tile, cut_tiles
@@ -88,9 +94,14 @@ def conv2d_weight_gradient(
     slices = list(_groups(groups, x.shape[3], grad.shape[3]))
 
     def work(tile: Tile, sums: tuple[Array]) -> None:
-        upstream = grad[tile.images, tile.rows]
         for (channels, outputs), total in zip(slices, sums[0], strict=True):
-            _add_weight_gradient(plan, x[..., channels], upstream[..., outputs], tile, total)
+            upstream = grad[tile.images, tile.rows, :, outputs]
+            rows = plan.at(tile)
+            plan.prefetch(x[..., channels], tile)
+            rows.load(x[..., channels], tile)
+            prefetch(upstream)
+            rows.load_gradient(upstream)
+            total += rows.weight_gradient()
 
     tiles = plan.tiles if grad.size else ()
     (totals,) = sum_tiles(tiles, (groups, *plan.kernel), dtype=x.dtype, work=work)
@@ -115,20 +126,14 @@ def conv2d_gradients(
         return image, kernel, backend.sum(grad, (0, 1, 2)) if needs_grad.bias else None
     if not isinstance(plan, Joint) or not (needs_grad.x and needs_grad.weight):
         return Backend.conv2d_gradients(backend, x, weight, grad, window, groups, needs_grad)
-    layout = plan.weight
-    image_grad = elementwise.empty(x.shape, x.dtype)
-    flipped = FlippedConvolution(plan.image, weight, image_grad)
 
-    def work(tile: Tile, sums: tuple[Array, Array]) -> None:
+    def load(rows: Rows, tile: Tile) -> tuple[Array, Callable[[], Array]]:
         upstream = grad[tile.images]
-        if needs_grad.bias:
-            sums[1][...] += column_sums(upstream.reshape(-1, layout.outputs))
-        _add_weight_gradient(layout, x, upstream, tile, sums[0])
-        flipped.run(upstream, tile.images)
+        prefetch(upstream)
+        rows.load_gradient(upstream)
+        return upstream, lambda: upstream
 
-    shapes = layout.kernel, (layout.outputs,)
-    sums = sum_tiles(layout.tiles, *shapes, dtype=x.dtype, work=work)
-    return image_grad, layout.kernel_rows_adjoint(sums[0]), sums[1] if needs_grad.bias else None
+    return joint_gradients(plan, x, weight, needs_grad, load)
 
 
 # -- forward --------------------------------------------------------------------------------------
@@ -249,17 +254,43 @@ def _flip(weight: Array, plan: Adjoint) -> Array:
     return kernel.reshape(kh, -1, outputs, stride * channels)
 
 
-# -- the gradient of the weight -------------------------------------------------------------------
+# -- sums over tiles ------------------------------------------------------------------------------
 
 
-def _add_weight_gradient(layout: Layout, x: Array, grad: Array, tile: Tile, total: Array) -> None:
-    """total += the gradient of ``kernel_rows`` from a tile with the upstream gradient ``grad``."""
-    rows = layout.at(tile)
-    layout.prefetch(x, tile)
-    rows.load(x, tile)
-    prefetch(grad)
-    rows.load_gradient(grad)
-    total += rows.weight_gradient()
+def joint_gradients(
+    plan: Joint,
+    x: Array,
+    weight: Array,
+    needs_grad: NeedsGrad,
+    load: Callable[[Rows, Tile], tuple[Array, Callable[[], Array]]],
+) -> tuple[Array | None, ...]:
+    """The gradients of image, weight and bias in one pass over tiles of whole images.
+
+    Args:
+        load: Called with the workspace of a tile, puts the upstream gradient there. Returns the
+            pixels that add up to the gradient of the bias, and a function that returns the
+            upstream gradient (N, H', W', O) of the tile.
+    """
+    layout = plan.weight
+    image_grad = elementwise.empty(x.shape, x.dtype) if needs_grad.x else None
+    flipped = None if image_grad is None else FlippedConvolution(plan.image, weight, image_grad)
+
+    def work(tile: Tile, sums: tuple[Array, Array]) -> None:
+        rows = layout.at(tile)
+        pixels, upstream = load(rows, tile)
+        if needs_grad.bias:
+            sums[1][...] += column_sums(pixels.reshape(-1, layout.outputs))
+        if needs_grad.weight:
+            layout.prefetch(x, tile)
+            rows.load(x, tile)
+            sums[0][...] += rows.weight_gradient()
+        if flipped is not None:  # last: it overwrites the workspace
+            flipped.run(upstream(), tile.images)
+
+    shapes = layout.kernel, (layout.outputs,)
+    total, bias = sum_tiles(layout.tiles, *shapes, dtype=x.dtype, work=work)
+    kernel = layout.kernel_rows_adjoint(total) if needs_grad.weight else None
+    return image_grad, kernel, bias if needs_grad.bias else None
 
 
 def sum_tiles(

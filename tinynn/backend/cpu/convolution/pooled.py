@@ -14,7 +14,7 @@ The full-size gradient is made again tile by tile, and both gradients read it at
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -22,9 +22,8 @@ from tinynn.backend.cpu import elementwise
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.convolution import choice
 from tinynn.backend.cpu.convolution.choice import Joint, Problem
-from tinynn.backend.cpu.convolution.kernels import FlippedConvolution, sum_tiles
-from tinynn.backend.cpu.convolution.rows import Layout
-from tinynn.backend.cpu.linalg import column_sums
+from tinynn.backend.cpu.convolution.kernels import joint_gradients
+from tinynn.backend.cpu.convolution.rows import Layout, Rows
 from tinynn.backend.cpu.pooling import pool_planes
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Tile
@@ -98,12 +97,8 @@ def conv2d_relu_pool_gradients(
         return Backend.conv2d_relu_pool_gradients(
             backend, x, weight, grad, out, winner, window, pool, needs_grad
         )
-    layout = plan.weight
-    image_grad = elementwise.empty(x.shape, x.dtype) if needs_grad.x else None
-    flipped = None if image_grad is None else FlippedConvolution(plan.image, weight, image_grad)
 
-    def work(tile: Tile, sums: tuple[Array, Array]) -> None:
-        rows = layout.at(tile)
+    def load(rows: Rows, tile: Tile) -> tuple[Array, Callable[[], Array]]:
         planes, values = rows.planes, rows.pooled
         _to_pairs(grad[tile.images], values)
         active, won = (
@@ -113,27 +108,18 @@ def conv2d_relu_pool_gradients(
         np.multiply(values, active > 0, out=values)
         for i, j in np.ndindex(2, 2):
             np.multiply(values, won == 2 * i + j, out=planes[i, j])
-        if needs_grad.bias:
-            sums[1][...] += column_sums(values.reshape(-1, layout.outputs))
-        if needs_grad.weight:
-            layout.prefetch(x, tile)
-            rows.load(x, tile)
-            rows.from_planes()
-            sums[0][...] += rows.weight_gradient()
-        if flipped is not None:
-            shape = (len(x[tile.images]), layout.rows, layout.width, layout.outputs)
-            upstream = buffer("upstream", shape, x.dtype)
-            for i, j in np.ndindex(2, 2):
-                _from_pairs(planes[i, j], upstream[:, i::2, j::2])
-            flipped.run(upstream, tile.images)
+        rows.from_planes()
 
-    shapes = layout.kernel, (layout.outputs,)
-    sums = sum_tiles(layout.tiles, *shapes, dtype=x.dtype, work=work)
-    return (
-        image_grad,
-        layout.kernel_rows_adjoint(sums[0]) if needs_grad.weight else None,
-        sums[1] if needs_grad.bias else None,
-    )
+        def upstream() -> Array:
+            images, layout = len(grad[tile.images]), plan.weight
+            full = buffer("upstream", (images, layout.rows, layout.width, layout.outputs), x.dtype)
+            for i, j in np.ndindex(2, 2):
+                _from_pairs(planes[i, j], full[:, i::2, j::2])
+            return full
+
+        return values, upstream
+
+    return joint_gradients(plan, x, weight, needs_grad, load)
 
 
 def _problem(x: Array, weight: Array, window: Window) -> Problem:

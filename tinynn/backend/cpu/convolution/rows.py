@@ -119,14 +119,14 @@ class Layout(NamedTuple):
             stop = (tile.rows.stop - 1) * stride - top + self.window.extent[0]
             prefetch(x[tile.images, max(0, tile.rows.start * stride - top) : max(0, stop)])
 
-    def at(self, tile: Tile) -> DirectRows | WinogradRows:
+    def at(self, tile: Tile) -> Rows:
         """This thread's workspace for a tile."""
         images, rows = tile
         part = self.part(images.stop - images.start, rows.stop - rows.start)
         return cached_views(part, DirectRows) if self.m == 1 else cached_views(part, WinogradRows)
 
 
-class Rows:
+class _Rows:
     """The workspace of one thread for a tile; get it from ``Layout.at``.
 
     Forward: ``load`` the images, ``multiply``, then ``write`` the output or take the ``planes``.
@@ -209,7 +209,7 @@ class Rows:
         return np.concatenate(found) if len(found) > 1 else found[0]
 
 
-class DirectRows(Rows):
+class DirectRows(_Rows):
     """One product for each row of the kernel; they are added up."""
 
     def __init__(self, layout: Layout) -> None:
@@ -272,7 +272,7 @@ class DirectRows(Rows):
     from_planes = to_planes
 
 
-class WinogradRows(Rows):
+class WinogradRows(_Rows):
     """The products of F(m, kh): input rows are transformed before, output rows after."""
 
     def __init__(self, layout: Layout) -> None:
@@ -361,7 +361,7 @@ class WinogradRows(Rows):
 
     def write(self, out: Array) -> None:
         """Transform the products into the output (N, rows, width, O): Aᵀ @ products."""
-        target = out if _has_contiguous_rows(out) else self._buffer("contiguous", *out.shape)
+        target = contiguous_rows(out, copy=False)
         for matrix, products, first in self.parts:
             rows = _row_blocks(target, first, products.shape[1], self.layout.m, len(matrix))
             np.matmul(matrix, products, out=rows)
@@ -385,6 +385,9 @@ class WinogradRows(Rows):
         np.matmul(self.matrices.output.T, self._plane_rows, out=self._plane_products)
 
 
+Rows = DirectRows | WinogradRows
+
+
 def matmul_small(a: Array, b: Array, out: Array) -> None:
     """out = a @ b for a matrix a of many rows, in products small enough to need no packing."""
     most = tuning.SMALL_GEMM // b.size
@@ -403,18 +406,14 @@ def _small_products(rows: int, kernel_size: int) -> tuple[int, int]:
     return batch, -(-rows // batch)
 
 
-def _has_contiguous_rows(array: Array) -> bool:
-    """Whether the pixels of a row, with their channels, are contiguous."""
-    return bool(array.strides[2:] == (array.shape[3] * array.itemsize, array.itemsize))
-
-
-def contiguous_rows(array: Array) -> Array:
-    """The array, or a copy in a scratch buffer if its rows are not contiguous."""
-    if _has_contiguous_rows(array):
+def contiguous_rows(array: Array, copy: bool = True) -> Array:
+    """The array if the pixels of a row are contiguous, else a scratch buffer with a copy."""
+    if array.strides[2:] == (array.shape[3] * array.itemsize, array.itemsize):
         return array
-    copy = buffer("contiguous", array.shape, array.dtype)
-    np.copyto(copy, array)
-    return copy
+    scratch = buffer("contiguous", array.shape, array.dtype)
+    if copy:
+        np.copyto(scratch, array)
+    return scratch
 
 
 def prefetch(array: Array) -> None:
