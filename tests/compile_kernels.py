@@ -74,13 +74,13 @@ def formulas() -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
 
     def evaluate(backend: Backend, formula: Any, *arrays: Any) -> Any:
-        text = elementwise.source(Trace(formula, len(arrays)))
+        text = elementwise.source(Trace(formula, len(arrays)).program)
         found[formula.__name__.strip("_")] = "elementwise", text
         return formula(*arrays)
 
     def record_update(backend: Backend, formula: Any, columns: Any, skip: Any = None) -> None:
         name = " ".join((case.name, *case.options))
-        found[name] = "update", update.source(Trace(formula, len(columns)))
+        found[name] = "update", update.source(Trace(formula, len(columns)).program)
 
     relu = {name: getattr(Backend, name) for name in ("relu", "relu_gradient")}
     with patch.multiple(NumpyBackend, evaluate=evaluate, update=record_update, **relu):

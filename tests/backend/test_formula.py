@@ -49,7 +49,8 @@ class TestTrace:
             p -= 0.1 * v
 
         trace = Trace(momentum, 3)
-        assert [line.strip() for line in trace.body.splitlines()] == [
+        program = trace.program
+        assert [line.strip() for line in program.body.splitlines()] == [
             "ACCUMULATE x0 = widen(a0[i]);",
             "ACCUMULATE x1 = widen(a1[i]);",
             "ACCUMULATE x2 = widen(a2[i]);",
@@ -58,11 +59,11 @@ class TestTrace:
             "auto t2 = c1 * x2;",
             "x0 = x0 - t2;",
         ]
-        assert (trace.numbers, trace.changed, trace.result) == ([0.9, 0.1], [0, 2], None)
+        assert (trace.numbers, program.changed, program.result) == ([0.9, 0.1], [0, 2], None)
 
-    def test_numbers_do_not_change_the_code(self) -> None:
-        bodies = {Trace(lambda x, rate=rate: x * rate, 1).body for rate in (0.1, 0.2, 3)}
-        assert len(bodies) == 1
+    def test_numbers_do_not_change_the_program(self) -> None:
+        programs = {Trace(lambda x, rate=rate: x * rate, 1).program for rate in (0.1, 0.2, 3)}
+        assert len(programs) == 1
 
     @pytest.mark.parametrize(
         ("call", "message"),
@@ -80,7 +81,7 @@ class TestTrace:
 
     def test_a_symbol_is_named_after_its_variable(self) -> None:
         trace = Trace(lambda x: np.exp(-x), 1)
-        assert trace.result == "t1"
+        assert trace.program.result == "t1"
         assert isinstance(Symbol(trace, "x0") + 1, Symbol)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -53,35 +53,50 @@ _CPP = {  # NumPy's function: the C++ expression of its operands
 }
 
 
-class Trace:
-    """The C++ statements of a formula of arrays ``x0``, ``x1``, … and constants ``c0``, ``c1``, ….
+class Program(NamedTuple):
+    """A traced formula: statements on arrays ``x0``, ``x1``, … and constants ``c0``, ``c1``, …."""
 
-    Attributes:
-        arrays: The number of arrays.
-        numbers: The values of the constants.
-        changed: The numbers of the arrays that the formula changes in place.
-        result: The name of the variable that it returns, if it returns one.
-    """
+    arrays: int
+    constants: int
+    statements: tuple[tuple[str, ...], ...]  # (target, function, operands): t2 = add(x0, t1)
+    result: str | None  # the variable that the formula returns, if it returns one
 
-    def __init__(self, formula: Formula, arrays: int) -> None:
-        self.arrays = arrays
-        self.numbers: list[float] = []
-        self._statements: list[str] = []
-        result = formula(*(Symbol(self, f"x{i}") for i in range(arrays)))
-        self.result = result.name if isinstance(result, Symbol) else None
-        targets = {statement.partition(" =")[0] for statement in self._statements}
-        self.changed = [i for i in range(arrays) if f"x{i}" in targets]
+    @property
+    def changed(self) -> list[int]:
+        """The numbers of the arrays that the formula changes in place."""
+        targets = {statement[0] for statement in self.statements}
+        return [i for i in range(self.arrays) if f"x{i}" in targets]
 
     @property
     def parameters(self) -> str:
         """The constants as the first parameters of a kernel."""
-        return "".join(f"ACCUMULATE c{i}, " for i in range(len(self.numbers)))
+        return "".join(f"ACCUMULATE c{i}, " for i in range(self.constants))
 
     @property
     def body(self) -> str:
-        """Loads element ``i`` of the arrays at ``a0``, ``a1``, … and computes."""
-        loads = (f"ACCUMULATE x{i} = widen(a{i}[i]);" for i in range(self.arrays))
-        return "\n        ".join((*loads, *self._statements))
+        """C++ that loads element ``i`` of the arrays at ``a0``, ``a1``, … and computes."""
+        lines = [f"ACCUMULATE x{i} = widen(a{i}[i]);" for i in range(self.arrays)]
+        for target, function, *operands in self.statements:
+            declaration = "auto " if target == f"t{len(lines) - self.arrays}" else ""
+            lines.append(f"{declaration}{target} = {_CPP[function].format(*operands)};")
+        return "\n        ".join(lines)
+
+
+class Trace:
+    """Runs a formula of ``arrays`` arrays with symbols.
+
+    Attributes:
+        program: What the formula computes. It is the same for other values of the constants, so it
+            serves as the key of a compiled kernel.
+        numbers: The values of the constants.
+    """
+
+    def __init__(self, formula: Formula, arrays: int) -> None:
+        self.numbers: list[float] = []
+        self._statements: list[tuple[str, ...]] = []
+        returned = formula(*(Symbol(self, f"x{i}") for i in range(arrays)))
+        result = returned.name if isinstance(returned, Symbol) else None
+        self.program = Program(arrays, len(self.numbers), tuple(self._statements), result)
 
     def emit(self, function: str, operands: Any, target: Symbol | None = None) -> Symbol:
         """Add ``target = function(operands)``; a new variable without a target."""
@@ -90,17 +105,13 @@ class Trace:
                 f"a formula cannot use {function}: it may use operators, erf, and of NumPy "
                 f"{', '.join(sorted(_CPP))}"
             )
-        value = _CPP[function].format(*map(self._name, operands))
         if target is None:
             target = Symbol(self, f"t{len(self._statements)}")
-            self._statements.append(f"auto {target.name} = {value};")
-        else:
-            self._statements.append(f"{target.name} = {value};")
+        names = [x.name if type(x) is Symbol else self._constant(x) for x in operands]
+        self._statements.append((target.name, function, *names))
         return target
 
-    def _name(self, operand: Any) -> str:
-        if isinstance(operand, Symbol):
-            return operand.name
+    def _constant(self, operand: Any) -> str:
         if not isinstance(operand, (int, float, np.number)):
             raise ArgumentError(
                 "a formula computes with its arrays and with Python numbers, got "
@@ -129,6 +140,28 @@ class Symbol(NDArrayOperatorsMixin):
 
     def __bool__(self) -> bool:
         raise ArgumentError("a formula cannot branch on the elements of an array: use np.where")
+
+
+def _define_operators(name: str, function: str) -> None:
+    """Operators without the way through NumPy: an optimizer is traced at every step."""
+
+    def binary(self: Symbol, other: Any) -> Symbol:
+        return self.trace.emit(function, (self, other))
+
+    def reflected(self: Symbol, other: Any) -> Symbol:
+        return self.trace.emit(function, (other, self))
+
+    def in_place(self: Symbol, other: Any) -> Symbol:
+        return self.trace.emit(function, (self, other), self)
+
+    for prefix, operator in (("", binary), ("r", reflected), ("i", in_place)):
+        setattr(Symbol, f"__{prefix}{name}__", operator)
+
+
+_define_operators("add", "add")
+_define_operators("sub", "subtract")
+_define_operators("mul", "multiply")
+_define_operators("truediv", "divide")
 
 
 def relu(x: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from tinynn.backend.cuda.device import CudaDevice
 from tinynn.backend.cuda.launch import DTYPES, THREADS, KernelFile, blocks_for, kernel, scalar
-from tinynn.backend.formula import Formula, Trace
+from tinynn.backend.formula import Formula, Program, Trace
 from tinynn.backend.reference import Array, Backend
 
 _kernels = KernelFile("elementwise")
@@ -22,8 +23,7 @@ def evaluate(backend: CudaDevice, formula: Formula, *arrays: Array) -> Array:
     arrays = tuple(backend.contiguous(array) for array in arrays)
     out = backend.xp.empty_like(arrays[0])
     if out.size:
-        code, numbers = _traced(formula, len(arrays))
-        launch = kernel("elementwise", "evaluate", out.dtype, code)
+        launch, numbers = _kernel(formula, len(arrays), out.dtype)
         constants = [scalar(number, out) for number in numbers]
         launch(blocks_for(out.size), (THREADS,), (*arrays, *constants, out.size, out))
     return out
@@ -37,20 +37,22 @@ def add_bias(backend: CudaDevice, out: Array, bias: Array) -> Array:
     return out
 
 
-@lru_cache(maxsize=256)
-def _traced(formula: Formula, count: int) -> tuple[str, list[Any]]:
-    trace = Trace(formula, count)
-    return source(trace), trace.numbers
+@lru_cache(maxsize=256)  # formulas that are closures come and go
+def _kernel(
+    formula: Formula, arrays: int, dtype: np.dtype[Any]
+) -> tuple[Callable[..., None], list[float]]:
+    trace = Trace(formula, arrays)
+    return kernel("elementwise", "evaluate", dtype, source(trace.program)), trace.numbers
 
 
-def source(trace: Trace) -> str:
+def source(program: Program) -> str:
     """The CUDA kernel of a formula that returns its result."""
-    inputs = "".join(f"const SCALAR* a{i}, " for i in range(trace.arrays))
+    inputs = "".join(f"const SCALAR* a{i}, " for i in range(program.arrays))
     return f"""
-extern "C" __global__ void evaluate({inputs}{trace.parameters}long long count, SCALAR* out) {{
+extern "C" __global__ void evaluate({inputs}{program.parameters}long long count, SCALAR* out) {{
     for (long long i = FIRST; i < count; i += ALL) {{
-        {trace.body}
-        store(out + i, {trace.result});
+        {program.body}
+        store(out + i, {program.result});
     }}
 }}
 """

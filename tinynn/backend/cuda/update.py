@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
 
 from tinynn.backend.cuda.device import CudaDevice
 from tinynn.backend.cuda.launch import THREADS, kernel, scalar
-from tinynn.backend.formula import Formula, Trace
+from tinynn.backend.formula import Formula, Program, Trace
 from tinynn.backend.reference import Array, Arrays
 
 _PARAMETERS = 64  # of one launch: PARAMETERS in update.cu
@@ -24,9 +24,9 @@ def update(
     """Trace the formula with the hyperparameters of this step; its code is compiled once."""
     trace = Trace(formula, len(columns))
     parameters = columns[0]
-    launch = kernel("update", "update", parameters[0].dtype, source(trace))
+    launch = _kernel(trace.program, parameters[0].dtype)
     constants = [scalar(number, parameters[0]) for number in trace.numbers]
-    copies = [[backend.contiguous(array) for array in column] for column in columns]
+    copies = _contiguous(backend, columns)
     for table, blocks in _tables(copies):
         launch((blocks,), (THREADS,), (table, *constants, 0 if skip is None else skip))
     _write_back(columns, copies)
@@ -36,35 +36,47 @@ def unscale(backend: CudaDevice, grads: Arrays, factor: Array, found: Array) -> 
     """grads *= factor; ``found`` becomes true if a product is not finite."""
     factor = backend.xp.asarray(factor, dtype="float64" if grads[0].itemsize == 8 else "float32")
     launch = kernel("update", "unscale", grads[0].dtype)
-    copies = [backend.contiguous(grad) for grad in grads]
-    for table, blocks in _tables([copies]):
+    copies = _contiguous(backend, [grads])
+    for table, blocks in _tables(copies):
         launch((blocks,), (THREADS,), (table, factor, found))
-    _write_back([grads], [copies])
+    _write_back([grads], copies)
 
 
-def source(trace: Trace) -> str:
+@cache
+def _kernel(program: Program, dtype: np.dtype[Any]) -> Callable[..., None]:
+    return kernel("update", "update", dtype, source(program))
+
+
+def source(program: Program) -> str:
     """The CUDA kernel of a formula that changes its arrays in place."""
-    columns = range(trace.arrays)
+    columns = range(program.arrays)
     arrays = " ".join(f"SCALAR* const a{i} = address(table, {i}, span);" for i in columns)
-    stores = " ".join(f"store(a{i} + i, x{i});" for i in trace.changed)
-    parameters = f"const Table<{trace.arrays}> table, {trace.parameters}const bool* skip"
+    stores = " ".join(f"store(a{i} + i, x{i});" for i in program.changed)
+    parameters = f"const Table<{program.arrays}> table, {program.parameters}const bool* skip"
     return f"""
 extern "C" __global__ void update({parameters}) {{
     if (skip && *skip) return;
     const Span span = span_of(table);
     {arrays}
     for (long long i = span.begin; i < span.end; i += blockDim.x) {{
-        {trace.body}
+        {program.body}
         {stores}
     }}
 }}
 """
 
 
+def _contiguous(backend: CudaDevice, columns: Sequence[Arrays]) -> Sequence[Arrays]:
+    """The arrays, as copies where they are not contiguous."""
+    if all(array.flags.c_contiguous for column in columns for array in column):
+        return columns
+    return [[backend.contiguous(array) for array in column] for column in columns]
+
+
 def _write_back(columns: Sequence[Arrays], copies: Sequence[Arrays]) -> None:
-    """Copy the results to arrays that are not contiguous, which were computed in a copy."""
-    for column, computed in zip(columns, copies, strict=True):
-        for array, copy in zip(column, computed, strict=True):
+    """Copy the results to the arrays for which ``_contiguous`` made copies."""
+    if copies is not columns:
+        for array, copy in zip(chain(*columns), chain(*copies), strict=True):
             if copy is not array:
                 array[...] = copy
 
