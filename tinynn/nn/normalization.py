@@ -33,17 +33,9 @@ class BatchNorm(Module):
         if x.ndim not in self._layouts:
             layouts = " or ".join(self._layouts.values())
             raise ShapeError(f"{type(self).__name__} expects {layouts}, got shape {x.shape}")
-        return F.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training,
-            self.momentum,
-            self.eps,
-            relu,
-        )
+        running = self.running_mean, self.running_var
+        affine = self.weight, self.bias
+        return F.batch_norm(x, *running, *affine, self.training, self.momentum, self.eps, relu)
 
 
 class BatchNorm1d(BatchNorm):

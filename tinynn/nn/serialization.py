@@ -52,9 +52,7 @@ def save(model: Module, path: str | os.PathLike[str], extra: dict[str, Any] | No
 
 
 def load(
-    path: str | os.PathLike[str],
-    classes: Iterable[type[Module]] = (),
-    device: str | None = None,
+    path: str | os.PathLike[str], classes: Iterable[type[Module]] = (), device: str | None = None
 ) -> Module:
     """Load a model that ``save`` wrote; it is in evaluation mode.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 from tinynn.autograd import Tensor, no_grad
@@ -111,16 +110,9 @@ def _zeros(model: Module, shape: tuple[int, ...]) -> Tensor:
 def _recorder(path: str, layers: list[LayerSummary]) -> ForwardHook:
     def record(module: Module, inputs: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor):
-            layers.append(
-                LayerSummary(
-                    path,
-                    type(module).__name__,
-                    output.shape,
-                    module.num_parameters(),
-                    module.multiply_adds(output.shape),
-                    math.prod(output.shape) * output.dtype.itemsize,
-                )
-            )
+            shape = output.shape
+            sizes = module.num_parameters(), module.multiply_adds(shape), int(output.data.nbytes)
+            layers.append(LayerSummary(path, type(module).__name__, shape, *sizes))
 
     return record
 

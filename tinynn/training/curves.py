@@ -14,11 +14,7 @@ BLUE, ORANGE = "#2a6fbb", "#d9731a"
 
 
 def plot_history(
-    history: History,
-    title: str = "",
-    *,
-    training: str = "training",
-    validation: str = "validation",
+    history: History, title: str = "", *, training: str = "training", validation: str = "validation"
 ) -> Any:
     """Plot loss and accuracy over the epochs. Needs matplotlib (``'.[examples]'``).
 
