@@ -29,6 +29,8 @@ Scalar = float | int | bool
 Operand = Union["Tensor", Scalar, np.ndarray[Any, Any]]
 Axis = int | tuple[int, ...] | None
 VJP = Callable[..., "Tensor"]
+_Inputs = Sequence[tuple["Tensor", Any]]  # each with its VJP
+_Gradients = dict[int, tuple["Tensor", "Tensor"]]  # tensor and gradient by ``_key``
 
 
 class Tensor:
@@ -288,14 +290,14 @@ class Node:
 
     __slots__ = ("inputs", "jointly", "name", "order", "output")
 
-    def __init__(self, name: str, inputs: Sequence[tuple[Tensor, Any]]) -> None:
+    def __init__(self, name: str, inputs: _Inputs) -> None:
         self.name = name
         self.order = next(_order)
-        self.inputs: Sequence[tuple[Tensor, Any]] | None = inputs
+        self.inputs: _Inputs | None = inputs
         self.output: Array | None = None  # for VJPs that take the output
         self.jointly: tuple[Callable[..., Sequence[Any]], int] | None = None
 
-    def vjps(self, grad: Tensor, inputs: Sequence[tuple[Tensor, Any]]) -> list[Tensor]:
+    def vjps(self, grad: Tensor, inputs: _Inputs) -> list[Tensor]:
         """The gradients of some of the inputs, from the gradient of the output."""
         if self.jointly is not None:
             function, count = self.jointly
@@ -546,11 +548,8 @@ def _key(tensor: Tensor) -> int:
 
 
 def _backpropagate(
-    outputs: Sequence[Tensor],
-    seeds: Sequence[Tensor],
-    keep: bool,
-    targets: Sequence[Tensor] | None,
-) -> dict[int, tuple[Tensor, Tensor]]:
+    outputs: Sequence[Tensor], seeds: Sequence[Tensor], keep: bool, targets: Sequence[Tensor] | None
+) -> _Gradients:
     """Propagate gradients from the outputs to the leaves, or to the targets, newest node first.
 
     Returns tensor and gradient by key, for the leaves and the targets that were reached.
@@ -558,7 +557,7 @@ def _backpropagate(
     nodes = _reachable(outputs)
     final = set() if targets is None else {_key(tensor) for tensor in targets}
     useful = None if targets is None else _leading_to(final, nodes)
-    found: dict[int, tuple[Tensor, Tensor]] = {}
+    found: _Gradients = {}
     for output, seed in zip(outputs, seeds, strict=True):
         _accumulate(found, output, seed)
     for node in reversed(nodes):
@@ -582,12 +581,7 @@ def _backpropagate(
     return found
 
 
-def _visit(
-    node: Node,
-    grad: Tensor,
-    inputs: Sequence[tuple[Tensor, Any]],
-    found: dict[int, tuple[Tensor, Tensor]],
-) -> None:
+def _visit(node: Node, grad: Tensor, inputs: _Inputs, found: _Gradients) -> None:
     """Compute the gradients of a node's inputs and add them to those found so far."""
     for (source, _), product in zip(inputs, node.vjps(grad, inputs), strict=True):
         if product.data.shape != source.data.shape or product.data.dtype != source.data.dtype:
@@ -598,7 +592,7 @@ def _visit(
         _accumulate(found, source, product)
 
 
-def _accumulate(found: dict[int, tuple[Tensor, Tensor]], tensor: Tensor, grad: Tensor) -> None:
+def _accumulate(found: _Gradients, tensor: Tensor, grad: Tensor) -> None:
     """Add a gradient to what other uses of the tensor have contributed."""
     key = id(tensor if tensor._node is None else tensor._node)
     if key in found:

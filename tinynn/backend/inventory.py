@@ -101,13 +101,7 @@ def _main_memory() -> int | None:
 
 
 def _gpu(cuda: Cuda, index: int) -> Device:
-    from tinynn.backend.cuda.setup import (
-        device_title,
-        dotted,
-        driver_title,
-        is_emulated,
-        why_unfit,
-    )
+    from tinynn.backend.cuda.setup import device_title, dotted, driver_title, is_emulated, why_unfit
 
     properties: dict[str, Any] = cuda.cupy.cuda.runtime.getDeviceProperties(index)
     runtime = dotted(cuda.cupy.cuda.runtime.runtimeGetVersion())

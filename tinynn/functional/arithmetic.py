@@ -10,14 +10,7 @@ import numpy as np
 
 from tinynn.autograd import Operand, Tensor, record
 from tinynn.errors import DtypeError, ShapeError
-from tinynn.functional.operands import (
-    array_of,
-    as_tensor,
-    broadcast,
-    check_same,
-    promote,
-    sum_to,
-)
+from tinynn.functional.operands import array_of, as_tensor, broadcast, check_same, promote, sum_to
 
 __all__ = [
     "add",

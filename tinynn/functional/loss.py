@@ -188,11 +188,7 @@ def binary_cross_entropy_with_logits(
 
 
 def sigmoid_focal_loss(
-    logits: Tensor,
-    target: Target,
-    alpha: float = 0.25,
-    gamma: float = 2.0,
-    reduction: str = "mean",
+    logits: Tensor, target: Target, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "mean"
 ) -> Tensor:
     """-α_t·(1 - p_t)^γ·log p_t: binary cross-entropy with less weight on easy elements.
 
