@@ -34,14 +34,14 @@ def test_a_short_gradient_stays(pair: list[Tensor]) -> None:
     assert gradients(pair) == [3, -4, 12]
 
 
-def test_values_are_held_within_the_limit(pair: list[Tensor]) -> None:
+def test_values_are_clipped_to_the_limit(pair: list[Tensor]) -> None:
     optim.clip_grad_value(pair, 3.5)
     assert gradients(pair) == [3, -3.5, 3.5]
 
 
 def test_tensors_that_share_one_gradient_are_scaled_once(device: str) -> None:
     a, b = (tinynn.ones(2, device=device, requires_grad=True) for _ in range(2))
-    (a + b).sum().backward()  # one array of stretched ones for both
+    (a + b).sum().backward()  # both share one broadcast array of ones
     optim.clip_grad_norm([a, b], 1.0)
     assert gradients([a, b]) == pytest.approx([0.5] * 4, rel=1e-5)
     (a + b).sum().backward()

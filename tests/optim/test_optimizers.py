@@ -132,7 +132,7 @@ def test_state_is_keyed_by_path(name: str, device: str) -> None:
     assert all(isinstance(array, np.ndarray) for array in state["arrays"].values())
 
 
-def test_state_that_is_saved_does_not_move_on(device: str) -> None:
+def test_a_saved_state_is_a_copy(device: str) -> None:
     parameter = tinynn.ones(3, device=device, requires_grad=True)
     optimizer = optim.SGD([parameter], 0.1, momentum=0.9)
     run(optimizer, parameter, slopes(3)[:1])
@@ -162,7 +162,7 @@ class TestState:
                 }
             )
 
-    def test_of_another_formula_is_refused(self) -> None:
+    def test_of_another_optimizer_is_refused(self) -> None:
         optimizer = optim.Adam(nn.Linear(2, 1))
         with pytest.raises(FileFormatError, match=r"'weight' holds \['velocity'\], Adam expects"):
             optimizer.load_state_dict(
@@ -199,14 +199,14 @@ class TestLearningRate:
         run(optimizer, parameter, np.ones((2, 2)))
         assert parameter.dtype == np.float32
 
-    def test_may_be_set_on_the_way(self) -> None:
+    def test_may_be_changed_between_steps(self) -> None:
         optimizer = optim.SGD([tinynn.ones(1, requires_grad=True)], 0.5)
         optimizer.learning_rate = 0.25
         assert optimizer.learning_rate == 0.25
 
 
 class TestStepping:
-    def test_zero_grad_forgets(self, device: str) -> None:
+    def test_zero_grad_clears_gradients(self, device: str) -> None:
         parameter = tinynn.ones(1, device=device, requires_grad=True)
         optimizer = optim.SGD([parameter], 0.1)
         (parameter * 2).sum().backward()
@@ -220,7 +220,7 @@ class TestStepping:
         optimizer.step()
         assert (used.item(), unused.item()) == (pytest.approx(0.45), 1.0)
 
-    def test_the_gradient_is_left_alone(self, device: str) -> None:
+    def test_the_gradient_stays_unchanged(self, device: str) -> None:
         for name in TABLE:
             parameter = tinynn.ones(3, device=device, requires_grad=True)
             parameter.grad = tinynn.tensor([1.0, 2.0, 3.0], device=device)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from tinynn.autograd import Tensor
-from tinynn.backend import Array, Backend
 from tinynn.errors import ArgumentError, DeviceError, FileFormatError, GradientError
 from tinynn.optim.clipping import clip_grad_norm
 from tinynn.optim.optimizer import Optimizer
@@ -42,19 +41,20 @@ class LossScaler:
                 f"{scale} and {growth_interval}"
             )
         self.growth_interval = growth_interval
-        self._start = (float(scale), 0)
-        self._backend: Backend | None = None
         self._stepped: list[Optimizer] = []  # since the last ``scale``
-        self._scale: Array = None
-        self._applied: Array = None  # the scale of the present gradients
-        self._good: Array = None  # steps since the scale last changed
+        self._applied: Tensor | None = None  # the scale of the present gradients
+        self._set(scale, 0)
+
+    def _set(self, scale: float, good: int) -> None:
+        self._scale = Tensor(np.array(scale, dtype=np.float32))
+        self._good = Tensor(np.array(good, dtype=np.int32))  # steps since the scale last changed
 
     def scale(self, loss: Tensor) -> Tensor:
         """loss · scale, to call ``backward`` on."""
-        self._move(loss.backend)
-        self._stepped.clear()
+        self._scale, self._good = self._scale.to(loss.device), self._good.to(loss.device)
         self._applied = self._scale  # several optimizers may step for one loss
-        return loss * Tensor(self._scale).astype(loss.dtype)
+        self._stepped.clear()
+        return loss * self._scale.astype(loss.dtype)
 
     def step(self, optimizer: Optimizer, max_norm: float | None = None) -> None:
         """Unscale the gradients, step if all are finite, and adapt the scale.
@@ -69,7 +69,7 @@ class LossScaler:
             DeviceError: If a parameter is on another device than the loss.
         """
         tensors = [p for p in optimizer.parameters.values() if p.grad is not None]
-        if not tensors or self._backend is None:
+        if not tensors or self._applied is None:
             raise GradientError(
                 "LossScaler.step() found no gradients: call scaler.scale(loss).backward() first"
             )
@@ -79,32 +79,28 @@ class LossScaler:
                 "scaler.scale(loss).backward() first"
             )
         self._stepped.append(optimizer)
-        backend = self._backend
+        backend = self._applied.backend
         if any(tensor.backend is not backend for tensor in tensors):
             raise DeviceError(
                 f"LossScaler expects all parameters on {backend.device}, the device of the loss"
             )
         xp = backend.xp
-        found, inverse = xp.zeros((), dtype=xp.bool_), xp.asarray(1.0 / self._applied)
+        found, inverse = xp.zeros((), dtype=xp.bool_), xp.asarray(1.0 / self._applied.data)
         grads = [tensor.grad.data for tensor in tensors if tensor.grad is not None]
         for dtype in {grad.dtype: None for grad in grads}:
             backend.unscale([grad for grad in grads if grad.dtype == dtype], inverse, found)
         if max_norm is not None:
             clip_grad_norm(optimizer.parameters, max_norm)
         optimizer.step(skip=found)
-        good = xp.where(found, 0, self._good + 1)
+        good = xp.where(found, 0, self._good.data + 1)
         grow = good >= self.growth_interval
         factor = xp.where(found, 0.5, xp.where(grow, 2.0, 1.0)).astype("float32")
-        self._scale = xp.asarray(xp.clip(self._scale * factor, *_RANGE))
-        self._good = xp.where(grow, 0, good).astype("int32")
+        self._scale = Tensor(xp.asarray(xp.clip(self._scale.data * factor, *_RANGE)))
+        self._good = Tensor(xp.asarray(xp.where(grow, 0, good), dtype="int32"))
 
     def state_dict(self) -> dict[str, Any]:
         """The scale and the number of good steps since it changed; waits for the device."""
-        scale, good = self._start
-        if self._backend is not None:
-            scale = float(self._backend.to_host(self._scale))
-            good = int(self._backend.to_host(self._good))
-        return {"scale": scale, "good": good}
+        return {"scale": self._scale.item(), "good": self._good.item()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned; FileFormatError if it is anything else."""
@@ -118,14 +114,5 @@ class LossScaler:
                 "the state of a LossScaler has a scale from 2**-40 to 2**40 and good >= 0, got "
                 f"{scale} and {good}"
             )
-        self._start, self._backend = (scale, good), None
-
-    def _move(self, backend: Backend) -> None:
-        if self._backend is backend:
-            return
-        if self._backend is not None:
-            self.load_state_dict(self.state_dict())
-        self._backend = backend
-        self._scale = backend.from_host(np.array(self._start[0], dtype=np.float32))
-        self._applied = self._scale
-        self._good = backend.from_host(np.array(self._start[1], dtype=np.int32))
+        self._set(scale, good)
+        self._applied = None
