@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from tinynn.autograd import Tensor, no_grad
@@ -78,14 +79,12 @@ def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) ->
         >>> print(tinynn.summary(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (48, 48, 3)))
     """
     layers: list[LayerSummary] = []
-    removers = [
-        module.register_forward_hook(_recorder(path, layers))
-        for path, module in model.named_modules()
-        if next(module.named_children(), None) is None
-    ]
     shape = (batch_size, *input_shape)
     try:
-        with model.in_mode(training=False), no_grad():
+        with model.in_mode(training=False), no_grad(), ExitStack() as hooks:
+            for path, module in model.named_modules():
+                if next(module.named_children(), None) is None:
+                    hooks.callback(module.register_forward_hook(_recorder(path, layers)))
             model(_zeros(model, shape))
     except TinynnError as error:
         error.add_note(
@@ -93,9 +92,6 @@ def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) ->
             "without the batch axis"
         )
         raise
-    finally:
-        for remove in removers:
-            remove()
     held = sum(int(parameter.data.nbytes) for parameter in model.parameters())
     return Summary(type(model).__name__, shape, tuple(layers), model.num_parameters(), held)
 

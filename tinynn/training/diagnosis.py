@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -71,14 +72,10 @@ def _first_output(model: Module, images: Tensor, failed: ForwardPass) -> str | N
             f"inputs up to {float(max(sizes, default=0)):.3g}"
         )
 
-    before = default_generator.state
-    removers = [module.register_forward_hook(inspect) for module in model.modules()]
-    try:
+    with no_grad(), ExitStack() as undo:
+        undo.callback(setattr, default_generator, "state", default_generator.state)
+        for module in model.modules():
+            undo.callback(module.register_forward_hook(inspect))
         default_generator.state = failed.random
-        with no_grad():
-            model(images)
-    finally:
-        default_generator.state = before
-        for remove in removers:
-            remove()
+        model(images)
     return found[0] if found else None

@@ -67,7 +67,8 @@ def largest_micro_batch(
                 return size
         except MemoryError as error:
             if size == 1:
-                raise DeviceMemoryError(f"not even one example fits: {error}") from error
+                text = f"not even one example fits: {error}; use smaller images or a smaller model"
+                raise DeviceMemoryError(text) from error
         size = -(-size // 2)
 
 
