@@ -408,22 +408,6 @@ class Backend:
             best = xp.maximum(best, candidate)
         return best, winner
 
-    def conv2d_relu_pool(
-        self,
-        x: Array,
-        weight: Array,
-        bias: Array | None,
-        window: Window,
-        pool: Window,
-        keep: bool = True,
-    ) -> tuple[Array, Array | None]:
-        """relu(max_pool2d(conv2d(x))) and the winners; ReLU and max-pooling commute.
-
-        Without ``keep`` the winners, which only the gradients need, may be None.
-        """
-        out, winner = self.max_pool2d(self.conv2d(x, weight, bias, window, 1), pool)
-        return self.relu(out), winner
-
     def max_pool2d_scatter(
         self, values: Array, winner: Array, window: Window, shape: tuple[int, ...]
     ) -> Array:
@@ -432,28 +416,6 @@ class Backend:
         for i, j, rows, columns in window.taps(*values.shape[1:3]):
             padded[:, rows, columns] += values * (winner == i * window.kernel[1] + j)
         return self._unpad_image(padded, window)
-
-    def relu_max_pool2d_gradient(
-        self, grad: Array, out: Array, winner: Array, window: Window, shape: tuple[int, ...]
-    ) -> Array:
-        """The gradient through ReLU and max-pooling, whose output is ``out``."""
-        return self.max_pool2d_scatter(self.relu_gradient(grad, out), winner, window, shape)
-
-    def conv2d_relu_pool_gradients(
-        self,
-        x: Array,
-        weight: Array,
-        grad: Array,
-        out: Array,
-        winner: Array,
-        window: Window,
-        pool: Window,
-        needs_grad: NeedsGrad,
-    ) -> tuple[Array | None, ...]:
-        """The gradients of image, weight and bias through ``conv2d_relu_pool``."""
-        full = (x.shape[0], *window.output_size(*x.shape[1:3]), weight.shape[3])
-        grad = self.relu_max_pool2d_gradient(grad, out, winner, pool, full)
-        return self.conv2d_gradients(x, weight, grad, window, 1, needs_grad)
 
     def max_pool2d_gather(self, x: Array, winner: Array, window: Window) -> Array:
         """The value of x at the winner of each window: the adjoint of ``max_pool2d_scatter``."""
@@ -478,6 +440,46 @@ class Backend:
         for _, _, rows, columns in window.taps(*grad.shape[1:3]):
             padded[:, rows, columns] += grad
         return self._unpad_image(padded, window)
+
+    # -- convolution, ReLU and max-pooling in one -------------------------------------------
+
+    def conv2d_relu_pool(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        window: Window,
+        pool: Window,
+        keep: bool = True,
+    ) -> tuple[Array, Array | None]:
+        """relu(max_pool2d(conv2d(x))) and the winners; ReLU and max-pooling commute.
+
+        Without ``keep`` the winners, which only the gradients need, may be None.
+        """
+        out, winner = self.max_pool2d(self.conv2d(x, weight, bias, window, 1), pool)
+        return self.relu(out), winner
+
+    def relu_max_pool2d_gradient(
+        self, grad: Array, out: Array, winner: Array, window: Window, shape: tuple[int, ...]
+    ) -> Array:
+        """The gradient through ReLU and max-pooling, whose output is ``out``."""
+        return self.max_pool2d_scatter(self.relu_gradient(grad, out), winner, window, shape)
+
+    def conv2d_relu_pool_gradients(
+        self,
+        x: Array,
+        weight: Array,
+        grad: Array,
+        out: Array,
+        winner: Array,
+        window: Window,
+        pool: Window,
+        needs_grad: NeedsGrad,
+    ) -> tuple[Array | None, ...]:
+        """The gradients of image, weight and bias through ``conv2d_relu_pool``."""
+        full = (x.shape[0], *window.output_size(*x.shape[1:3]), weight.shape[3])
+        grad = self.relu_max_pool2d_gradient(grad, out, winner, pool, full)
+        return self.conv2d_gradients(x, weight, grad, window, 1, needs_grad)
 
     # -- metrics ----------------------------------------------------------------------------
 

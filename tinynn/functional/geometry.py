@@ -139,17 +139,17 @@ def _window(
     shape: Shape,
     kernel: Shape,
     stride: Size,
-    pad: Padding,
+    padding: Padding,
     dilation: Size,
-    ceil: bool = False,
+    ceil_mode: bool = False,
 ) -> Window:
     window = Window(
         (kernel[0], kernel[1]),
         pair(name, "stride", stride, 1),
         dilation=pair(name, "dilation", dilation, 1),
     )
-    window = window._replace(padding=_padding(name, shape, window, pad))
-    if ceil:
+    window = window._replace(padding=_padding(name, shape, window, padding))
+    if ceil_mode:
         window = window.rounding_up(shape[1], shape[2])
     if 0 in window.output_size(*shape[1:3]):
         raise ShapeError(

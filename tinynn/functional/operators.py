@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -102,25 +102,20 @@ def _apply_function(
     self: Tensor, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """np.concatenate([x, y]) and the like: plain NumPy, unless that would lose a gradient."""
-    if any(x.requires_grad for x in _leaves((args, kwargs)) if isinstance(x, Tensor)):
+    return function(*_as_arrays(args, function), **_as_arrays(kwargs, function))
+
+
+def _as_arrays(value: Any, function: Any) -> Any:
+    """The arguments with arrays in place of tensors."""
+    if isinstance(value, dict):
+        return {key: _as_arrays(part, function) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_as_arrays(part, function) for part in value)
+    if not isinstance(value, Tensor):
+        return value
+    if value.requires_grad:
         raise TypeError(
             f"np.{function.__name__} would leave the graph and lose the gradient: use "
             "tinynn.functional, or x.numpy() to leave it on purpose"
         )
-    return function(*_as_arrays(args), **_as_arrays(kwargs))
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, (list, tuple, dict)):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _leaves(part)
-    else:
-        yield value
-
-
-def _as_arrays(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _as_arrays(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_as_arrays(part) for part in value)
-    return np.asarray(value) if isinstance(value, Tensor) else value
+    return np.asarray(value)
