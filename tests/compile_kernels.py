@@ -1,10 +1,10 @@
-"""Compiles every CUDA kernel of the library for real GPUs, without one, with NVIDIA's compiler.
+"""Compile every CUDA kernel of the library with NVIDIA's compiler, without a GPU.
 
     pip install -e '.[kernels]' && python tests/compile_kernels.py
 
-CUDA 11.8 (as CuPy 13 uses it, C++11) makes machine code from a K80 (sm_37) on, CUDA 12 (as CuPy 14
-does, C++17) up to the newest GPUs. A kernel that does not compile, or that spills registers to
-memory, is an error. The table says what the kernels ask of a multiprocessor.
+CUDA 11.8 (used by CuPy 13, with C++11) generates machine code for a K80 (sm_37) and later, CUDA 12
+(used by CuPy 14, with C++17) for the newest GPUs. A kernel that does not compile, or that spills
+registers to local memory, is an error. The table lists the resources that limit occupancy.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from tinynn.functional.elementwise import __all__ as ELEMENTWISE
 from tinynn.gpucheck import parity
 from tinynn.gpucheck.cases import FUNCTIONS, OPTIMIZERS
 
-ARCHITECTURES = {  # CUDA: what its compiler is asked for; the first and the last in both standards
+ARCHITECTURES = {  # CUDA: compute capabilities; the first and the last in both C++ standards
     11: (37, 50, 52, 60, 61, 70, 75, 80, 86, 89, 90),
     12: (50, 52, 60, 61, 70, 75, 80, 86, 89, 90, 100, 120),
 }
-STANDARDS = {11: "c++11", 12: "c++17"}  # of the CuPy that goes with it
+STANDARDS = {11: "c++11", 12: "c++17"}  # of the CuPy for that CUDA
 
 
 class Job(NamedTuple):
@@ -56,8 +56,8 @@ class Job(NamedTuple):
         )
 
 
-class Figures(NamedTuple):
-    """What the assembler says of one kernel."""
+class KernelResources(NamedTuple):
+    """What one kernel uses, from the output of ``ptxas -v``."""
 
     kernel: str
     registers: int
@@ -93,7 +93,7 @@ def formulas() -> dict[str, tuple[str, str]]:
 
 
 def jobs(quick: bool) -> Iterator[Job]:
-    """Every variant for every GPU; ``quick``: the oldest, one in the middle and the newest."""
+    """Every variant for every GPU; with ``quick`` for the oldest, sm_80 and the newest."""
     for cuda, known in ARCHITECTURES.items():
         for architecture in (known[0], 80, known[-1]) if quick else known:
             ends = architecture in (known[0], known[-1]) and not quick
@@ -109,8 +109,8 @@ def jobs(quick: bool) -> Iterator[Job]:
                         yield Job(cuda, architecture, standard, file, dtype, (), name)
 
 
-def compile_one(job: Job) -> tuple[Job, str | None, list[Figures]]:
-    """The job, what is wrong with it (None: nothing), and its kernels."""
+def compile_one(job: Job) -> tuple[Job, str | None, list[KernelResources]]:
+    """Compile one translation unit: the job, its problem (None: success), its kernels."""
     nvrtc, include = _nvrtc(job.cuda)
     arguments = [
         f"--gpu-architecture=sm_{job.architecture}",
@@ -134,20 +134,20 @@ def compile_one(job: Job) -> tuple[Job, str | None, list[Figures]]:
     log = buffer.value.decode(errors="replace")
     if failed:
         return job, log.strip(), []
-    figures = list(_figures(log))
-    spilling = [f"{f.kernel} spills {f.spilled} bytes of registers" for f in figures if f.spilled]
-    if not figures:
-        return job, f"the assembler says nothing of its kernels:\n{log}", []
-    return job, "; ".join(spilling) or None, figures
+    kernels = list(_resources(log))
+    spilling = [f"{k.kernel} spills {k.spilled} bytes of registers" for k in kernels if k.spilled]
+    if not kernels:
+        return job, f"ptxas lists no kernel:\n{log}", []
+    return job, "; ".join(spilling) or None, kernels
 
 
-def _figures(log: str) -> Iterator[Figures]:
-    """From ``ptxas -v``: the lines of each entry function."""
+def _resources(log: str) -> Iterator[KernelResources]:
+    """Parse the output of ``ptxas -v``."""
     for part in re.split(r"Compiling entry function '", log)[1:]:
         spilled = sum(map(int, re.findall(r"(\d+) bytes spill", part)))
         registers = re.search(r"Used (\d+) registers", part)
         shared = re.search(r"(\d+) bytes smem", part)
-        yield Figures(
+        yield KernelResources(
             part.partition("'")[0],
             int(registers[1]) if registers else 0,
             int(shared[1]) if shared else 0,
@@ -157,7 +157,7 @@ def _figures(log: str) -> Iterator[Figures]:
 
 @cache
 def _nvrtc(cuda: int) -> tuple[Any, Path]:
-    """The compiler of one CUDA, and the folder of its headers, from NVIDIA's wheels."""
+    """The compiler of one CUDA version and its headers, from NVIDIA's wheels."""
     import nvidia
 
     folders = [Path(folder) for folder in nvidia.__path__]
@@ -177,33 +177,33 @@ def _check(nvrtc: Any, status: int) -> None:
 
 
 def main() -> int:
-    """0 if all is well."""
+    """Compile all variants; the exit code is 0 if all succeed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="three GPUs for each CUDA")
+    parser.add_argument("--quick", action="store_true", help="three compute capabilities per CUDA")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     arguments = parser.parse_args()
     try:
         for cuda in ARCHITECTURES:
             _nvrtc(cuda)
     except (ImportError, FileNotFoundError) as error:
-        print(f"the compilers of NVIDIA are needed ({error}): pip install -e '.[kernels]'")
+        print(f"NVIDIA's compilers are not installed ({error}): pip install -e '.[kernels]'")
         return 2
     wanted = list(jobs(arguments.quick))
     most: dict[str, tuple[int, int]] = {}
     wrong = 0
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        for job, problem, figures in pool.map(compile_one, wanted, chunksize=4):
+        for job, problem, kernels in pool.map(compile_one, wanted, chunksize=4):
             if problem is not None:
                 wrong += 1
                 print(f"FAILED {job}: {problem}")
-            for kernel in figures:
+            for kernel in kernels:
                 generated = kernel.kernel in ("evaluate", "update")
                 key = f"{job.file}.cu {job.formula if generated else kernel.kernel}"
                 registers, shared = most.get(key, (0, 0))
                 most[key] = (max(registers, kernel.registers), max(shared, kernel.shared))
-    print(f"{'kernel':<44}{'registers':>10}{'shared bytes':>14}   (the most of all variants)")
+    print(f"{'kernel':<44}{'registers':>10}{'shared bytes':>14}   (maximum over all variants)")
     for key, (registers, shared) in most.items():
         print(f"{key:<44}{registers:>10}{shared:>14}")
     print(f"{len(wanted)} compilations, {wrong} failed")

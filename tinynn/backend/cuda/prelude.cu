@@ -44,8 +44,8 @@ __device__ inline ACCUMULATE read(const volatile ACCUMULATE* address) { return *
 // The values of `parts` blocks, which lie `stride` apart, combined in order.
 template <class Value>
 __device__ inline Value combine_parts(const Value* partial, unsigned int parts, long long stride) {
-    Value total = read(partial);
-    for (unsigned int part = 1; part < parts; part++) {
+    Value total = Value();
+    for (unsigned int part = 0; part < parts; part++) {
         total = combined(total, read(partial + part * stride));
     }
     return total;
@@ -64,7 +64,7 @@ __device__ inline Value reduce_block(const Value& own, int lanes) {
         }
         __syncthreads();
     }
-    const Value result = values[threadIdx.x % lanes];
+    const Value result = values[threadIdx.x & (lanes - 1)];
     __syncthreads();  // all have read theirs before another call overwrites it
     return result;
 }
