@@ -91,6 +91,7 @@ def batch_norm_gradient(
 
     parallel(add, range(len(sums.chunks)), _pays(x))
     total, slope = sums.totals.sum(axis=0).astype(x.dtype)
+    # Σg·(x - center) to Σg·y, with y = (x - mean)·r; rest is the part of the mean that is left
     rest = average if center is None else average - center
     slope = (slope - rest * total) * root
     factor = root if weight is None else root * weight
@@ -140,6 +141,8 @@ class _Sums:
         x = self.centered(self.chunks[number][0])
         a = x if which == 0 else self.chunks[number][which]
         both = np.empty((2, a.shape[1]), a.dtype)
+        # two passes over a chunk in the cache, neither of which writes: the sum of an elementwise
+        # product would need a temporary array
         np.matmul(self.ones[: len(a)], a, out=both[0])
         np.einsum("ij,ij->j", a, x, out=both[1])
         both.reshape(2, -1, self.channels).sum(axis=1, out=self.totals[number])

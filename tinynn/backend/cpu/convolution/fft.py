@@ -153,11 +153,14 @@ def conv2d(x: Array, weight: Array, window: Window, tiling: Tiling, out: Array) 
     kernel = _transform_kernel(weight, tiling)
     inverse = _inverse_along_height(height, tiling.valid[0], False, dtype)
     for part in _batches(len(x), tiling, channels + outputs, x.itemsize):
+        # planes (frequencies, 3·height, tiles, C), rows (frequencies, 2·valid rows, tiles·O)
         planes = _transform(x[part], window.padding, tiling, tiling.size, "image")
         shape = (tiling.frequencies, 2 * tiling.valid[0], planes.shape[2] * outputs)
         rows = np.empty(shape, x.dtype)
 
         def multiply(f: int, planes: Array = planes, rows: Array = rows) -> None:
+            # (3·height, tiles, C) @ (3·height, C, O): k₁, k₂ and k₃ of each frequency; the kernel's
+            # spectrum is made here, as it is small and then still in the cache
             products = planes[f] @ (to_planes @ kernel[f]).reshape(-1, channels, outputs)
             np.matmul(inverse, products.reshape(3 * height, -1), out=rows[f])
 
@@ -247,6 +250,8 @@ def _transform(
 
     def transform(part: slice) -> None:
         images = x[part]
+        # pad, copy the overlapping tiles with their width first, transform the width, then the
+        # height: each transform is one GEMM with contiguous rows
         padded = np.zeros((len(images), high, wide, channels), x.dtype)
         padded[:, target_rows, target_columns] = images[:, rows, columns]
         n, y, w, c = padded.strides

@@ -225,6 +225,7 @@ class FlippedConvolution:
         columns = -(-out.shape[2] // self.stride)
         sizes = (*out.shape[:2], columns, self.stride * out.shape[3])
         direct = out.flags.c_contiguous and columns * self.stride == out.shape[2]
+        # (N, rows, columns, stride·C): neighboring columns are contiguous, as channels are
         target = out.reshape(sizes) if direct else buffer("image", sizes, out.dtype)
         if len(self.parts) < self.row_stride:
             target[...] = 0
@@ -301,6 +302,8 @@ def sum_tiles(
     Every so many tiles share a partial sum, and these are added in order, so that the result does
     not depend on the number of threads.
     """
+    # partial sums are as many as tuning says, not as there are threads, and each adds its tiles in
+    # order: thread timing cannot change the result
     count = max(1, min(tuning.WEIGHT_GRADIENT_SUMS, len(tiles)))
     partial = [np.zeros((count, *shape), dtype=dtype) for shape in shapes]
 

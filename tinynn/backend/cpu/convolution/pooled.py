@@ -99,6 +99,7 @@ def conv2d_relu_pool_gradients(
         )
 
     def load(rows: Rows, tile: Tile) -> tuple[Array, Callable[[], Array]]:
+        # the gradient behind pooling and ReLU, then routed to the winner of each window
         planes, values = rows.planes, rows.pooled
         _to_pairs(grad[tile.images], values)
         active, won = (

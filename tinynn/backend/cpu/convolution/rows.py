@@ -143,9 +143,12 @@ class _Rows:
         phases, outputs = layout.phases, layout.outputs
         pitch = _pitch(layout)
         self.blocks = -(-layout.rows // layout.m)
-        pixels = self.blocks * layout.images * pitch
+        pixels = self.blocks * layout.images * pitch  # those that are dropped included
+        # A residue's patches, residues · stride pixels apart, must not overlap: BLAS wants a
+        # leading dimension of at least kw·C. Each phase has residues of its own.
         self.residues = -(-window.extent[1] // (stride * phases)) * phases
         patch = window.extent[1] * layout.channels
+        # each residue's matrix of pixels / residues patches, cut into products without packing
         self.batch, self.batch_rows = _small_products(-(-pixels // self.residues), patch * outputs)
         total = self.residues * self.batch * self.batch_rows
         # elements of one row of all images, and how many the last patches read past the end
@@ -160,6 +163,8 @@ class _Rows:
         self.results = self._stack(
             self.output, pixel, phase, self.residues // phases * pixel, outputs
         )
+        # Views of the output: the pixels past the last row, all others by row, and of these the
+        # columns whose patches straddle two rows.
         self.unused = self.output[:, :, pixels // phases :]
         self.by_block = self.output[:, :, : pixels // phases].reshape(
             count, phases, self.blocks, layout.images, pitch // phases, outputs
@@ -195,13 +200,13 @@ class _Rows:
 
     def multiply(self, kernel: Array) -> None:
         """output = patches @ kernel, for the ``kernel_rows`` of a weight."""
-        kernel = kernel[:, None, None, None]
+        kernel = kernel[:, None, None, None]  # the same for all residues, phases and batches
         for products, patches in self.patches:
             np.matmul(patches, kernel[products], out=self.results[products])
 
     def weight_gradient(self) -> Array:
         """Σ patchesᵀ @ gradient over the tile: the gradient of ``kernel_rows``."""
-        self.unused[...] = 0
+        self.unused[...] = 0  # their patches are read as well
         found = [
             np.add.reduce(np.matmul(patches.swapaxes(-1, -2), self.results), axis=(1, 2, 3))
             for _, patches in self.patches
@@ -215,8 +220,8 @@ class DirectRows(_Rows):
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)
         kh, sh, dh = layout.window.kernel[0], layout.window.stride[0], layout.window.dilation[0]
-        # Input rows are packed by their residue modulo the stride, so that the rows which one row
-        # of the kernel is multiplied with are neighbors.
+        # (residue, row, image, column, channel): input rows are packed by their residue modulo the
+        # stride, so that the rows which one row of the kernel is multiplied with are neighbors.
         depth = self.blocks + (kh - 1) * dh // sh
         size = sh * depth * self.row_size
         rows = self._buffer("packed rows", size + self.overhang)
@@ -235,7 +240,9 @@ class DirectRows(_Rows):
 
     def load(self, x: Array, tile: Tile) -> None:
         """Pack the input rows of the tile."""
-        is_clear = self.writer.begin()  # the padding left and right is zero from the last tile
+        # Rows above and below the image differ from tile to tile. The padding left and right of it
+        # does not: it is still zero if no other convolution has used the buffer since.
+        is_clear = self.writer.begin()
         (top, _), (left, _) = self.layout.window.padding
         stride = self.layout.window.stride[0]
         columns, source = overlap(-left, self.packed.shape[3], x.shape[2])
@@ -308,7 +315,8 @@ class WinogradRows(_Rows):
         if layout.phases == 2:
             planes = self._buffer("planes", m // 2, 2, *self.by_block.shape[1:])
             self._set_planes(planes.transpose(1, 2, 0, 3, 4, 5, 6))
-            # as matrices (phases, blocks, products or rows, elements)
+            # The output transform of both phases at once, over all elements of a block's row of
+            # images, as matrices (phases, blocks, products or rows, elements).
             self._plane_products, self._plane_rows = (
                 array.reshape(-1, 2, self.blocks, self.by_block[0, 0, 0].size).transpose(1, 2, 0, 3)
                 for array in (self.by_block, planes)
@@ -335,6 +343,8 @@ class WinogradRows(_Rows):
             if matrix is None:
                 target[...] = 0
             else:
+                # (products, rows) @ (N, blocks, rows, W·C), where the rows of neighboring blocks
+                # overlap in memory: a view of the image, not a copy
                 rows = _row_blocks(images, start, target.shape[1], step, matrix.shape[1])
                 np.matmul(matrix, rows, out=target)
 
@@ -445,6 +455,7 @@ def _as_matrices(rows: Array) -> Array:
 def _pitch(layout: Layout) -> int:
     """Output pixels from one packed row to the next; the padding between two rows is shared."""
     (left, _), stride = layout.window.padding[1], layout.window.stride[1]
+    # pixels that the windows of a row read, of which the next row's left padding can be the last
     across = (layout.width - 1) * stride + layout.window.extent[1]
     shared = max(0, min(left, across - left - layout.input_width))
     pitch = max(layout.width, -(-(across - shared) // stride))
