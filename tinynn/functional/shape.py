@@ -96,16 +96,13 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join tensors along an axis; their other axes must have equal lengths."""
     parts = _several("concat", tensors)
     axis = normal_axis("concat", axis, parts[0].ndim)
-    for part in parts:
-        if _without(part.shape, axis) != _without(parts[0].shape, axis):
-            raise ShapeError(
-                f"concat along axis {axis}: shapes {[p.shape for p in parts]} differ elsewhere"
-            )
-    stops = np.cumsum([part.shape[axis] for part in parts]).tolist()
-    starts = [0, *stops[:-1]]
-    slices = [_along(axis, slice(a, b)) for a, b in zip(starts, stops, strict=True)]
-    out = parts[0].backend.xp.concatenate([part.data for part in parts], axis=axis)
-    vjps = [lambda grad, part=part: grad[part] for part in slices]
+    try:
+        out = parts[0].backend.xp.concatenate([part.data for part in parts], axis=axis)
+    except ValueError as error:
+        shapes = [part.shape for part in parts]
+        raise ShapeError(f"concat along axis {axis}: shapes {shapes} differ elsewhere") from error
+    keys = _consecutive([part.shape[axis] for part in parts], axis)
+    vjps = [lambda grad, key=key: grad[key] for key in keys]
     return record("concat", out, *zip(parts, vjps, strict=True))
 
 
@@ -128,11 +125,14 @@ def split(x: Operand, sections: int | Sequence[int], axis: int = 0) -> tuple[Ten
         sections = [length // sections] * sections
     if sum(sections) != length or min(sections, default=0) < 0:
         raise ShapeError(f"split: sizes {list(sections)} do not add up to {length}")
-    stops = np.cumsum(sections).tolist()
-    return tuple(
-        index(x, _along(axis, slice(stop - size, stop)))
-        for size, stop in zip(sections, stops, strict=True)
-    )
+    return tuple(index(x, key) for key in _consecutive(sections, axis))
+
+
+def _consecutive(lengths: Sequence[int], axis: int) -> list[tuple[slice, ...]]:
+    """The keys of consecutive parts of some lengths along an axis."""
+    stops = np.cumsum(lengths).tolist()
+    parts = [slice(stop - length, stop) for length, stop in zip(lengths, stops, strict=True)]
+    return [(*[slice(None)] * axis, part) for part in parts]
 
 
 def pad(x: Operand, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
@@ -199,11 +199,3 @@ def _several(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
         raise ArgumentError(f"{name} expects at least one tensor")
     check_same(name, *parts, floating=any(part.dtype != parts[0].dtype for part in parts))
     return parts
-
-
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return (*shape[:axis], *shape[axis + 1 :])
-
-
-def _along(axis: int, part: slice) -> tuple[slice, ...]:
-    return (*(slice(None) for _ in range(axis)), part)
