@@ -35,7 +35,7 @@ __all__ = ["constant_weights"]
 _Layers = tuple[Module, ...]
 _Compute = Callable[[Tensor], Tensor]
 _Folded = tuple[Tensor, Tensor]  # weight and bias of a convolution that also normalizes
-_folds: ContextVar[dict[tuple[int, int], _Folded] | None] = ContextVar("folds", default=None)
+_folds: ContextVar[dict[_Layers, _Folded] | None] = ContextVar("folds", default=None)
 
 
 @contextmanager
@@ -133,9 +133,8 @@ def _convolve(conv: Conv2d, norm: BatchNorm2d | None, pool: MaxPool2d | None, x:
 def _folded(conv: Conv2d, norm: BatchNorm2d) -> _Folded:
     """weight · s and (bias - mean) · s + shift, where s = scale / √(variance + eps)."""
     kept = _folds.get()
-    key = (id(conv), id(norm))
-    if kept is not None and key in kept:
-        return kept[key]
+    if kept is not None and (conv, norm) in kept:
+        return kept[conv, norm]
     scale = (norm.running_var + norm.eps) ** -0.5
     if norm.weight is not None:
         scale = scale * norm.weight
@@ -143,5 +142,5 @@ def _folded(conv: Conv2d, norm: BatchNorm2d) -> _Folded:
     bias = shift * scale
     folded = conv.weight * scale, bias if norm.bias is None else bias + norm.bias
     if kept is not None and not any(tensor.requires_grad for tensor in folded):
-        kept[key] = folded
+        kept[conv, norm] = folded
     return folded
