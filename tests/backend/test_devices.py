@@ -152,6 +152,41 @@ print(tinynn.zeros(1, device="cpu").device)
         )
 
 
+class TestSession:
+    """The context in which a device runs a forward or backward pass."""
+
+    @pytest.fixture
+    def opened(self, device: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The sessions of the device since the test began."""
+        backend, opened = get_backend(device), list[str]()
+        session = backend.session
+        monkeypatch.setattr(backend, "session", lambda: opened.append(device) or session())
+        return opened
+
+    def test_each_pass_runs_in_one(self, device: str, opened: list[str]) -> None:
+        model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).to(device)
+        x = tinynn.tensor([[1.0, 2.0]], device=device)
+        loss = model(x).sum()
+        assert opened == [device]
+        loss.backward(retain_graph=True)
+        assert opened == [device] * 2
+        tinynn.grad(loss, list(model.parameters()))
+        assert opened == [device] * 3
+
+    def test_without_tensor_inputs_the_parameters_decide(
+        self, device: str, opened: list[str]
+    ) -> None:
+        class Constant(nn.Module):
+            def __init__(self) -> None:
+                self.weight = nn.Parameter(np.ones(2, np.float32))
+
+            def forward(self) -> tinynn.Tensor:
+                return self.weight * 2
+
+        Constant().to(device)()
+        assert opened == [device]
+
+
 class TestModelsOnEitherDevice:
     def model(self) -> nn.Module:
         return nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
