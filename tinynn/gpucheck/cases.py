@@ -24,8 +24,9 @@ Sampler = Callable[[np.random.Generator, tuple[int, ...]], Any]
 class Case(NamedTuple):
     """One call ``function(*inputs, **options)``.
 
-    Floating-point arrays among the inputs, also within lists, are the variables: they take the
-    dtype under test and get gradients. Other arrays (labels, indices, masks) are constants.
+    Floating-point arrays among the inputs, also within lists, are the variables. They are float16,
+    so that every dtype gets the same values, and are widened to the dtype under test. Other arrays
+    (labels, indices, masks) are constants.
     """
 
     name: str
@@ -78,8 +79,7 @@ def cases(names: str, *calls: Any, sample: Sampler | None = None, **options: Any
 
     A call is a list of inputs, or one input alone. In it a tuple of ints is the shape of an array
     to sample (default: standard normal values); arrays and other values stay. The i-th sample of a
-    call is shifted by i/64, so that no two have an element in common, and rounded to float16, so
-    that every dtype gets the same values.
+    call is shifted by i/64, so that no two have an element in common.
     """
     return [
         Case(name, _sample(call if isinstance(call, list) else [call], name, sample), options)
@@ -95,7 +95,7 @@ def _sample(inputs: list[Any], name: str, sample: Sampler | None) -> tuple[Any, 
     def sampled(value: Any) -> Any:
         if isinstance(value, tuple) and all(type(size) is int for size in value):
             values = (sample or np.random.Generator.standard_normal)(rng, value) + next(shift)
-            return np.asarray(np.float16(values), np.float64)
+            return np.asarray(np.float16(values))
         if isinstance(value, (list, tuple)):
             return type(value)(map(sampled, value))
         return value
@@ -122,13 +122,13 @@ def distinct(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
 # -- functions: odd shapes (empty, batch 1, one channel, remainders), values away from kinks -------
 
 _MASK = np.array([[True], [False], [True]])
-_STEPS = np.array([[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]])
+_STEPS = np.array([[-1, 0, 1], [1, 0, -1]], "float16")
 _PICKS = np.array([0, 2, 0]), np.array([1, 3, 1])
 _LABELS = np.array([2, 0, 2, 1])
-_CLASS_WEIGHTS = np.array([0.5, 2.0, 1.25])
-_PROBABILITIES = np.array([[1.0, 0.0], [0.125, 0.0], [0.75, 1.0]])
+_CLASS_WEIGHTS = np.array([0.5, 2, 1.25], "float16")
+_PROBABILITIES = np.array([[1, 0], [0.125, 0], [0.75, 1]], "float16")
 _TRUTH = np.round(_PROBABILITIES)
-_STATISTICS = np.array([0.5, -1.0]), np.array([4.0, 0.25])
+_STATISTICS = np.array([[0.5, -1], [4, 0.25]], "float16")
 _IMAGES = (2, 9, 8, 3)
 _FILTERS = (3, 3, 3, 5)
 
@@ -275,7 +275,8 @@ FUNCTIONS = [
 # -- kernels --------------------------------------------------------------------------------------
 
 _CLASSES = np.array([2, 0, 1, 2, 2])
-_REVERSED = np.linspace(-2, 2, 6 * 30 * 5).astype(np.float16).reshape(5, 30, 6).T.astype(np.float64)
+_REVERSED = np.linspace(-2, 2, 6 * 30 * 5, dtype="float16").reshape(5, 30, 6).T
+_VARIANCES = np.linspace(0.5, 2, 30, dtype="float32")  # statistics of float16 are float32
 _SAME = Window((3, 3), padding=((1, 1), (1, 1)))
 _STRIDED = Window((3, 2), (2, 1), ((0, 2), (1, 0)), (1, 2))
 _POOL = Window((3, 2), (2, 2), ((1, 1), (0, 1)))
@@ -310,12 +311,14 @@ KERNELS = [
     *cases("check_labels", [_CLASSES, 3, None]),
     *cases("gather", [(4, 5), _PICKS]),
     *cases("scatter_add", [[4, 5], _PICKS, (3,)]),
-    *(row for axes in ((1, 2), (0, 2)) for row in (
-        *cases("normalize", (6, 3, 50), axes=axes, eps=1e-5),
-        *cases("normalize_gradient", [_REVERSED, (6, 30, 5)], axes=axes, eps=1e-5),
+    *(row for axes, shape in (((1, 2), (6, 1, 1)), ((0, 2), (1, 30, 1))) for row in (
+        *cases("normalize", (6, 30, 5), axes=axes, eps=1e-5),
+        *cases("normalize_gradient", [_REVERSED, (6, 30, 5), np.resize(_VARIANCES, shape)],
+               axes=axes, eps=1e-5),
     )),
     *cases("batch_norm", [(6, 30, 5), (5,), (5,), ((5,), (5,)), 0.1, 1e-5], sample=positive),
-    *cases("batch_norm_gradient", [_REVERSED, (6, 30, 5), (5,), 1e-5]),
+    *cases("batch_norm_gradient",
+           [_REVERSED, (6, 30, 5), (5,), _VARIANCES[5:10] - 1, _VARIANCES[:5], 1e-5]),
     *cases("pad_image", _IMAGES, window=_POOL, value=2.0),
     *(row for window, groups, x, weight, grad in (
         (_SAME, 1, (2, 9, 8, 3), (3, 3, 3, 19), (2, 9, 8, 19)),
@@ -344,8 +347,10 @@ KERNELS = [
     *cases("dropout", [(7, 11), 3, 4, 0.3]),
     *cases("masked", [(2, 3), _STEPS > 0, 2.0]),
     *cases("update", [_momentum, [[(70, 70), (3,), (1, 5)]] * 3]),
-    *cases("unscale", [[(3, 4), (5,)], np.array(0.25), np.array(False)]),
-    *cases("accumulate_metrics", [(5, 3), _CLASSES]),
+    *cases("unscale", [[(3, 4), (5,)], np.array(0.25, "float16"), np.array(False)]),
+    *(row for loss, failed in ((0.75, False), (0.75, True), (np.inf, False)) for row in cases(
+        "accumulate_metrics",
+        [np.ones(3), np.array(failed), np.array(loss, "float16"), (5, 3), _CLASSES])),
 ]
 # fmt: on
 
@@ -368,33 +373,10 @@ def _optimizers() -> Iterator[Case]:
 OPTIMIZERS = list(_optimizers())
 
 
-# -- kernels that need the result of another one --------------------------------------------------
-
-
-def _normalize_gradient(b: Backend, grad: Array, x: Array, **options: Any) -> Any:
-    out, _, variance = b.normalize(x, **options)
-    return b.normalize_gradient(grad, out, variance, **options)
-
-
-def _batch_norm_gradient(b: Backend, grad: Array, x: Array, weight: Array, eps: float) -> Any:
-    _, mean, variance = b.batch_norm(x, weight, None, None, 0.1, eps)
-    return b.batch_norm_gradient(grad, x, weight, mean, variance, eps)
-
-
-def _accumulate_metrics(b: Backend, logits: Array, labels: Array) -> Any:
-    totals, failed = b.xp.zeros(3, dtype="float64"), b.xp.zeros((), dtype="bool")
-    for loss in (0.75, np.inf, 0.5):
-        b.accumulate_metrics(totals, failed, b.xp.asarray(loss), logits, labels)
-    return totals[1:], failed
-
-
 CHAINED: dict[str, Callable[..., Any]] = {
     "cross_entropy": lambda b, x, labels: b.cross_entropy(x, labels, None)[0],
     "cross_entropy_gradient": lambda b, grad, x, labels: b.cross_entropy_gradient(
         grad, x, b.cross_entropy(x, labels, None)[1], labels
     ),
-    "normalize_gradient": _normalize_gradient,
-    "batch_norm_gradient": _batch_norm_gradient,
-    "accumulate_metrics": _accumulate_metrics,
 }
-"""Kernels that need another one's result: the call ``(backend, *inputs, **options)`` of both."""
+"""Calls of kernels that share an array whose content is up to the backend."""

@@ -84,8 +84,8 @@ def _call(
     inputs: list[Any] = []
 
     def convert(array: np.ndarray) -> Any:
-        copy = array.astype(dtype if is_variable(array) else array.dtype)
-        inputs.append(wrap(backend.from_host(copy), is_variable(array)))
+        wide = np.promote_types(array.dtype, dtype) if is_variable(array) else array.dtype
+        inputs.append(wrap(backend.from_host(array.astype(wide)), is_variable(array)))
         return inputs[-1]
 
     return case.call(function, convert), inputs
@@ -124,9 +124,11 @@ def error(results: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> flo
         if result.dtype.kind != "f":
             worst = max(worst, 0.0 if np.array_equal(result, expected) else math.inf)
         elif result.size:
-            scale = max(1.0, float(np.abs(expected).max()))
-            difference = float(np.abs(result.astype(np.float64) - expected).max())
-            worst = max(worst, difference / scale if np.isfinite(difference) else math.inf)
+            difference = np.zeros(result.shape)
+            np.subtract(result, expected, out=difference, where=result != expected)
+            scale = np.abs(expected).max(where=np.isfinite(expected), initial=1.0)
+            largest = float(np.abs(difference).max() / scale)
+            worst = max(worst, largest if np.isfinite(largest) else math.inf)
     return worst
 
 
