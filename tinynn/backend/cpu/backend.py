@@ -6,18 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.backend.cpu import (
-    buffers,
-    elementwise,
-    linalg,
-    normalization,
-    pooling,
-    system,
-    threads,
-    update,
-)
+from tinynn.backend.cpu import buffers, elementwise, linalg, normalization, pooling, threads, update
 from tinynn.backend.cpu.convolution import kernels as convolution
 from tinynn.backend.cpu.convolution import pooled
+from tinynn.backend.cpu.system import available_memory
 from tinynn.backend.reference import Array, Backend
 
 
@@ -71,7 +63,7 @@ class NumpyBackend(Backend):
         buffers.free_buffers()
 
     def available_memory(self) -> int:
-        return system.available_memory()
+        return available_memory()
 
     def peek(self, array: Array) -> Any | None:
         return array.item()

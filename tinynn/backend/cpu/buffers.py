@@ -45,10 +45,10 @@ class _Buffers(dict[str, Any]):
 class _ThisThread(threading.local):
     def __init__(self) -> None:
         self.buffers = _Buffers()
-        _all.append(weakref.ref(self.buffers))
+        _all[id(self.buffers)] = self.buffers
 
 
-_all: list[weakref.ref[_Buffers]] = []
+_all: weakref.WeakValueDictionary[int, _Buffers] = weakref.WeakValueDictionary()
 _this_thread = _ThisThread()
 _limit = tuning.BUFFER_LIMIT
 
@@ -136,14 +136,8 @@ def free_buffers() -> None:
 
 
 def _alive() -> list[_Buffers]:
-    found = []
-    for reference in list(_all):
-        buffers = reference()
-        if buffers is not None:
-            found.append(buffers)
-        elif reference in _all:
-            _all.remove(reference)  # by identity: a new thread may be adding another one now
-    return found
+    # valuerefs() copies at once; iterating would fail where another thread starts or ends
+    return [buffers for ref in _all.valuerefs() if (buffers := ref()) is not None]
 
 
 def keep_freed_memory() -> None:

@@ -26,7 +26,7 @@ from tinynn.backend.cpu.convolution.rows import (
 )
 from tinynn.backend.cpu.linalg import column_sums
 from tinynn.backend.cpu.threads import parallel
-from tinynn.backend.cpu.tiles import Shape, Tile, cut_tiles
+from tinynn.backend.cpu.tiles import Shape, Tile, cut, cut_tiles
 from tinynn.backend.reference import Array, Backend, NeedsGrad
 from tinynn.backend.window import Window
 
@@ -127,11 +127,11 @@ def conv2d_gradients(
     if not isinstance(plan, Joint) or not (needs_grad.x and needs_grad.weight):
         return Backend.conv2d_gradients(backend, x, weight, grad, window, groups, needs_grad)
 
-    def load(rows: Rows, tile: Tile) -> tuple[Array, Callable[[], Array]]:
+    def load(rows: Rows, tile: Tile) -> tuple[Array, Array]:
         upstream = grad[tile.images]
         prefetch(upstream)
         rows.load_gradient(upstream)
-        return upstream, lambda: upstream
+        return upstream, upstream
 
     return joint_gradients(plan, x, weight, needs_grad, load)
 
@@ -141,9 +141,7 @@ def conv2d_gradients(
 
 def _groups(groups: int, channels: int, outputs: int) -> Iterator[tuple[slice, slice]]:
     """The input and the output channels of each group."""
-    c, o = channels // groups, outputs // groups
-    for group in range(groups):
-        yield slice(group * c, (group + 1) * c), slice(group * o, (group + 1) * o)
+    return zip(cut(channels, groups), cut(outputs, groups), strict=True)
 
 
 def _correlate(x: Array, kernel: Array, bias: Array | None, layout: Layout, out: Array) -> None:
@@ -259,18 +257,14 @@ def _flip(weight: Array, plan: Adjoint) -> Array:
 
 
 def joint_gradients(
-    plan: Joint,
-    x: Array,
-    weight: Array,
-    needs_grad: NeedsGrad,
-    load: Callable[[Rows, Tile], tuple[Array, Callable[[], Array]]],
+    plan: Joint, x: Array, weight: Array, needs_grad: NeedsGrad, load: Callable[[Rows, Tile], Any]
 ) -> tuple[Array | None, ...]:
     """The gradients of image, weight and bias in one pass over tiles of whole images.
 
     Args:
         load: Called with the workspace of a tile, puts the upstream gradient there. Returns the
-            pixels that add up to the gradient of the bias, and a function that returns the
-            upstream gradient (N, H', W', O) of the tile.
+            pixels that add up to the gradient of the bias, and the upstream gradient (N, H', W', O)
+            of the tile, which only the gradient of the image needs.
     """
     layout = plan.weight
     image_grad = elementwise.empty(x.shape, x.dtype) if needs_grad.x else None
@@ -286,7 +280,7 @@ def joint_gradients(
             rows.load(x, tile)
             sums[0][...] += rows.weight_gradient()
         if flipped is not None:  # last: it overwrites the workspace
-            flipped.run(upstream(), tile.images)
+            flipped.run(upstream, tile.images)
 
     shapes = layout.kernel, (layout.outputs,)
     total, bias = sum_tiles(layout.tiles, *shapes, dtype=x.dtype, work=work)

@@ -14,7 +14,7 @@ The full-size gradient is made again tile by tile, and both gradients read it at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def conv2d_relu_pool_gradients(
             backend, x, weight, grad, out, winner, window, pool, needs_grad
         )
 
-    def load(rows: Rows, tile: Tile) -> tuple[Array, Callable[[], Array]]:
+    def load(rows: Rows, tile: Tile) -> tuple[Array, Array | None]:
         # the gradient behind pooling and ReLU, then routed to the winner of each window
         planes, values = rows.planes, rows.pooled
         _to_pairs(grad[tile.images], values)
@@ -110,14 +110,13 @@ def conv2d_relu_pool_gradients(
         for i, j in np.ndindex(2, 2):
             np.multiply(values, won == 2 * i + j, out=planes[i, j])
         rows.from_planes()
-
-        def upstream() -> Array:
-            images, layout = len(grad[tile.images]), plan.weight
-            full = buffer("upstream", (images, layout.rows, layout.width, layout.outputs), x.dtype)
-            for i, j in np.ndindex(2, 2):
-                _from_pairs(planes[i, j], full[:, i::2, j::2])
-            return full
-
+        if not needs_grad.x:
+            return values, None
+        layout = plan.weight
+        shape = (values.shape[2], layout.rows, layout.width, layout.outputs)
+        upstream = buffer("upstream", shape, x.dtype)
+        for i, j in np.ndindex(2, 2):
+            _from_pairs(planes[i, j], upstream[:, i::2, j::2])
         return values, upstream
 
     return joint_gradients(plan, x, weight, needs_grad, load)

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinynn.backend.cpu import tuning
+from tinynn.backend.cpu.tiles import cut
 from tinynn.backend.reference import Array
 
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, -0.5, 2.0)  # and infinity, always
@@ -67,9 +67,7 @@ def split_taps(taps: int, stride: int, m: int) -> Sequence[range]:
     found: list[range] = []
     for residue in range(min(stride, taps)):
         rows = range(residue, taps, stride)
-        count = -(-len(rows) // most)
-        edges = [len(rows) * part // count for part in range(count + 1)]
-        found += [rows[start:stop] for start, stop in pairwise(edges)]
+        found += [rows[part] for part in cut(len(rows), -(-len(rows) // most))]
     return tuple(found)
 
 
