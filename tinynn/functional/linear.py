@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import Any
 
 from tinynn.autograd import Operand, Tensor, record
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.operands import as_tensor, check_same, sum_to
+from tinynn.functional.shape import broadcast_to
 from tinynn.precision import narrow
 
 __all__ = ["einsum", "linear", "matmul"]
@@ -88,22 +90,20 @@ def einsum(subscripts: str, *tensors: Tensor) -> Tensor:
     operands = [as_tensor("einsum", tensor) for tensor in tensors]
     check_same("einsum", *operands)
     inputs, output = _parse(subscripts, operands)
-    sizes = _axis_sizes(subscripts, inputs, operands)
-    xp = operands[0].backend.xp
-    out = xp.einsum(subscripts, *(tensor.data for tensor in operands))
-    dtype = operands[0].dtype
+    _check_sizes(subscripts, inputs, operands)
+    out = operands[0].backend.xp.einsum(subscripts, *(tensor.data for tensor in operands))
 
     def vjp_for(position: int) -> Any:
+        letters, shape = inputs[position], operands[position].shape
+        others = [i for i in range(len(operands)) if i != position]
+        terms = [output, *(inputs[i] for i in others)]
+        known = [letter in "".join(terms) for letter in letters]
+
         def vjp(grad: Tensor) -> Tensor:
-            letters = inputs[position]
-            others = [i for i in range(len(operands)) if i != position]
-            known = set(output).union(*(inputs[i] for i in others))
-            kept = "".join(letter for letter in letters if letter in known)
-            terms = ",".join([output, *(inputs[i] for i in others)])
-            part = einsum(f"{terms}->{kept}", grad, *(operands[i] for i in others))
-            shape = tuple(sizes[letter] if letter in known else 1 for letter in letters)
-            full = tuple(sizes[letter] for letter in letters)
-            return part.reshape(shape) + Tensor(xp.zeros(full, dtype=dtype))
+            kept = "".join(compress(letters, known))
+            part = einsum(f"{','.join(terms)}->{kept}", grad, *(operands[i] for i in others))
+            part = part.reshape([n if k else 1 for n, k in zip(shape, known, strict=True)])
+            return broadcast_to(part, shape)
 
         return vjp
 
@@ -132,7 +132,7 @@ def _parse(subscripts: str, operands: list[Tensor]) -> tuple[list[str], str]:
     return inputs, output
 
 
-def _axis_sizes(subscripts: str, inputs: list[str], operands: list[Tensor]) -> dict[str, int]:
+def _check_sizes(subscripts: str, inputs: list[str], operands: list[Tensor]) -> None:
     sizes: dict[str, int] = {}
     for term, tensor in zip(inputs, operands, strict=True):
         for letter, size in zip(term, tensor.shape, strict=True):
@@ -141,4 +141,3 @@ def _axis_sizes(subscripts: str, inputs: list[str], operands: list[Tensor]) -> d
                     f"einsum {subscripts!r}: axis {letter!r} has {sizes[letter]} elements in one "
                     f"operand and {size} in another; shapes {[t.shape for t in operands]}"
                 )
-    return sizes
