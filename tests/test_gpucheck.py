@@ -119,6 +119,24 @@ def test_a_wrong_kernel_fails(
     assert next(line for line in said.splitlines() if "FAIL" in line).startswith("relu ")
 
 
+def test_a_kernel_that_raises_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError("no memory left")
+
+    monkeypatch.setattr(type(get_backend("cpu")), "matmul", out_of_memory)
+    monkeypatch.setattr(parity, "TABLES", {"kernels": TABLES["kernels"]})
+    monkeypatch.setattr(limits, "_REPEATS", 1)
+    file = tmp_path / "report.json"
+    assert main(["--device", "cpu", "--quick", "--json", str(file)]) == 1
+    assert "MemoryError: no memory left  FAIL" in capsys.readouterr().out
+    rows = {row["name"]: row for row in json.loads(file.read_text())["kernels"]}
+    assert rows["matmul"]["raised"] == "MemoryError: no memory left"
+    assert rows["relu"]["ok"]
+    assert rows["relu"]["cpu_seconds"] > 0
+
+
 GUARDED = """
 import cupy, sys
 cupy.cuda.set_allocator(None)  # each array ends at a protected page
