@@ -80,5 +80,4 @@ class NumpyBackend(Backend):
         # NumPy's compiled generator increments its counter before it makes a block
         counter = (position - 1) % (1 << 256)
         generator = np.random.Philox(key=seed & ((1 << 64) - 1), counter=counter)
-        raw: Array = generator.random_raw(-(-count // 2))
-        return raw.view(np.uint32)[:count]
+        return np.asarray(generator.random_raw(-(-count // 2))).view(np.uint32)[:count]

@@ -75,8 +75,7 @@ def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
             buffers[name] = held
         else:
             buffers.refused = True
-    array: Array = held[:size].view(dtype).reshape(shape)
-    return array
+    return held[:size].view(dtype).reshape(shape)
 
 
 class Writer:

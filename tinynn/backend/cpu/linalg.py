@@ -48,5 +48,4 @@ def total(backend: Backend, x: Array, axes: tuple[int, ...], keepdims: bool = Fa
 
 def column_sums(rows: Array) -> Array:
     """The sum over the rows of a matrix, as a matrix product; the caller limits BLAS's threads."""
-    result: Array = np.ones(len(rows), dtype=rows.dtype) @ rows
-    return result
+    return np.ones(len(rows), dtype=rows.dtype) @ rows

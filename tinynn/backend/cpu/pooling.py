@@ -42,9 +42,8 @@ def max_pool2d_scatter(
 ) -> Array:
     """By assignment where each pixel lies in one window, else the reference on chunks."""
     out = np.empty(shape, dtype=values.dtype)
-    # whether each pixel lies in exactly one window, so that there is nothing to add up
-    partition = is_halving(window) and not any(map(any, window.padding))
-    partition = partition and (2 * values.shape[1], 2 * values.shape[2]) == tuple(shape[1:3])
+    # each pixel is in exactly one window, so that there is nothing to add up
+    partition = is_halving(window) and _partitions(window, shape)
 
     def scatter(images: slice) -> None:
         if partition:

@@ -104,7 +104,7 @@ def conv2d_weight_gradient(
             total += rows.weight_gradient()
 
     tiles = plan.tiles if grad.size else ()
-    (totals,) = sum_tiles(tiles, (groups, *plan.kernel), dtype=x.dtype, work=work)
+    (totals,) = sum_tiles(tiles, (groups, *plan.kernel_shape), dtype=x.dtype, work=work)
     for (_, outputs), total in zip(slices, totals, strict=True):
         out[..., outputs] = plan.kernel_rows_adjoint(total)
     return out
@@ -282,7 +282,7 @@ def joint_gradients(
         if flipped is not None:  # last: it overwrites the workspace
             flipped.run(upstream, tile.images)
 
-    shapes = layout.kernel, (layout.outputs,)
+    shapes = layout.kernel_shape, (layout.outputs,)
     total, bias = sum_tiles(layout.tiles, *shapes, dtype=x.dtype, work=work)
     kernel = layout.kernel_rows_adjoint(total) if needs_grad.weight else None
     return image_grad, kernel, bias if needs_grad.bias else None

@@ -72,7 +72,7 @@ class Layout(NamedTuple):
 
     @property
     @lru_cache(maxsize=1024)  # noqa: B019
-    def kernel(self) -> tuple[int, int, int]:
+    def kernel_shape(self) -> tuple[int, int, int]:
         """The shape of ``kernel_rows``: (products, kw·C, O)."""
         return self.products, self.window.extent[1] * self.channels, self.outputs
 
@@ -103,7 +103,7 @@ class Layout(NamedTuple):
         rows = weight.reshape(len(weight), -1)
         if self.m > 1:
             rows = self.transforms.kernel @ rows
-        return np.ascontiguousarray(rows).reshape(self.kernel)
+        return np.ascontiguousarray(rows).reshape(self.kernel_shape)
 
     def kernel_rows_adjoint(self, kernel: Array) -> Array:
         """The gradient of the weight (kh, kw, C, O), from that of ``kernel_rows``."""
