@@ -13,7 +13,7 @@ SIZE = 30  # pixels of the naive references' canvas
 
 
 def whole_boxes(min_count: int = 0) -> st.SearchStrategy[np.ndarray]:
-    """Boxes with whole numbers of pixels on a canvas of SIZE x SIZE."""
+    """Boxes with integer coordinates on a canvas of SIZE x SIZE."""
     box = st.tuples(*(st.integers(0, SIZE // 2) for _ in range(4)))
     return st.lists(box, min_size=min_count, max_size=6).map(
         lambda boxes: np.array(boxes, dtype=np.float32).reshape(-1, 4)

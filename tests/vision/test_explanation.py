@@ -50,7 +50,7 @@ def corner(device: str) -> nn.Module:
     return Corner().to(device)
 
 
-class TestWhereItLooks:
+class TestPositions:
     @pytest.mark.parametrize("explain", [grad_cam, hires_cam])
     def test_the_maps_find_the_place(self, explain: Any, device: str) -> None:
         images = np.ones((2, 12, 12, 1), np.float32)
@@ -214,7 +214,7 @@ class TestOverlay:
             overlay(np.zeros((5, 4, 1), np.uint8), np.zeros((4, 5), np.float32))
 
 
-class TestWhatIsRefused:
+class TestErrors:
     @pytest.mark.parametrize("explain", [grad_cam, hires_cam, occlusion_map])
     @pytest.mark.parametrize(
         ("images", "classes", "error", "message"),

@@ -133,8 +133,7 @@ class RandomCrop(_Transform):
             )
         top = rng.integers(0, height - self.height + 1, n)[:, None] + np.arange(self.height)
         left = rng.integers(0, width - self.width + 1, n)[:, None] + np.arange(self.width)
-        crops: Images = images[np.arange(n)[:, None, None], top[:, :, None], left[:, None, :]]
-        return crops
+        return np.asarray(images[np.arange(n)[:, None, None], top[:, :, None], left[:, None, :]])
 
 
 class RandomBrightness(_Transform):

@@ -141,8 +141,7 @@ def _scored(boxes: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Boxes, Scores]
 def _weighted_mean(boxes: Boxes, weights: Scores) -> Boxes:
     total = weights.sum(dtype=np.float64)
     if total <= 0:
-        first: Boxes = boxes[0]
-        return first
+        return np.asarray(boxes[0])
     return np.asarray(weights.astype(np.float64) @ boxes / total, dtype=np.float32)
 
 

@@ -86,7 +86,7 @@ class Detector:
             _require(name, value, "an integer >= 1", valid)
         _require("step", self.step, "a ratio above 1", 1 < self.step < math.inf)
         _require("threshold", self.threshold, "between 0 and 1", 0 < self.threshold < 1)
-        _require("min_size", self.min_size, "in pixels, above 0", 0 < self.min_size < math.inf)
+        _require("min_size", self.min_size, "a size above 0", 0 < self.min_size < math.inf)
         _require("min_share", self.min_share, "a fraction from 0 to 1", 0 <= self.min_share <= 1)
 
     def detect(self, photo: npt.NDArray[np.uint8]) -> Detections:

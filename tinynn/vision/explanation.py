@@ -141,8 +141,8 @@ def first_filters(model: Module) -> Maps:
     filters = first.weight.numpy().astype(np.float32).transpose(3, 0, 1, 2)
     low = filters.min(axis=(1, 2, 3), keepdims=True)
     span = filters.max(axis=(1, 2, 3), keepdims=True) - low
-    shown: Maps = np.where(span > 0, (filters - low) / np.where(span > 0, span, 1), 0.5)
-    return shown.astype(np.float32)
+    shown = np.where(span > 0, (filters - low) / np.where(span > 0, span, 1), 0.5)
+    return np.asarray(shown, np.float32)
 
 
 def overlay(image: npt.NDArray[np.uint8], heat: Maps, strength: float = 0.6) -> Images:
@@ -206,8 +206,7 @@ def _cam(
         cam = F.relu((weighting(slope) * outputs[-1]).sum(axis=3, keepdims=True)).astype("float32")
         large = F.resize_bilinear(cam, images.shape[1:3]).numpy()[..., 0]
     top = large.max(axis=(1, 2), keepdims=True)
-    maps: Maps = np.divide(large, top, out=np.zeros_like(large), where=top > 0)
-    return maps
+    return np.asarray(np.divide(large, top, out=np.zeros_like(large), where=top > 0))
 
 
 def _probabilities(model: Module, images: Maps) -> npt.NDArray[np.float64]:
