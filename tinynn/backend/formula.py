@@ -63,7 +63,7 @@ class Program(NamedTuple):
 
     @property
     def changed(self) -> list[int]:
-        """The numbers of the arrays that the formula changes in place."""
+        """The indices of the arrays that the formula changes in place."""
         targets = {statement[0] for statement in self.statements}
         return [i for i in range(self.arrays) if f"x{i}" in targets]
 

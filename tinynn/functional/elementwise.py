@@ -193,13 +193,32 @@ def log_sigmoid(x: Operand) -> Tensor:
     return -softplus(-_floating("log_sigmoid", x))
 
 
+def _silu(x: Any) -> Any:
+    return x * _sigmoid(x)
+
+
+def _silu_vjp(grad: Any, x: Any) -> Any:
+    s = _sigmoid(x)
+    return grad * s + grad * x * (s * (1 - s))
+
+
 def silu(x: Operand) -> Tensor:
     """x · sigmoid(x), also called swish.
 
     Hendrycks and Gimpel, "Gaussian error linear units" (2016).
     """
-    x = _floating("silu", x)
-    return x * sigmoid(x)
+    return _with_input("silu", _silu, x, _silu_gradient)
+
+
+def _silu_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """The VJP of ``silu`` in one kernel, and for higher orders the VJPs of this VJP."""
+
+    def vjp(upstream: Tensor) -> Tensor:
+        s = sigmoid(x)
+        return upstream * grad * (s * (1 - s) * (2 + x * (1 - 2 * s)))
+
+    data = x.backend.evaluate(_silu_vjp, grad.data, x.data)
+    return record("silu_gradient", data, (grad, lambda u: _silu_gradient(u, x)), (x, vjp))
 
 
 def gelu(x: Operand, approximate: str = "none") -> Tensor:
