@@ -6,6 +6,7 @@ after array: writing takes no memory besides the arrays themselves.
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,8 +40,6 @@ def safetensors_content(
     The pieces are views of the arrays, which must not change in between. The header stores the
     CRC-32 of each array and of the metadata, which ``from_bytes`` checks.
     """
-    import json  # here, because import tinynn must be fast
-
     dtypes = {name: _dtype(name, array) for name, array in arrays.items()}
     names = sorted(arrays, key=lambda name: (_DTYPES.index(dtypes[name]), name))
     checksums = json.dumps(_checksums(arrays, metadata), sort_keys=True)
@@ -73,8 +72,6 @@ def from_bytes(content: bytes, name: str) -> tuple[dict[str, str], Arrays]:
 
     Files of other programs have no checksums and are read without.
     """
-    import json
-
     from safetensors.numpy import load
 
     with _reading(name):
@@ -94,8 +91,6 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, str], Arra
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The metadata of a safetensors file, without reading its arrays."""
-    import json
-
     from safetensors import safe_open
 
     with _reading(path), safe_open(_existing(path), framework="np") as file:

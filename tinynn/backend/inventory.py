@@ -5,6 +5,7 @@ from __future__ import annotations
 # the search for a GPU is imported where it is used, so that ``import tinynn`` stays fast
 import os
 import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -82,8 +83,6 @@ def _cpu() -> Device:
 
 
 def _cpu_title() -> str:
-    from pathlib import Path
-
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

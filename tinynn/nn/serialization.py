@@ -7,6 +7,7 @@ weights into it: a file cannot make it run any other code.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -40,8 +41,6 @@ def save(model: Module, path: str | os.PathLike[str], extra: dict[str, Any] | No
     Example:
         >>> tinynn.save(model, "model.safetensors", extra={"classes": ["cat", "dog"]})
     """
-    import json  # here, because import tinynn must be fast
-
     description = _encode(model, type(model).__name__)
     _check_rebuilds(model, description)
     arrays = {name: t.numpy() for name, t in model.state_dict().items()}
@@ -64,8 +63,6 @@ def load(
         FileFormatError: the file is damaged, of another format, or needs a class that is not in
             ``classes``.
     """
-    import json
-
     header, arrays = files.read_safetensors(path)
     if header.get("tinynn") != FORMAT or "model" not in header:
         raise FileFormatError(
@@ -99,8 +96,6 @@ def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Reads the header of the file only.
     """
-    import json
-
     text = files.read_metadata(path).get("extra", "{}")
     try:
         extra = json.loads(text)
