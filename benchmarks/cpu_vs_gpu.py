@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from answers import answers, load_instances, plot, table
 from tqdm import tqdm
+from vs_pytorch import positive, quartile_spread
 
 import tinynn
 from tinynn import functional as F
@@ -221,7 +222,6 @@ def measure(benches: list[Bench], rounds: int) -> list[Measured]:
     rows = []
     for bench in benches:
         step, with_upload, issue, on_device = times[bench.device]
-        low, _, high = statistics.quantiles(step if len(step) > 1 else step * 2, n=4)
         rows.append(
             Measured(
                 bench.name,
@@ -229,7 +229,7 @@ def measure(benches: list[Bench], rounds: int) -> list[Measured]:
                 bench.batch,
                 bench.device,
                 statistics.median(step),
-                (high - low) / statistics.median(step),
+                quartile_spread(step),
                 statistics.median(with_upload),
                 statistics.median(issue),
                 None if on_device[0] is None else statistics.median(on_device),
@@ -374,13 +374,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def batch_sizes(text: str) -> list[int]:
     """Comma-separated integers, sorted."""
     return sorted({positive(part) for part in text.split(",")})
-
-
-def positive(text: str) -> int:
-    """An integer above 0, for argparse."""
-    if not text.strip().isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer above 0, got {text!r}")
-    return int(text)
 
 
 def price(text: str) -> float:
