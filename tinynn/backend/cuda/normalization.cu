@@ -52,7 +52,7 @@ __device__ inline Sums read(const volatile Sums* sums) {
 // different rows. blockIdx.x = part of the rows, .y = tile of channels. The last block of a tile
 // combines the parts in order.
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 batch_statistics(const SCALAR* x, long long rows, int channels, int lanes, long long each,
                  ACCUMULATE momentum, Moments* partial, unsigned int* tickets, ACCUMULATE* average,
                  ACCUMULATE* variance, SCALAR* running_mean, SCALAR* running_variance) {
