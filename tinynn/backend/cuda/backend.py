@@ -57,6 +57,3 @@ class CupyBackend(CudaDevice):
 
     unscale = update.unscale
     update = update.update  # last: it hides the module from here on
-
-
-__all__ = ["CupyBackend"]

@@ -11,19 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
+from tinynn.backend.cuda import tuning
 from tinynn.backend.cuda.device import CudaDevice
 from tinynn.backend.cuda.geometry import Geometry, Shape, packed, sliding
 from tinynn.backend.cuda.launch import KernelFile, accumulate
-from tinynn.backend.cuda.tuning import (
-    DEPTHWISE_MAX_OUTPUTS,
-    FORWARD_TILES,
-    GEMM_MIN_OUTPUTS,
-    GEMM_MIN_TERMS,
-    GRADIENT_TILE,
-    IM2COL_WORKSPACE,
-    MIN_PIXELS_PER_BLOCK,
-    THREADS,
-)
 from tinynn.backend.reference import Array, Backend
 from tinynn.backend.window import Window
 
@@ -98,10 +89,10 @@ def conv2d_weight_gradient(
     if _is_depthwise(g):
         name, tiles = "weight_gradient_depthwise", (-(-g.outputs // 32), g.terms)
     else:
-        across = -(-g.group_outputs // GRADIENT_TILE)
-        name, tiles = "weight_gradient", (-(-g.terms // GRADIENT_TILE) * across, groups)
+        across = -(-g.group_outputs // tuning.GRADIENT_TILE)
+        name, tiles = "weight_gradient", (-(-g.terms // tuning.GRADIENT_TILE) * across, groups)
     count = tiles[0] * tiles[1]
-    split = backend.split(grad.size // g.outputs, 1, count, MIN_PIXELS_PER_BLOCK)
+    split = backend.split(grad.size // g.outputs, 1, count, tuning.MIN_PIXELS_PER_BLOCK)
     out = backend.xp.empty(shape, x.dtype)
     partial = backend.xp.empty((split.parts, *shape), accumulate(x))
     arguments = (x, grad, packed(g), split.each, partial, backend.tickets(count), out)
@@ -129,9 +120,11 @@ def _correlate(
         _kernels.for_each("correlate_depthwise", x.dtype, out.size, *arguments)
         return
     pool = 0 if winner is None else 1
-    tile = next((tile for tile in FORWARD_TILES if g.group_outputs <= tile), FORWARD_TILES[-1])
+    tile = next(
+        (tile for tile in tuning.FORWARD_TILES if g.group_outputs <= tile), tuning.FORWARD_TILES[-1]
+    )
     rows = out.size // g.outputs * (4 if pool else 1)
-    grid = (-(-rows // (THREADS // (tile // 4) * 4)), -(-g.group_outputs // tile), g.groups)
+    grid = (-(-rows // (tuning.THREADS // (tile // 4) * 4)), -(-g.group_outputs // tile), g.groups)
     _kernels.launch(
         "correlate", x.dtype, grid, *arguments, winner if pool else 0, TILE_O=tile, POOL=pool
     )
@@ -149,7 +142,7 @@ def _im2col(
         return
     terms = window.kernel[0] * window.kernel[1] * x.shape[3]
     pixels = x.shape[0] * size[0] * size[1]
-    each = min(pixels, max(1, IM2COL_WORKSPACE // (terms * x.dtype.itemsize)))
+    each = min(pixels, max(1, tuning.IM2COL_WORKSPACE // (terms * x.dtype.itemsize)))
     workspace = backend.xp.empty((each, terms), x.dtype)
     g = packed(sliding(x.shape, size, window))
     for begin in range(0, pixels, each):
@@ -177,7 +170,7 @@ def _col2im(backend: CudaDevice, grad: Array, weight: Array, window: Window, x: 
         backend.xp.matmul(_rows(grad), matrix, out=_rows(x))
         return
     area = grad.shape[1] * grad.shape[2]
-    each = max(1, IM2COL_WORKSPACE // (area * matrix.shape[1] * x.dtype.itemsize))
+    each = max(1, tuning.IM2COL_WORKSPACE // (area * matrix.shape[1] * x.dtype.itemsize))
     for begin in range(0, len(x), each):
         part = x[begin : begin + each]
         columns = backend.xp.matmul(_rows(grad[begin : begin + each]), matrix)
@@ -200,13 +193,13 @@ def _is_pointwise(window: Window) -> bool:
 def _uses_cublas(window: Window, weight: Shape, groups: int) -> bool:
     """Whether im2col has nothing to write, or cuBLAS has enough work for each column."""
     kh, kw, channels, outputs = weight
-    large = outputs >= GEMM_MIN_OUTPUTS and kh * kw * channels >= GEMM_MIN_TERMS
+    large = outputs >= tuning.GEMM_MIN_OUTPUTS and kh * kw * channels >= tuning.GEMM_MIN_TERMS
     return groups == 1 and (large or _is_pointwise(window))
 
 
 def _is_depthwise(g: Geometry) -> bool:
     """Whether a group has too few output channels to fill a tile."""
-    return g.groups > 1 and g.group_outputs < DEPTHWISE_MAX_OUTPUTS and g.terms < _MAX_GRID
+    return g.groups > 1 and g.group_outputs < tuning.DEPTHWISE_MAX_OUTPUTS and g.terms < _MAX_GRID
 
 
 @lru_cache(maxsize=1024)
