@@ -169,7 +169,7 @@ model, data = face_cnn(device, dropout=0.25), faces(10)
 loader = DataLoader(data, 4, shuffle=True, seed=1, device=device)
 optimizer = optim.SGD(model, learning_rate=0.01, momentum=0.9)
 history = fit(model, loader, optimizer, F.cross_entropy, epochs=2, description=None)
-print(*(f"{value:.7g}" for figures in history.training for value in figures.named().values()))
+print(*(f"{value:.7g}" for metrics in history.training for value in metrics.named().values()))
 print(*(f"{value:.5g}" for value in predict(model, data.images, 4).ravel()))
 """
 

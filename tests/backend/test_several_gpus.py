@@ -72,7 +72,7 @@ def test_what_else_is_done_to_tensors(name: str, current_elsewhere: Callable[[],
     assert X[name](x).device == HERE
 
 
-def test_numbers_come_back(current_elsewhere: Callable[[], None]) -> None:
+def test_values_are_read_back(current_elsewhere: Callable[[], None]) -> None:
     x = tinynn.tensor([[1.0, 2.0]], device=HERE)
     current_elsewhere()
     assert x.tolist() == [[1, 2]]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tinynn.backend.cuda.device import CudaDevice
-from tinynn.backend.cuda.launch import DTYPES, THREADS, KernelFile, blocks_for, kernel, scalar
+from tinynn.backend.cuda.launch import DTYPES, KernelFile, blocks_for, kernel, scalar
+from tinynn.backend.cuda.tuning import THREADS
 from tinynn.backend.formula import Formula, Program, Trace
 from tinynn.backend.reference import Array, Backend
 

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from tinynn.backend import tracing
-from tinynn.backend.cuda import geometry
-from tinynn.backend.cuda.tuning import FORWARD_TILES, GRADIENT_TILE, MAX_BLOCKS
-from tinynn.backend.cuda.tuning import THREADS as THREADS
+from tinynn.backend.cuda import geometry, tuning
+from tinynn.backend.cuda.tuning import THREADS
 from tinynn.backend.reference import Array
 
 _FILES = ("elementwise", "metrics", "normalization", "random", "reduction", "softmax", "update")
@@ -26,7 +25,7 @@ VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
     **dict.fromkeys(_FILES, ({},)),
     "convolution": (
         {},
-        *({"TILE_O": tile, "POOL": pool} for tile in FORWARD_TILES for pool in (0, 1)),
+        *({"TILE_O": tile, "POOL": pool} for tile in tuning.FORWARD_TILES for pool in (0, 1)),
     ),
     "pooling": ({"WIDE": 0}, {"WIDE": 1}),
 }
@@ -97,19 +96,15 @@ def source(file: str) -> str:
 def options(dtype: str, macros: dict[str, int]) -> tuple[str, ...]:
     """The compiler options of one variant."""
     scalar, accumulate = DTYPES[dtype]
-    defines = {
-        "SCALAR": scalar,
-        "ACCUMULATE": accumulate,
-        "THREADS": THREADS,
-        "GRADIENT_TILE": GRADIENT_TILE,
-        **macros,
-    }
+    shared = ("THREADS", "GRADIENT_TILE", "PARAMETERS", "BLOCK_ELEMENTS")
+    constants = {name: getattr(tuning, name) for name in shared}
+    defines = {"SCALAR": scalar, "ACCUMULATE": accumulate, **constants, **macros}
     return tuple(f"-D{name}={value}" for name, value in defines.items())
 
 
 def blocks_for(count: int, per_block: int = THREADS) -> tuple[int]:
     """The grid of a grid-stride loop over ``count`` elements."""
-    return (max(1, min(MAX_BLOCKS, -(-count // per_block))),)
+    return (max(1, min(tuning.MAX_BLOCKS, -(-count // per_block))),)
 
 
 def lanes_for(columns: int) -> int:

@@ -3,7 +3,7 @@
 // SCALAR is the element type of arrays (__half, float or double), ACCUMULATE that of arithmetic and
 // sums (float for __half). Arrays are contiguous unless a kernel says otherwise. Offsets into arrays
 // are 64 bits wide, sizes of single axes 32. The code is C++11 and runs from compute capability 3.7 on.
-// THREADS is the block size of every launch; tuning.py explains it.
+// THREADS and other constants are those of tuning.py.
 
 #include <cuda_fp16.h>
 
@@ -37,7 +37,7 @@ __device__ inline bool is_last_block(unsigned int* ticket, unsigned int blocks) 
     return last;
 }
 
-// What the reductions below add up: numbers, or a struct with these two functions.
+// The reductions below combine scalars, or structs that have these two functions.
 __device__ inline ACCUMULATE combined(ACCUMULATE a, ACCUMULATE b) { return a + b; }
 __device__ inline ACCUMULATE read(const volatile ACCUMULATE* address) { return *address; }
 

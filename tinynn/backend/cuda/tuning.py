@@ -40,6 +40,11 @@ DEPTHWISE_MAX_OUTPUTS = 8
 # Bytes of im2col columns at a time: large enough for cuBLAS to be efficient, small beside images.
 IM2COL_WORKSPACE = 64 * 2**20
 
+# Optimizer updates: parameters per launch (their addresses are kernel arguments, of which there may
+# be 4 KB) and elements per block.
+PARAMETERS = 64
+BLOCK_ELEMENTS = 4096
+
 # Label checks in flight, 8 bytes each; one more synchronizes.
 MAX_PENDING_LABEL_CHECKS = 4096
 

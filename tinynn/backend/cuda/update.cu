@@ -3,9 +3,6 @@
 // kernel `update` itself is generated from the optimizer's formula and appended to this file: see
 // update.py.
 
-#define PARAMETERS 64        // of one launch; update.py has the same number
-#define BLOCK_ELEMENTS 4096  // elements of one block
-
 template <int COLUMNS>
 struct Table {
     unsigned long long address[COLUMNS][PARAMETERS];  // rows: parameters, gradients, optimizer state

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from tinynn.backend.cuda.device import CudaDevice
-from tinynn.backend.cuda.launch import THREADS, kernel, scalar
+from tinynn.backend.cuda.launch import kernel, scalar
+from tinynn.backend.cuda.tuning import BLOCK_ELEMENTS, PARAMETERS, THREADS
 from tinynn.backend.formula import Formula, Program, Trace
 from tinynn.backend.reference import Array, Arrays
-
-_PARAMETERS = 64  # of one launch: PARAMETERS in update.cu
-_BLOCK_ELEMENTS = 4096  # elements of one block: BLOCK_ELEMENTS in update.cu
 
 
 def update(
@@ -86,22 +84,22 @@ def _layout(columns: int) -> np.dtype[Any]:
     """The struct ``Table<columns>`` of update.cu."""
     return np.dtype(
         [
-            ("address", np.uint64, (columns, _PARAMETERS)),
-            ("size", np.int64, _PARAMETERS),
-            ("end", np.int32, _PARAMETERS),
+            ("address", np.uint64, (columns, PARAMETERS)),
+            ("size", np.int64, PARAMETERS),
+            ("end", np.int32, PARAMETERS),
         ],
         align=True,
     )
 
 
 def _tables(columns: Sequence[Arrays]) -> Iterator[tuple[np.ndarray[Any, Any], int]]:
-    """For each launch, the table of up to _PARAMETERS parameters and the number of blocks."""
-    for start in range(0, len(columns[0]), _PARAMETERS):
-        part = [column[start : start + _PARAMETERS] for column in columns]
+    """For each launch, the table of up to PARAMETERS parameters and the number of blocks."""
+    for start in range(0, len(columns[0]), PARAMETERS):
+        part = [column[start : start + PARAMETERS] for column in columns]
         count = len(part[0])
         table = np.zeros((), _layout(len(columns)))
         sizes = [array.size for array in part[0]]
-        ends = list(accumulate(-(-size // _BLOCK_ELEMENTS) for size in sizes))
+        ends = list(accumulate(-(-size // BLOCK_ELEMENTS) for size in sizes))
         table["address"][:, :count] = [[array.data.ptr for array in column] for column in part]
         table["size"][:count] = sizes
         table["end"][:count] = ends
