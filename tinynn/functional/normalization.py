@@ -63,10 +63,7 @@ def batch_norm(
     Raises:
         ShapeError: In training with a single value per channel, or if the channels differ.
     """
-    require_floating("batch_norm", x)
-    x = widen(x)
-    check_same("batch_norm", x, running_mean, running_var, weight, bias)
-    _check_channels("batch_norm", x, running_mean, running_var, weight, bias)
+    x = _checked("batch_norm", x, 1, running_mean, running_var, weight, bias)
     if training or running_mean is None or running_var is None:
         if x.size // max(1, x.shape[-1]) < 2:
             raise ShapeError(
@@ -130,21 +127,16 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalize each example over its last ``axes`` axes, then scale and shift elementwise.
+    """weight · (x - mean) / √(var + eps) + bias, over the last ``axes`` axes of each example.
 
-    ``weight`` and ``bias`` have the shape of those axes. Ba, Kiros and Hinton (2016).
+    Ba, Kiros and Hinton (2016).
+
+    Shape:
+        x (N, ...) -> (N, ...); weight and bias have the shape of the last ``axes`` axes.
     """
-    require_floating("layer_norm", x)
-    x = widen(x)
-    check_same("layer_norm", x, weight, bias, floating=False)
     if not 1 <= axes <= x.ndim:
         raise ArgumentError(f"layer_norm over the last {axes} axes of shape {x.shape}")
-    for parameter in (weight, bias):
-        if parameter is not None and parameter.shape != x.shape[x.ndim - axes :]:
-            raise ShapeError(
-                f"layer_norm expects weight and bias of shape {x.shape[x.ndim - axes :]} for an "
-                f"input {x.shape}, got {parameter.shape}"
-            )
+    x = _checked("layer_norm", x, axes, weight, bias)
     return _affine(_normalize(x, tuple(range(x.ndim - axes, x.ndim)), eps), weight, bias)
 
 
@@ -162,12 +154,9 @@ def group_norm(
     Shape:
         x (N, ..., C) -> (N, ..., C); weight and bias (C,).
     """
-    require_floating("group_norm", x)
-    x = widen(x)
-    check_same("group_norm", x, weight, bias, floating=False)
+    x = _checked("group_norm", x, 1, weight, bias)
     if x.ndim < 2 or groups < 1 or x.shape[-1] % groups:
         raise ShapeError(f"group_norm: {groups} groups do not divide the channels of {x.shape}")
-    _check_channels("group_norm", x, weight, bias)
     split = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
     return _affine(_normalize(split, (1, 3), eps).reshape(x.shape), weight, bias)
 
@@ -178,10 +167,16 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return x if bias is None else x + bias
 
 
-def _check_channels(name: str, x: Tensor, *parameters: Tensor | None) -> None:
+def _checked(name: str, x: Tensor, axes: int, *parameters: Tensor | None) -> Tensor:
+    """The input, if the parameters have the device, the dtype and the last axes of it."""
+    x = widen(require_floating(name, x))
+    check_same(name, x, *parameters)
+    shape = x.shape[x.ndim - axes :]
     for parameter in parameters:
-        if parameter is not None and parameter.shape != x.shape[-1:]:
+        if parameter is not None and parameter.shape != shape:
+            size = "x".join(map(str, parameter.shape)) or "1"
+            what = "channels (the last axis)" if axes == 1 else f"elements (the last {axes} axes)"
             raise ShapeError(
-                f"{name} expects {parameter.shape[0] if parameter.ndim else 1} channels (the last "
-                f"axis), got an input of shape {x.shape}"
+                f"{name} expects {size} {what}, got {shape} of an input of shape {x.shape}"
             )
+    return x
