@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.backend.reference import PLAIN
-from tinynn.backend import Backend, NeedsGrad, Window, get_backend
+from tinynn.backend import Backend, BatchNorm, NeedsGrad, Window, get_backend
 
 SAME = ((1, 1), (1, 1))
 CASES = {  # name: (images, weight, window, groups)
@@ -211,10 +211,10 @@ def test_strides_of_bias_and_weight(device: str) -> None:
     np.testing.assert_array_equal(backend.to_host(rows), np.zeros((3, 4)) + bias[::2])
     image = x.reshape(-1, 3)
     scale, shift = bias[:6:2], bias[1:7:2]
-    theirs = PLAIN.batch_norm(image, scale, shift, None, 0.1, 1e-5)[0]
-    there = place(image), place(bias)[:6:2], place(bias)[1:7:2]
-    ours = backend.batch_norm(*there, None, 0.1, 1e-5)[0]
-    close(backend.to_host(ours), theirs)
+    theirs = PLAIN.batch_norm(image, BatchNorm(scale, shift, None, 0.1, 1e-5))
+    norm = BatchNorm(place(bias)[:6:2], place(bias)[1:7:2], None, 0.1, 1e-5)
+    ours = backend.batch_norm(place(image), norm)
+    close(backend.to_host(ours.out), theirs.out)
 
 
 def test_updates_of_parameters_in_any_memory_order(device: str) -> None:

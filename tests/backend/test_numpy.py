@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import tinynn
 from tests.backend.reference import PLAIN
-from tinynn.backend import NeedsGrad, Window, get_backend
+from tinynn.backend import BatchNorm, NeedsGrad, Window, get_backend
 from tinynn.backend.cpu import buffers, elementwise, tiles, tuning
 from tinynn.backend.cpu.convolution import choice
 from tinynn.backend.cpu.convolution.rows import Layout
@@ -377,9 +377,10 @@ class TestOthers:
     def test_batch_norm(self, shape: tuple[int, ...], mean: float, relu: bool) -> None:
         x, grad = mean + normal(*shape), normal(*shape[::-1]).reshape(shape)
         weight, bias = normal(shape[-1], 1)[:, 0], normal(shape[-1])
-        out, average, variance = FAST.batch_norm(x, weight, bias, None, 0.1, 1e-5, relu)
-        same((out, average, variance), PLAIN.batch_norm(x, weight, bias, None, 0.1, 1e-5, relu))
-        arguments = (grad, x, weight, average, variance, 1e-5, out if relu else None)
+        norm = BatchNorm(weight, bias, None, 0.1, 1e-5, relu)
+        saved = FAST.batch_norm(x, norm)
+        same(saved, PLAIN.batch_norm(x, norm))
+        arguments = (grad, x, norm, saved)
         same(FAST.batch_norm_gradient(*arguments), PLAIN.batch_norm_gradient(*arguments))
 
     @pytest.mark.parametrize(

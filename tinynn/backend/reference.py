@@ -36,6 +36,33 @@ class NeedsGrad(NamedTuple):
     bias: bool
 
 
+class BatchNorm(NamedTuple):
+    """What a batch normalization does: weight · (x - mean) / √(var + eps) + bias."""
+
+    weight: Array | None
+    bias: Array | None
+    running: tuple[Array, Array] | None  # mean and variance, updated in place
+    momentum: float
+    eps: float
+    relu: bool = False  # whether negative outputs become 0
+
+    def update_running(self, mean: Array, variance: Array, count: int) -> None:
+        """running += momentum · (batch - running), in place, with the unbiased variance."""
+        if self.running is not None:
+            unbiased = variance * (count / max(1, count - 1))
+            for kept, batch in zip(self.running, (mean, unbiased), strict=True):
+                kept *= 1 - self.momentum
+                kept += (self.momentum * batch).astype(kept.dtype, copy=False)
+
+
+class Normalized(NamedTuple):
+    """The result of a normalization, and the statistics that its gradient needs."""
+
+    out: Array
+    mean: Array
+    variance: Array
+
+
 class Uploads:
     """Host-to-device copies in two steps: ``start`` on any thread, then ``receive``.
 
@@ -203,8 +230,8 @@ class Backend:
 
     # -- normalization ----------------------------------------------------------------------
 
-    def normalize(self, x: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
-        """y = (x - mean) / √(var + eps) over the axes; returns y, mean, var (axes are kept).
+    def normalize(self, x: Array, axes: tuple[int, ...], eps: float) -> Normalized:
+        """(x - mean) / √(var + eps) over the axes, which the statistics keep.
 
         float16 is computed in float32, here and below; the statistics stay float32.
         """
@@ -214,7 +241,7 @@ class Backend:
         centered = wide - average
         variance = self.sum(centered * centered, axes, keepdims=True) * scale
         centered *= (variance + eps) ** -0.5
-        return centered.astype(x.dtype, copy=False), average, variance
+        return Normalized(centered.astype(x.dtype, copy=False), average, variance)
 
     def normalize_gradient(
         self, grad: Array, out: Array, variance: Array, axes: tuple[int, ...], eps: float
@@ -228,58 +255,39 @@ class Backend:
         result *= (variance + eps) ** -0.5
         return result.astype(grad.dtype, copy=False)
 
-    def batch_norm(
-        self,
-        x: Array,
-        weight: Array | None,
-        bias: Array | None,
-        running: tuple[Array, Array] | None,
-        momentum: float,
-        eps: float,
-        relu: bool = False,
-    ) -> tuple[Array, Array, Array]:
-        """weight · (x - mean) / √(var + eps) + bias, for each channel; returns it, mean, var.
-
-        With ``relu``, negative outputs become 0. ``running`` (mean, variance) is updated in place.
-        """
+    def batch_norm(self, x: Array, norm: BatchNorm) -> Normalized:
+        """weight · (x - mean) / √(var + eps) + bias, for each channel (the last axis)."""
         axes = tuple(range(x.ndim - 1))
-        out, average, variance = self.normalize(x, axes, eps)
+        out, average, variance = self.normalize(x, axes, norm.eps)
         average, variance = average.reshape(-1), variance.reshape(-1)
-        update_running(running, average, variance, momentum, x.size // x.shape[-1])
-        if weight is not None:
-            out *= weight
-        if bias is not None:
-            out += bias
-        return self.relu(out) if relu else out, average, variance
+        norm.update_running(average, variance, x.size // x.shape[-1])
+        if norm.weight is not None:
+            out *= norm.weight
+        if norm.bias is not None:
+            out += norm.bias
+        return Normalized(self.relu(out) if norm.relu else out, average, variance)
 
     def batch_norm_gradient(
-        self,
-        grad: Array,
-        x: Array,
-        weight: Array | None,
-        average: Array,
-        variance: Array,
-        eps: float,
-        out: Array | None = None,
+        self, grad: Array, x: Array, norm: BatchNorm, saved: Normalized
     ) -> tuple[Array, Array, Array]:
-        """The gradients of x, weight and bias from the batch statistics, and ``out`` after ReLU.
+        """The gradients of x, weight and bias. Of ``saved``, only ReLU needs ``out``.
 
         With r = 1 / √(var + eps) and y = (x - mean)·r they are
         r·weight·(g - mean(g) - y·mean(g·y)), Σ g·y and Σ g.
         """
-        if out is not None:
-            grad = self.relu_gradient(grad, out)
+        if norm.relu:
+            grad = self.relu_gradient(grad, saved.out)
         axes = tuple(range(x.ndim - 1))
         scale = x.shape[-1] / x.size
-        root = (variance + eps) ** -0.5
+        root = (saved.variance + norm.eps) ** -0.5
         wide = self._widen(grad)
-        y = self._widen(x) - average
+        y = self._widen(x) - saved.mean
         y *= root
         total, slope = self.sum(wide, axes), self.sum(wide * y, axes)
         y *= slope * scale
         result = wide - total * scale
         result -= y
-        result *= root if weight is None else root * weight
+        result *= root if norm.weight is None else root * norm.weight
         gradients = (result, slope, total)
         return tuple(g.astype(x.dtype, copy=False) for g in gradients)
 
@@ -539,21 +547,6 @@ class Backend:
         for grad in grads:
             grad *= factor.astype(grad.dtype)
             found |= ~self.xp.isfinite(grad).all()
-
-
-def update_running(
-    running: tuple[Array, Array] | None,
-    average: Array,
-    variance: Array,
-    momentum: float,
-    count: int,
-) -> None:
-    """running += momentum · (batch - running), in place, with the unbiased variance."""
-    if running is not None:
-        unbiased = variance * (count / max(1, count - 1))
-        for kept, batch in zip(running, (average, unbiased), strict=True):
-            kept *= 1 - momentum
-            kept += (momentum * batch).astype(kept.dtype, copy=False)
 
 
 def label_error(classes: int, label: int, position: int, origin: str | None) -> LabelError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tinynn.autograd import Tensor, is_grad_enabled, record_jointly, record_with_output
-from tinynn.backend import Array
+from tinynn.backend import BatchNorm
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional import elementwise
 from tinynn.functional.operands import array_of, check_same, require_floating
@@ -72,7 +72,8 @@ def batch_norm(
             )
         update = training and running_mean is not None and running_var is not None
         running = (array_of(running_mean), array_of(running_var)) if update else None
-        return _batch_norm(x, weight, bias, running, momentum, eps, relu)
+        norm = BatchNorm(array_of(weight), array_of(bias), running, momentum, eps, relu)
+        return _batch_norm(x, weight, bias, norm)
     scale = (running_var + eps) ** -0.5
     if weight is not None:
         scale = scale * weight
@@ -81,30 +82,19 @@ def batch_norm(
     return elementwise.relu(out) if relu else out
 
 
-def _batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running: tuple[Array, Array] | None,
-    momentum: float,
-    eps: float,
-    relu: bool,
-) -> Tensor:
+def _batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: BatchNorm) -> Tensor:
     """Normalize with the statistics of the batch; one kernel computes all gradients."""
-    backend, scale = x.backend, array_of(weight)
-    out, average, variance = backend.batch_norm(
-        x.data, scale, array_of(bias), running, momentum, eps, relu
-    )
-    kept = out if relu else None
+    result = x.backend.batch_norm(x.data, norm)
+    saved = result if norm.relu else result._replace(out=None)
 
     def vjps(grad: Tensor, needs_grad: tuple[bool, ...]) -> Sequence[Tensor]:
         if is_grad_enabled():
-            upstream = grad if kept is None else elementwise.relu_gradient(grad, kept)
-            return _batch_norm_gradients(upstream, x, weight, eps)
-        found = backend.batch_norm_gradient(grad.data, x.data, scale, average, variance, eps, kept)
+            upstream = elementwise.relu_gradient(grad, saved.out) if norm.relu else grad
+            return _batch_norm_gradients(upstream, x, weight, norm.eps)
+        found = x.backend.batch_norm_gradient(grad.data, x.data, norm, saved)
         return [Tensor(array) for array in found]
 
-    return record_jointly("batch_norm", out, (x, weight, bias), vjps)
+    return record_jointly("batch_norm", result.out, (x, weight, bias), vjps)
 
 
 def _batch_norm_gradients(

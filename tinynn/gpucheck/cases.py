@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinynn import optim
-from tinynn.backend import Array, Backend, NeedsGrad, Window, get_backend
+from tinynn.backend import Array, Backend, BatchNorm, NeedsGrad, Normalized, Window, get_backend
 from tinynn.backend.formula import erf
 from tinynn.random import manual_seed
 
@@ -58,8 +58,13 @@ def is_variable(value: Any) -> bool:
 
 def _convert(value: Any, convert: Callable[[np.ndarray], Any]) -> Any:
     if isinstance(value, (list, tuple)):
-        return type(value)(_convert(part, convert) for part in value)
+        return _rebuild(value, [_convert(part, convert) for part in value])
     return convert(value) if isinstance(value, np.ndarray) else value
+
+
+def _rebuild(value: Any, parts: list[Any]) -> Any:
+    """A list, tuple or named tuple of the same type with other parts."""
+    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 
 def flatten(value: Any) -> Iterator[Any]:
@@ -97,7 +102,7 @@ def _sample(inputs: list[Any], name: str, sample: Sampler | None) -> tuple[Any, 
             values = (sample or np.random.Generator.standard_normal)(rng, value) + next(shift)
             return np.asarray(np.float16(values))
         if isinstance(value, (list, tuple)):
-            return type(value)(map(sampled, value))
+            return _rebuild(value, list(map(sampled, value)))
         return value
 
     return tuple(map(sampled, inputs))
@@ -316,9 +321,11 @@ KERNELS = [
         *cases("normalize_gradient", [_REVERSED, (6, 30, 5), np.resize(_VARIANCES, shape)],
                axes=axes, eps=1e-5),
     )),
-    *cases("batch_norm", [(6, 30, 5), (5,), (5,), ((5,), (5,)), 0.1, 1e-5], sample=positive),
+    *cases("batch_norm", [(6, 30, 5), BatchNorm((5,), (5,), ((5,), (5,)), 0.1, 1e-5)],
+           sample=positive),
     *cases("batch_norm_gradient",
-           [_REVERSED, (6, 30, 5), (5,), _VARIANCES[5:10] - 1, _VARIANCES[:5], 1e-5]),
+           [_REVERSED, (6, 30, 5), BatchNorm((5,), None, None, 0.1, 1e-5),
+            Normalized(None, _VARIANCES[5:10] - 1, _VARIANCES[:5])]),
     *cases("pad_image", _IMAGES, window=_POOL, value=2.0),
     *(row for window, groups, x, weight, grad in (
         (_SAME, 1, (2, 9, 8, 3), (3, 3, 3, 19), (2, 9, 8, 19)),

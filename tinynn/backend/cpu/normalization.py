@@ -23,28 +23,19 @@ import numpy as np
 from tinynn.backend.cpu import elementwise, tuning
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.threads import parallel
-from tinynn.backend.reference import Array, Backend, update_running
+from tinynn.backend.reference import Array, Backend, BatchNorm, Normalized
 
 
-def batch_norm(
-    backend: Backend,
-    x: Array,
-    weight: Array | None,
-    bias: Array | None,
-    running: tuple[Array, Array] | None,
-    momentum: float,
-    eps: float,
-    relu: bool = False,
-) -> tuple[Array, Array, Array]:
+def batch_norm(backend: Backend, x: Array, norm: BatchNorm) -> Normalized:
     """In chunks, with the ReLU applied while a chunk is in the cache."""
     if not _is_chunkable(x):
-        return Backend.batch_norm(backend, x, weight, bias, running, momentum, eps, relu)
+        return Backend.batch_norm(backend, x, norm)
     average, variance = _moments(x)
-    update_running(running, average, variance, momentum, x.size // x.shape[-1])
-    scale = (variance + eps) ** -0.5
-    if weight is not None:
-        scale = scale * weight
-    shift = -average * scale if bias is None else bias - average * scale
+    norm.update_running(average, variance, x.size // x.shape[-1])
+    scale = (variance + norm.eps) ** -0.5
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -average * scale if norm.bias is None else norm.bias - average * scale
     out = elementwise.empty(x.shape, x.dtype)
     scales, shifts = (elementwise.repeat_row(v, x.dtype, x.size) for v in (scale, shift))
     zeros = elementwise.zeros(scales.size, x.dtype)
@@ -54,33 +45,27 @@ def batch_norm(
         width = source.shape[1]
         np.multiply(source, scales[:width], out=result)
         np.add(result, shifts[:width], out=result)
-        if relu:
+        if norm.relu:
             np.maximum(result, zeros[:width], out=result)
 
     parallel(work, elementwise.split_rows(tuning.CHUNK, scales.size, x, out), _pays(x))
-    return out, average, variance
+    return Normalized(out, average, variance)
 
 
 def batch_norm_gradient(
-    backend: Backend,
-    grad: Array,
-    x: Array,
-    weight: Array | None,
-    average: Array,
-    variance: Array,
-    eps: float,
-    out: Array | None = None,
+    backend: Backend, grad: Array, x: Array, norm: BatchNorm, saved: Normalized
 ) -> tuple[Array, Array, Array]:
     """In chunks: one pass for Σg and Σg·y, one for the gradient of x."""
     if not _is_chunkable(x) or not grad.flags.c_contiguous:
-        return Backend.batch_norm_gradient(backend, grad, x, weight, average, variance, eps, out)
+        return Backend.batch_norm_gradient(backend, grad, x, norm, saved)
+    out, average, variance = saved
     count = x.size // x.shape[-1]
-    root = (variance + eps) ** -0.5
+    root = (variance + norm.eps) ** -0.5
     center = average if _is_far(average, variance) else None
     result = elementwise.empty(x.shape, x.dtype)
     # with a ReLU, ``result`` first holds the gradient behind it
-    upstream = grad if out is None else result
-    masked = () if out is None else (grad, np.ascontiguousarray(out))
+    upstream = result if norm.relu else grad
+    masked = (grad, np.ascontiguousarray(out)) if norm.relu else ()
     sums = _Sums(x, center, upstream, *masked)
 
     def add(number: int) -> None:
@@ -94,7 +79,7 @@ def batch_norm_gradient(
     # Σg·(x - center) to Σg·y, with y = (x - mean)·r; rest is the part of the mean that is left
     rest = average if center is None else average - center
     slope = (slope - rest * total) * root
-    factor = root if weight is None else root * weight
+    factor = root if norm.weight is None else root * norm.weight
     tilt = slope * root / count
     shift = (rest * tilt - total / count) * factor
     rows = [elementwise.repeat_row(v, x.dtype, x.size) for v in (factor, -tilt * factor, shift)]

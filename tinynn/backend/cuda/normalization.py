@@ -12,48 +12,33 @@ import numpy as np
 
 from tinynn.backend.cuda.device import CudaDevice
 from tinynn.backend.cuda.launch import KernelFile, accumulate, blocks_for, scalar
-from tinynn.backend.reference import Array, Backend
+from tinynn.backend.reference import Array, Backend, BatchNorm, Normalized
 
 _kernels = KernelFile("normalization")
 
 
-def batch_norm(
-    backend: CudaDevice,
-    x: Array,
-    weight: Array | None,
-    bias: Array | None,
-    running: tuple[Array, Array] | None,
-    momentum: float,
-    eps: float,
-    relu: bool = False,
-) -> tuple[Array, Array, Array]:
+def batch_norm(backend: CudaDevice, x: Array, norm: BatchNorm) -> Normalized:
     """Statistics and running statistics in one launch, the normalized result in another."""
     x, channels = backend.contiguous(x), np.int32(x.shape[-1])
     average, variance = (backend.xp.empty(x.shape[-1], accumulate(x)) for _ in range(2))
     grid, split = _split(backend, x)
     partial = backend.xp.empty((grid[0], x.shape[-1], 3), average.dtype)
-    results = (average, variance, *(running or (0, 0)))
-    arguments = (x, *split, scalar(momentum, x), partial, backend.tickets(grid[1]), *results)
+    results = (average, variance, *(norm.running or (0, 0)))
+    arguments = (x, *split, scalar(norm.momentum, x), partial, backend.tickets(grid[1]), *results)
     _kernels.launch("batch_statistics", x.dtype, grid, *arguments)
     out = backend.xp.empty_like(x)
-    affine = (backend.pointer(weight), backend.pointer(bias))
-    arguments = (x, x.size, channels, average, variance, scalar(eps, x), *affine, out)
+    affine = (backend.pointer(norm.weight), backend.pointer(norm.bias))
+    arguments = (x, x.size, channels, average, variance, scalar(norm.eps, x), *affine, out)
     _kernels.for_each("batch_normalize", x.dtype, x.size, *arguments)
-    return backend.relu(out) if relu else out, average, variance
+    return Normalized(backend.relu(out) if norm.relu else out, average, variance)
 
 
 def batch_norm_gradient(
-    backend: CudaDevice,
-    grad: Array,
-    x: Array,
-    weight: Array | None,
-    average: Array,
-    variance: Array,
-    eps: float,
-    out: Array | None = None,
+    backend: CudaDevice, grad: Array, x: Array, norm: BatchNorm, saved: Normalized
 ) -> tuple[Array, Array, Array]:
     """Both sums over the batch in one launch, the gradient of x in another."""
-    if out is not None:
+    out, average, variance = saved
+    if norm.relu:
         grad = backend.relu_gradient(grad, out)
     grad, x = backend.contiguous(grad), backend.contiguous(x)
     channels = x.shape[-1]
@@ -61,18 +46,16 @@ def batch_norm_gradient(
     partial = backend.xp.empty((grid[0], channels, 2), average.dtype)
     sums = backend.xp.empty((channels, 2), average.dtype)
     weight_grad, bias_grad = (backend.xp.empty(channels, x.dtype) for _ in range(2))
-    statistics = (average, variance, scalar(eps, x))
+    statistics = (average, variance, scalar(norm.eps, x))
     results = (partial, backend.tickets(grid[1]), sums, weight_grad, bias_grad)
     _kernels.launch("batch_sums", x.dtype, grid, grad, x, *split, *statistics, *results)
     result = backend.xp.empty_like(x)
-    arguments = (grad, x, *split[:2], *statistics, backend.pointer(weight), sums, result)
+    arguments = (grad, x, *split[:2], *statistics, backend.pointer(norm.weight), sums, result)
     _kernels.for_each("batch_gradient", x.dtype, x.size, *arguments)
     return result, weight_grad, bias_grad
 
 
-def normalize(
-    backend: CudaDevice, x: Array, axes: tuple[int, ...], eps: float
-) -> tuple[Array, Array, Array]:
+def normalize(backend: CudaDevice, x: Array, axes: tuple[int, ...], eps: float) -> Normalized:
     """One launch if the axes are the last ones."""
     if not _are_last(x, axes):
         return Backend.normalize(backend, x, axes, eps)
@@ -82,7 +65,7 @@ def normalize(
     out = backend.xp.empty_like(x)
     arguments = (scalar(eps, x), out, average, variance)
     _launch_rows("normalize_rows", x, math.prod(kept), (x,), arguments)
-    return out, average, variance
+    return Normalized(out, average, variance)
 
 
 def normalize_gradient(
