@@ -1,5 +1,6 @@
 """Safetensors files, nested state as JSON, and atomic writes."""
 
+import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from tinynn.errors import ArgumentError, FileFormatError
 from tinynn.files import (
     entries_to_json,
     from_bytes,
-    from_json,
     read_metadata,
     read_only,
     safetensors_content,
@@ -127,10 +127,7 @@ class TestNestedState:
         def encode(value: Any, path: str) -> Any:
             return entries_to_json(value, encode, path)
 
-        def decode(value: dict[str, Any]) -> Any:
-            return {key: from_json(item, decode) for key, item in value.items()}
-
-        assert from_json(to_json(value, encode), decode) == value
+        assert json.loads(json.dumps(to_json(value, encode))) == value
 
     def test_paths(self) -> None:
         paths = []

@@ -170,20 +170,12 @@ def entries_to_json(
     return {key: to_json(value, encode, prefix + key) for key, value in entries.items()}
 
 
-def from_json(value: Any, decode: Callable[[dict[str, Any]], Any]) -> Any:
-    """The value that ``to_json`` described; ``decode`` gets every object."""
-    if isinstance(value, list):
-        return [from_json(item, decode) for item in value]
-    return decode(value) if isinstance(value, dict) else value
-
-
 # -- writing ---------------------------------------------------------------------------------------
 
 
 def write_into(file: IO[bytes], content: Content) -> None:
     """Write the content piece by piece into an open file."""
-    for piece in [content] if isinstance(content, bytes) else content:
-        file.write(piece)
+    file.writelines([content] if isinstance(content, bytes) else content)
 
 
 def write_atomically(path: str | os.PathLike[str], content: Content) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from itertools import chain
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -86,12 +88,9 @@ class Module:
 
     def _session(self, inputs: tuple[Any, ...]) -> AbstractContextManager[None]:
         """The session of the device of the inputs, or else of the parameters."""
-        for value in inputs:
-            if isinstance(value, Tensor):
-                return value.backend.session()
-        for _, tensor in self._named_tensors():
-            return tensor.backend.session()
-        return nullcontext()
+        tensors = chain(inputs, (tensor for _, tensor in self._named_tensors()))
+        first = next((value for value in tensors if isinstance(value, Tensor)), None)
+        return nullcontext() if first is None else first.backend.session()
 
     def _run(self, trail: list[_Step], inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
         try:
@@ -116,7 +115,7 @@ class Module:
         """Whether the module has a forward hook: then it is not fused with its neighbors."""
         return bool(self._forward_hooks)
 
-    def register_forward_hook(self, hook: ForwardHook) -> Callable[[], None]:
+    def register_forward_hook(self, hook: ForwardHook) -> Callable[[], object]:
         """Call ``hook(module, inputs, output)`` after every forward pass of this module.
 
         A result other than None replaces the output.
@@ -126,11 +125,7 @@ class Module:
         """
         key = object()
         self._forward_hooks[key] = hook
-
-        def remove() -> None:
-            self._forward_hooks.pop(key, None)
-
-        return remove
+        return partial(self._forward_hooks.pop, key, None)
 
     # -- children, parameters, buffers --------------------------------------------------------
 

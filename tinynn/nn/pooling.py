@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tinynn import functional as F
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError
@@ -11,6 +13,7 @@ from tinynn.nn.module import Module
 __all__ = ["AvgPool2d", "GlobalAvgPool2d", "GlobalMaxPool2d", "MaxPool2d", "Resize"]
 
 
+@dataclass(eq=False, repr=False)
 class MaxPool2d(Module):
     """Max pooling: the largest value in each window.
 
@@ -30,16 +33,11 @@ class MaxPool2d(Module):
         (8, 24, 24, 16)
     """
 
-    def __init__(
-        self,
-        kernel_size: int | Pair,
-        stride: int | Pair | None = None,
-        padding: int | Pair = 0,
-        dilation: int | Pair = 1,
-        ceil_mode: bool = False,
-    ) -> None:
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.dilation, self.ceil_mode = dilation, ceil_mode
+    kernel_size: int | Pair
+    stride: int | Pair | None = None
+    padding: int | Pair = 0
+    dilation: int | Pair = 1
+    ceil_mode: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(
@@ -47,6 +45,7 @@ class MaxPool2d(Module):
         )
 
 
+@dataclass(eq=False, repr=False)
 class AvgPool2d(Module):
     """Average pooling: the mean of each window.
 
@@ -61,16 +60,11 @@ class AvgPool2d(Module):
         x: (N, H, W, C) -> (N, H', W', C) with H' as for :class:`MaxPool2d` without dilation.
     """
 
-    def __init__(
-        self,
-        kernel_size: int | Pair,
-        stride: int | Pair | None = None,
-        padding: int | Pair = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-    ) -> None:
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
+    kernel_size: int | Pair
+    stride: int | Pair | None = None
+    padding: int | Pair = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(

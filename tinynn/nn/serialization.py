@@ -131,20 +131,24 @@ def _encode(value: Any, path: str) -> Any:
 def _build(description: Any, known: _Classes, held: int) -> Any:
     """The model of a description, uninitialized, for a file that holds ``held`` elements."""
 
-    def decode(value: dict[str, Any]) -> Any:
+    def decode(value: Any) -> Any:
+        if isinstance(value, list):
+            return [decode(item) for item in value]
+        if not isinstance(value, dict):
+            return value
         if "tuple" in value:
-            return tuple(files.from_json(value["tuple"], decode))
+            return tuple(decode(value["tuple"]))
         if "dict" in value:
-            return {key: files.from_json(item, decode) for key, item in value["dict"].items()}
+            return {key: decode(item) for key, item in value["dict"].items()}
         name = value["class"]
         if name not in known:
             advice = f"pass it with tinynn.load(path, classes=[{name}])"
             raise FileFormatError(f"it needs the class {name!r}, not one of tinynn.nn: {advice}")
-        kwargs = {key: files.from_json(item, decode) for key, item in value["kwargs"].items()}
-        return known[name](*files.from_json(value["args"], decode), **kwargs)
+        kwargs = {key: decode(item) for key, item in value["kwargs"].items()}
+        return known[name](*decode(value["args"]), **kwargs)
 
     with init.skip_initialization(limit=2 * held + _SPARE):
-        return files.from_json(description, decode)
+        return decode(description)
 
 
 def _by_name(classes: Iterable[type[Module]]) -> _Classes:

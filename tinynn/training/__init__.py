@@ -7,7 +7,6 @@ from tinynn.training.checkpoints import *
 from tinynn.training.curves import *
 from tinynn.training.epoch_metrics import *
 from tinynn.training.evaluation import *
-from tinynn.training.history import *
 from tinynn.training.interruption import *
 from tinynn.training.learning_rate_finder import *
 from tinynn.training.logs import *

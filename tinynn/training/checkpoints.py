@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 from tinynn.errors import ArgumentError, FileFormatError, Interrupted, StorageError, TinynnError
-from tinynn.files import Arrays
+from tinynn.files import Arrays, safetensors_content
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
-from tinynn.training.packing import capture, pack, unpack
+from tinynn.training.packing import capture, unpack
 from tinynn.training.store import Store, open_store
 
 __all__ = ["EXIT_CODE", "Checkpoints"]
@@ -92,7 +92,7 @@ class Checkpoints:
         self._parts: dict[str, Part] = {}
         self._saved: dict[str, Any] = {}  # states of parts that are not tracked yet
         self._stop = StopRequest()
-        self._writer: ThreadPoolExecutor | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="tinynn-checkpoint")
         self._writing: Future[None] | None = None
         self._depth = 0
         self._stack = ExitStack()
@@ -166,14 +166,12 @@ class Checkpoints:
             )
         parts = {name: part.state_dict() for name, part in self._parts.items()}
         state = {"steps": self.steps, "config": self.config, "versions": _versions()}
-        captured = capture({**state, "parts": parts})
-        if self._writer is None:
-            self._writer = ThreadPoolExecutor(1, thread_name_prefix="tinynn-checkpoint")
-        self._writing = self._writer.submit(self._write, self._name(), captured)
+        content = capture({**state, "parts": parts})
+        self._writing = self._writer.submit(self._write, self._name(), *content)
         self._last = time.monotonic()
 
-    def _write(self, name: str, captured: tuple[str, Arrays]) -> None:
-        self._store.write(name, pack(captured))
+    def _write(self, name: str, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+        self._store.write(name, safetensors_content(arrays, metadata))
         # later checkpoints are damaged ones of a run that was resumed before them: do not count
         until_now = [other for other in self._names() if other <= name]
         for old in until_now[: -self.keep]:
@@ -232,7 +230,8 @@ class Checkpoints:
         return None
 
     def _check_config(self, config: dict[str, Any]) -> None:
-        own = json.loads(capture(self.config)[0])  # as a file returns it: tuples are lists
+        _, metadata = capture(self.config)
+        own = json.loads(metadata["state"])  # as a file returns it: tuples are lists
         differing = sorted(k for k in {*config, *own} if config.get(k) != own.get(k))
         if differing:
             changes = "; ".join(f"{k} was {config.get(k)!r}, is {own.get(k)!r}" for k in differing)
@@ -276,9 +275,6 @@ class Checkpoints:
                 self.save_at_end()
         finally:
             self._stack.close()
-            if self._writer is not None:
-                self._writer.shutdown(wait=kind is not KeyboardInterrupt)
-                self._writer = None
 
 
 def say(text: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinynn.errors import ArgumentError
-from tinynn.training.history import History
+from tinynn.training.epoch_metrics import History
 
 __all__ = ["plot_history"]
 

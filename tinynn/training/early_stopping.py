@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tinynn.errors import ArgumentError
 from tinynn.nn import Module
-from tinynn.training.history import History
+from tinynn.training.epoch_metrics import History
 from tinynn.training.snapshot import copy_weights
 
 

@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.error import HTTPError
 
 __all__ = ["StopRequest", "stop_on_signals", "stop_on_spot_notice"]
 
@@ -119,11 +119,9 @@ class MetadataService:
         token = {"X-aws-ec2-metadata-token": self._token}
         try:
             text = self._request("/latest/meta-data/spot/instance-action", token, "GET")
-        except urllib.error.HTTPError as error:
-            if error.code == 401:  # the token has expired
+        except (OSError, ValueError) as error:
+            if isinstance(error, HTTPError) and error.code == 401:  # the token has expired
                 self.answers()
-            return None
-        except (OSError, ValueError):
             return None
         try:
             notice = json.loads(text)

@@ -13,7 +13,7 @@ from typing import Literal
 from tinynn.nn import Module
 from tinynn.training.checkpoints import Checkpoints
 from tinynn.training.early_stopping import BestEpoch
-from tinynn.training.history import History
+from tinynn.training.epoch_metrics import History
 from tinynn.training.micro_batches import choose_micro_batch
 from tinynn.training.progress import Progress
 from tinynn.training.protocols import Loader, LossFunction, Metric, Optimizer

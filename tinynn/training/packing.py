@@ -7,7 +7,7 @@ safetensors tools read the file, and reading it runs no code.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,11 @@ FORMAT = "checkpoint-1"
 _TENSOR = "$tensor"  # key of a reference to an array in the JSON: {"$tensor": name}
 
 
-def capture(state: Mapping[str, Any]) -> tuple[str, files.Arrays]:
-    """A snapshot of the state: JSON, and copies of the arrays in host memory; synchronizes.
+def capture(state: Mapping[str, Any]) -> tuple[files.Arrays, dict[str, str]]:
+    """A snapshot of the state: the arrays and metadata of a safetensors file; synchronizes.
 
-    Read-only arrays that own their memory cannot change and are not copied.
+    The arrays are copies in host memory. Read-only arrays that own their memory cannot change and
+    are not copied.
     """
     arrays: files.Arrays = {}
 
@@ -45,14 +46,8 @@ def capture(state: Mapping[str, Any]) -> tuple[str, files.Arrays]:
         arrays[name] = files.read_only(backend.to_host(data))
         return {_TENSOR: name}
 
-    described = encode(state, "")
-    return json.dumps(described), arrays
-
-
-def pack(captured: tuple[str, files.Arrays]) -> Iterator[bytes | memoryview]:
-    """The content of the file of a captured state."""
-    described, arrays = captured
-    return files.safetensors_content(arrays, {"tinynn": FORMAT, "state": described})
+    described = json.dumps(encode(state, ""))
+    return arrays, {"tinynn": FORMAT, "state": described}
 
 
 def unpack(content: bytes, name: str) -> dict[str, Any]:
@@ -62,12 +57,10 @@ def unpack(content: bytes, name: str) -> dict[str, Any]:
         raise FileFormatError(f'{name} is not a tinynn checkpoint, "tinynn": "{FORMAT}"')
 
     def decode(value: dict[str, Any]) -> Any:
-        if value.keys() == {_TENSOR}:
-            return arrays[value[_TENSOR]]
-        return {key: files.from_json(item, decode) for key, item in value.items()}
+        return arrays[value[_TENSOR]] if value.keys() == {_TENSOR} else value
 
     try:
-        state = files.from_json(json.loads(metadata["state"]), decode)
+        state = json.loads(metadata["state"], object_hook=decode)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise FileFormatError(f"{name} has a damaged header: {error}") from error
     if not isinstance(state, dict):

@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from tinynn.training.history import History
+from tinynn.training.epoch_metrics import History
 from tinynn.training.state import TrainingState
 
 

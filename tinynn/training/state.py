@@ -12,9 +12,8 @@ from tinynn.nn import Module
 from tinynn.random import default_generator
 from tinynn.training.diagnosis import ADVICE, ForwardPass, find_fault, recompute_batch
 from tinynn.training.early_stopping import BestEpoch
-from tinynn.training.epoch_metrics import EpochMetrics, MetricAccumulator
+from tinynn.training.epoch_metrics import EpochMetrics, History, MetricAccumulator
 from tinynn.training.evaluation import evaluate
-from tinynn.training.history import History
 from tinynn.training.micro_batches import split_batch, with_advice
 from tinynn.training.protocols import Loader, LossFunction, Metric, Optimizer
 
@@ -82,10 +81,8 @@ class TrainingState:
 
     def end_epoch(self) -> None:
         """Record the metrics of the epoch, and validate."""
-        try:
-            self.history.training.append(self.meter.compute())
-        except NonFiniteError as error:
-            raise self._explain(error) from None
+        self.check()
+        self.history.training.append(self.meter.compute())
         self.history.learning_rate.append(float(self.optimizer.learning_rate))
         if self.validation is not None:
             self.history.validation.append(self._validate(self.validation))

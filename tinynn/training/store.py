@@ -37,10 +37,8 @@ class Folder:
         self.location = location
         with _failing(f"cannot make the folder {location}"):
             Path(location).mkdir(parents=True, exist_ok=True)
-            for left in Path(location).glob(
-                ".step-*.safetensors.*"
-            ):  # by a process that was killed
-                left.unlink(missing_ok=True)
+            for unfinished in Path(location).glob(".step-*.safetensors.*"):  # the writer was killed
+                unfinished.unlink(missing_ok=True)
 
     def names(self) -> list[str]:
         """The existing files, sorted; none if the location does not exist."""
@@ -96,8 +94,7 @@ class Remote:
     def read(self, name: str) -> bytes:
         """The content of a file."""
         with _failing(f"cannot read {self.location}/{name}"):
-            content: bytes = self._files.cat_file(f"{self._root}/{name}")
-            return content
+            return bytes(self._files.cat_file(f"{self._root}/{name}"))
 
     def write(self, name: str, content: Content) -> None:
         """Create or replace a file, atomically."""
