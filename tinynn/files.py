@@ -19,8 +19,7 @@ import numpy as np
 from tinynn.errors import ArgumentError, FileFormatError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-Content = bytes | Iterable[bytes | memoryview]
-"""The content of a file, at once or in pieces."""
+Content = bytes | Iterable[bytes | memoryview]  # of a file, at once or in pieces
 
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 _PIECE = 1 << 20  # bytes handed to a file at a time: small against the buffers of object stores

@@ -23,8 +23,8 @@ from tinynn.errors import ArgumentError, FileFormatError, ShapeError
 from tinynn.nn.module import Parameter
 from tinynn.random import default_generator
 
+# [elements that new parameters and buffers may still hold], or None: no limit, and initialize
 _allowance: ContextVar[list[int] | None] = ContextVar("allowance", default=None)
-"""[elements that new parameters and buffers may still hold], or None: no limit, and initialize."""
 
 
 @contextmanager

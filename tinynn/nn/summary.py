@@ -23,13 +23,16 @@ class LayerSummary(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The layers of a model in the order of execution; printing it shows a table."""
+    """The layers of a model in the order of execution; printing it shows a table.
+
+    Attributes:
+        parameters: parameters of the whole model; shared ones count once.
+    """
 
     model: str
     input_shape: tuple[int, ...]
     layers: tuple[LayerSummary, ...]
     parameters: int
-    """Parameters of the whole model; shared ones count once."""
     parameter_bytes: int
 
     @property

@@ -56,6 +56,10 @@ class Checkpoints:
         config: JSON data of your own that must be equal on resume; the error names the differences.
         watch_spot: treat the two-minute preemption notice of an AWS spot instance like SIGTERM.
 
+    Attributes:
+        steps: steps of the whole training so far, including those before it was resumed.
+        resumed_from: the name of the checkpoint that was resumed from, or None.
+
     Raises:
         StorageError: the location cannot be read or written.
         FileFormatError: no checkpoint is intact, or it belongs to another run.
@@ -85,9 +89,7 @@ class Checkpoints:
         self.every, self.keep, self.watch_spot = every, keep, watch_spot
         self.config = dict(config or {})
         self.steps = 0
-        """Steps of the whole training so far, including those before it was resumed."""
         self.resumed_from: str | None = None
-        """The name of the checkpoint that was resumed from."""
         self._store: Store = open_store(place)
         self._parts: dict[str, Part] = {}
         self._saved: dict[str, Any] = {}  # states of parts that are not tracked yet
@@ -111,17 +113,15 @@ class Checkpoints:
             if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
                 raise ArgumentError(f"cannot track {name}: no state_dict() in {part!r:.60}")
             self._parts[name] = part
-            if name in self._saved:
-                self._load(name, part, self._saved.pop(name))
-
-    def _load(self, name: str, part: Part, state: Any) -> None:
-        try:
-            part.load_state_dict(state)
-        except (TinynnError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise FileFormatError(
-                f"cannot resume from {self._path(self.resumed_from)}: {name} does not fit "
-                f"({type(error).__name__}: {error})"
-            ) from error
+            if name not in self._saved:
+                continue
+            try:
+                part.load_state_dict(self._saved.pop(name))
+            except (TinynnError, LookupError, TypeError, ValueError, AttributeError) as error:
+                raise FileFormatError(
+                    f"cannot resume from {self._path(self.resumed_from)}: {name} does not fit "
+                    f"({type(error).__name__}: {error})"
+                ) from error
 
     # -- when ---------------------------------------------------------------------------------
 

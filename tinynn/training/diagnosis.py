@@ -18,13 +18,17 @@ ADVICE = (
 
 
 class ForwardPass(NamedTuple):
-    """One call of the model in training: examples ``start`` to ``stop`` of a batch."""
+    """One call of the model in training.
+
+    Attributes:
+        batch: the number of the batch in the epoch.
+        examples: which examples of the batch.
+        random: the state of the random sequence before it.
+    """
 
     batch: int
-    start: int
-    stop: int
+    examples: slice
     random: tuple[int, int]
-    """The state of the random sequence before it."""
 
 
 def recompute_batch(loader: Any, epoch: int, batch: int) -> tuple[Tensor, Tensor] | None:
@@ -39,7 +43,7 @@ def recompute_batch(loader: Any, epoch: int, batch: int) -> tuple[Tensor, Tensor
 
 def find_fault(model: Module, images: Tensor, failed: ForwardPass) -> str:
     """Describe what was not finite first: an input, a parameter, a layer's output or the loss."""
-    images = images[failed.start : failed.stop]
+    images = images[failed.examples]
     if not is_finite(images):
         return "the input is not finite"
     # the backward pass spoils the layers from the last to the first

@@ -20,15 +20,15 @@ _MEMORY_SHARE = 0.8  # of the free memory; the rest is for other processes and f
 
 def split_batch(
     images: Tensor, labels: Tensor, size: int | None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Consecutive micro-batches of at most ``size`` examples; None: the whole batch."""
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(start, images, labels) of micro-batches of at most ``size`` examples; None: all at once."""
     if size is None or size >= len(labels):
-        yield images, labels
+        yield 0, images, labels
         return
     for start in range(0, len(labels), size):
         some = labels[start : start + size]
         some.origin = labels.origin
-        yield images[start : start + size], some
+        yield start, images[start : start + size], some
 
 
 def choose_micro_batch(

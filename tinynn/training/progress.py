@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from importlib.util import find_spec
 from typing import Any
 
 from tinynn.training.epoch_metrics import History
@@ -26,7 +25,9 @@ class Progress:
         if self.title is None:
             return
         if event == "start" and (sys.stderr.isatty() or _in_notebook()):
-            self._bar = _bar_class()(
+            from tqdm.auto import tqdm  # the bar of a notebook or of a terminal
+
+            self._bar = tqdm(
                 total=state.epochs * len(state.loader),
                 initial=len(state.history.training) * len(state.loader) + state.position,
                 desc=self.title,
@@ -62,14 +63,3 @@ def last_metrics(history: History) -> str:
 def _in_notebook() -> bool:
     shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return getattr(shell, "kernel", None) is not None
-
-
-def _bar_class() -> Any:
-    """tqdm's bar for a notebook or a terminal, imported when a bar is shown."""
-    if _in_notebook() and find_spec("ipywidgets") is not None:
-        from tqdm.notebook import tqdm as notebook_bar
-
-        return notebook_bar
-    from tqdm import tqdm
-
-    return tqdm

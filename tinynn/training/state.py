@@ -22,7 +22,15 @@ __all__ = ["TrainingState"]
 
 @dataclass(eq=False, repr=False)
 class TrainingState:
-    """A training in progress, as ``fit`` runs it: ``callback(event, state)`` gets it."""
+    """A training in progress, as ``fit`` runs it: ``callback(event, state)`` gets it.
+
+    Attributes:
+        steps: optimizer steps so far.
+        epoch: the loader's number of the current epoch, from 0.
+        position: batches of the current epoch that are done.
+        meter: loss and accuracy of the current epoch.
+        stop: why training ends after this epoch; callbacks may set it.
+    """
 
     model: Module
     loader: Loader
@@ -35,17 +43,11 @@ class TrainingState:
     micro_batch: int | None = None
     history: History = field(default_factory=History)
     steps: int = 0
-    """Optimizer steps so far."""
     epoch: int = 0
-    """The loader's number of the current epoch, from 0."""
     position: int = 0
-    """Batches of the current epoch that are done."""
     meter: MetricAccumulator = field(default_factory=MetricAccumulator)
-    """Loss and accuracy of the current epoch."""
     stop: str | None = None
-    """Why training ends after this epoch; callbacks may set it."""
-    _passes: list[ForwardPass] = field(default_factory=list)  # of this process in this epoch
-    _earlier_passes: int = 0  # in this epoch, before it was resumed in this process
+    _passes: dict[int, ForwardPass] = field(default_factory=dict)  # by number in this epoch
 
     def __post_init__(self) -> None:
         if len(self.loader) == 0:
@@ -59,10 +61,10 @@ class TrainingState:
         """One optimizer step: the batch in micro-batches, whose gradients accumulate."""
         self.optimizer.zero_grad()
         self.epoch = getattr(self.loader, "epoch", len(self.history.training))
-        start = 0
-        for some_images, some_labels in split_batch(images, labels, self.micro_batch):
-            stop = start + len(some_labels)
-            self._passes.append(ForwardPass(self.position, start, stop, default_generator.state))
+        for start, some_images, some_labels in split_batch(images, labels, self.micro_batch):
+            examples = slice(start, start + len(some_labels))
+            call = ForwardPass(self.position, examples, default_generator.state)
+            self._passes[self.meter.batches] = call
             try:
                 logits = self.model(some_images)
                 loss = self.loss_function(logits, some_labels)
@@ -73,7 +75,6 @@ class TrainingState:
                 self.optimizer.zero_grad()
                 error.__traceback__ = None  # its frames keep the memory of this step alive
                 raise with_advice(error, self.model, self.loss_function, images, labels) from error
-            start = stop
         self.optimizer.step(skip=self.meter.failed)
         self.position += 1
         self.steps += 1
@@ -87,7 +88,7 @@ class TrainingState:
         if self.validation is not None:
             self.history.validation.append(self._validate(self.validation))
         self.best.update(self.model, self.history)
-        self.meter, self.position, self._earlier_passes = MetricAccumulator(), 0, 0
+        self.meter, self.position = MetricAccumulator(), 0
         self._passes.clear()
 
     def _validate(self, loader: Loader) -> EpochMetrics:
@@ -122,9 +123,9 @@ class TrainingState:
     def _explain(self, error: NonFiniteError) -> NonFiniteError:
         """The error with what was not finite, found by computing the step again."""
         failure = self.meter.first_failure
-        if failure is None or failure < self._earlier_passes:
+        if failure is None or failure not in self._passes:  # before this process resumed the epoch
             return error
-        failed = self._passes[failure - self._earlier_passes]
+        failed = self._passes[failure]
         step = self.steps - (self.position - failed.batch) + 1
         batch = recompute_batch(self.loader, self.epoch, failed.batch)
         fault = "the loader cannot repeat the batch, so the layer is unknown"
@@ -169,7 +170,6 @@ class TrainingState:
         self.history.load_state_dict(state["history"])
         self.meter.load_state_dict(state["meter"])
         self.best.load_state_dict(state["best"])
-        self._earlier_passes = self.meter.batches
 
 
 Callback = Callable[[str, TrainingState], None]

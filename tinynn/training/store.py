@@ -118,8 +118,8 @@ class Remote:
             self._files.rm_file(f"{self._root}/{name}")
 
 
+# files by name in one ``location``; every failure is a StorageError that names it
 Store = Folder | Remote
-"""Files by name in one ``location``; every failure is a StorageError that names it."""
 
 
 @contextmanager
