@@ -276,6 +276,10 @@ class Standardize(nn.Module):
         return F.group_norm(x, 1, eps=1e-3)
 
 
+class Standardise(Standardize):
+    """:class:`Standardize` under the name that older ``identify.safetensors`` files contain."""
+
+
 # -- training --------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import pytest
 import tinynn
 from examples.faces import identification
 from examples.faces.identification import Portraits
+from tinynn import nn
 from tinynn.errors import DataError
 
 
@@ -62,6 +63,16 @@ def test_a_saved_original_keeps_what_it_measured(tmp_path: Path) -> None:
     loaded = tinynn.load(tmp_path / "s.safetensors", classes=[identification.Standardize])
     x = tinynn.tensor(PICTURES.astype(np.float32) / 255)
     np.testing.assert_array_equal(loaded(x).numpy(), standardize(x).numpy())
+
+
+def test_files_with_the_former_name_of_the_class_load(tmp_path: Path) -> None:
+    old = identification.Standardise(91, 91)
+    old.measure(PICTURES)
+    tinynn.save(nn.Sequential(old), tmp_path / "s.safetensors")
+    assert b"Standardise" in (tmp_path / "s.safetensors").read_bytes()
+    (loaded,) = tinynn.load(tmp_path / "s.safetensors", classes=[identification.Standardise])
+    assert isinstance(loaded, identification.Standardize)
+    np.testing.assert_array_equal(loaded.mean.numpy(), old.mean.numpy())
 
 
 def test_each_network_takes_pictures_of_its_recipes_size() -> None:
