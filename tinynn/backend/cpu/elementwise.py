@@ -41,13 +41,15 @@ def elementwise(backend: Backend, name: str, *operands: Any) -> Array:
 
 def evaluate(backend: Backend, formula: Formula, *arrays: Array) -> Array:
     """In chunks where the arrays are large, so that the formula's later passes hit the cache."""
-    if not _is_large_run(*arrays):
+    if isinstance(formula, np.ufunc):
+        return elementwise(backend, formula.__name__, *arrays)
+    if not _is_large_run(*arrays, least=tuning.EVALUATE_FROM):
         return formula(*arrays)
 
     def into(*chunks: Array, out: Array) -> None:
         out[...] = formula(*chunks)
 
-    return in_chunks(formula if isinstance(formula, np.ufunc) else into, arrays[0].dtype, *arrays)
+    return in_chunks(into, arrays[0].dtype, *arrays)
 
 
 def relu(backend: Backend, x: Array) -> Array:
@@ -62,12 +64,10 @@ def relu_gradient(backend: Backend, grad: Array, out: Array) -> Array:
     return in_chunks(lambda g, y, out: np.multiply(g, y > 0, out=out), grad.dtype, grad, out)
 
 
-def _is_large_run(*arrays: Array) -> bool:
+def _is_large_run(*arrays: Array, least: int = 2 * tuning.CHUNK) -> bool:
     """Whether arrays are worth chunks, and contiguous: NumPy has a memory order for others."""
     return bool(arrays) and all(
-        array.size >= 2 * tuning.CHUNK
-        and array.shape == arrays[0].shape
-        and array.flags.c_contiguous
+        array.size >= least and array.shape == arrays[0].shape and array.flags.c_contiguous
         for array in arrays
     )
 
