@@ -12,7 +12,6 @@ import json
 import platform
 import sys
 from datetime import UTC, datetime
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -107,17 +106,17 @@ def _check(
         text += "  ok  " if row["ok"] else "  FAIL"
         if timed and row["ok"]:
             for key, where in (("device", backend), ("cpu", get_backend("cpu"))):
-                seconds = limits.seconds(where, partial(_run, table, cases, where, dtype))
-                row[f"{key}_seconds"] = seconds / len(cases)
-                text += f"{seconds / len(cases) * 1e6:>12.0f}"
+                row[f"{key}_seconds"] = _seconds(table, cases, where, dtype)
+                text += f"{row[f'{key}_seconds'] * 1e6:>12.0f}"
         rows.append(row)
         _print(text)
     return rows
 
 
-def _run(table: parity.Table, cases: list[Case], backend: Backend, dtype: str) -> None:
-    for case in cases:
-        table.run(case, backend, dtype)
+def _seconds(table: parity.Table, cases: list[Case], backend: Backend, dtype: str) -> float:
+    """The mean time of a case."""
+    total = limits.seconds(backend, lambda: [table.run(case, backend, dtype) for case in cases])
+    return total / len(cases)
 
 
 def _measure(device: str) -> dict[str, float | None]:
