@@ -57,7 +57,7 @@ def row_products(size: int, inputs: int, outputs: int) -> Comparison:
 
     def rows() -> np.ndarray:
         tinynn.set_conv2d_algorithm("matrix")
-        result = get_backend("cpu").conv2d(x, weight, None, window, 1)
+        result = get_backend("cpu").conv2d(x, weight, None, window)
         tinynn.set_conv2d_algorithm("auto")
         return result
 

@@ -27,7 +27,8 @@ def problem(
     window: Window, groups: int = 1, dtype: str = "float32", channels: int = 32, size: int = 32
 ) -> choice.Problem:
     output = (8, *window.output_size(size, size), 64)
-    return choice.problem((8, size, size, channels), output, window, groups, np.dtype(dtype))
+    window = window._replace(groups=groups)
+    return choice.problem((8, size, size, channels), output, window, np.dtype(dtype))
 
 
 def kind(plan: Any) -> Any:

@@ -33,7 +33,7 @@ def tiling(window: Window, size: tuple[int, int], channels: int, outputs: int, i
     """What is chosen for an output of a size: a tiling, or another method."""
     height, width = (n + e - 1 for n, e in zip(size, window.extent, strict=True))
     problem = choice.problem(
-        (images, height, width, channels), (images, *size, outputs), window, 1, np.dtype("float32")
+        (images, height, width, channels), (images, *size, outputs), window, np.dtype("float32")
     )
     found = choice.forward(problem)
     return found if isinstance(found, fft.Tiling) else None
@@ -46,7 +46,7 @@ def test_equals_the_reference(case, size, dtype) -> None:
     x_shape, w_shape, window = case
     rng = np.random.default_rng(0)
     x, weight = rng.standard_normal(x_shape), rng.standard_normal(w_shape)
-    expected = PLAIN.conv2d(x, weight, None, window, 1)
+    expected = PLAIN.conv2d(x, weight, None, window)
     grad = rng.standard_normal(expected.shape)
     cut = fft.tiling_of(size, window.kernel, expected.shape[1:3])
     assert cut is not None
@@ -56,8 +56,8 @@ def test_equals_the_reference(case, size, dtype) -> None:
     image, kernel = fft.gradients(x_, weight_, grad_, window, cut, (True, True))
     for ours, theirs in (
         (out, expected),
-        (image, PLAIN.conv2d_input_gradient(grad, weight, window, 1, x_shape)),
-        (kernel, PLAIN.conv2d_weight_gradient(x, grad, window, 1)),
+        (image, PLAIN.conv2d_input_gradient(grad, weight, window, x_shape)),
+        (kernel, PLAIN.conv2d_weight_gradient(x, grad, window)),
     ):
         assert ours is not None
         assert ours.dtype == dtype
@@ -131,10 +131,8 @@ def test_results_do_not_depend_on_the_number_of_threads(count: int) -> None:
     window = Window((7, 7), padding=((3, 3), (3, 3)))
 
     def results():
-        out = backend.conv2d(x, weight, None, window, 1)
-        return out, *backend.conv2d_gradients(
-            x, weight, out, window, 1, NeedsGrad(True, True, True)
-        )
+        out = backend.conv2d(x, weight, None, window)
+        return out, *backend.conv2d_gradients(x, weight, out, window, NeedsGrad(True, True, True))
 
     try:
         tinynn.set_num_threads(2)

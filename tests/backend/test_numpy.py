@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import tinynn
 from tests.backend.reference import PLAIN
-from tinynn.backend import BatchNorm, NeedsGrad, Window, get_backend
+from tinynn.backend import BatchNorm, NeedsGrad, PooledGrad, Window, get_backend
 from tinynn.backend.cpu import buffers, elementwise, tiles, tuning
 from tinynn.backend.cpu.convolution import choice
 from tinynn.backend.cpu.convolution.rows import Layout
@@ -46,8 +46,8 @@ def pairs(numbers: st.SearchStrategy[int]) -> st.SearchStrategy[tuple[int, int]]
 
 
 @st.composite
-def convolutions(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], Window, int]:
-    """The shapes of images and weight, a window that fits, and groups."""
+def convolutions(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], Window]:
+    """The shapes of images and weight, and a window that fits."""
     groups = draw(st.sampled_from([1, 1, 1, 2]))
     channels, outputs = draw(TINY), groups * draw(TINY)
     window = Window(
@@ -55,13 +55,14 @@ def convolutions(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], Win
         draw(pairs(TINY)),
         draw(pairs(pairs(SMALL))),
         draw(pairs(TINY)),
+        groups,
     )
     size = [
         max(1, extent - sum(padding)) + draw(st.integers(0, 5))
         for extent, padding in zip(window.extent, window.padding, strict=True)
     ]
     x = (draw(st.integers(0, 3)), *size, groups * channels)
-    return x, (*window.kernel, channels, outputs), window, groups
+    return x, (*window.kernel, channels, outputs), window
 
 
 @st.composite
@@ -98,17 +99,17 @@ class TestConvolution:
     @given(convolutions())
     @settings(max_examples=150, deadline=None)
     def test_and_its_gradients(self, case: tuple[Any, ...]) -> None:
-        x_shape, w_shape, window, groups = case
+        x_shape, w_shape, window = case
         x, w, bias = normal(*x_shape), normal(*w_shape), normal(w_shape[3])
         grad = normal(x_shape[0], *window.output_size(*x_shape[1:3]), w_shape[3])
         for kernel, arguments in (
-            ("conv2d", (x, w, bias, window, groups)),
-            ("conv2d", (x, w, None, window, groups)),
-            ("conv2d_input_gradient", (grad, w, window, groups, x_shape)),
-            ("conv2d_weight_gradient", (x, grad, window, groups)),
+            ("conv2d", (x, w, bias, window)),
+            ("conv2d", (x, w, None, window)),
+            ("conv2d_input_gradient", (grad, w, window, x_shape)),
+            ("conv2d_weight_gradient", (x, grad, window)),
         ):
             same([getattr(FAST, kernel)(*arguments)], [getattr(PLAIN, kernel)(*arguments)])
-        arguments = (x, w, grad, window, groups, NeedsGrad(True, True, True))
+        arguments = (x, w, grad, window, NeedsGrad(True, True, True))
         same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
 
     @pytest.mark.parametrize("stride", [1, 2])
@@ -119,14 +120,14 @@ class TestConvolution:
         window = Window((3, 3), (stride, stride), ((1, 1), (2, 0)))
         x, w = normal(2, *size, channels), normal(3, 3, channels, 5)
         grad = normal(2, *window.output_size(*size), 5)
-        same([FAST.conv2d(x, w, None, window, 1)], [PLAIN.conv2d(x, w, None, window, 1)])
+        same([FAST.conv2d(x, w, None, window)], [PLAIN.conv2d(x, w, None, window)])
         same(
-            [FAST.conv2d_input_gradient(grad, w, window, 1, x.shape)],
-            [PLAIN.conv2d_input_gradient(grad, w, window, 1, x.shape)],
+            [FAST.conv2d_input_gradient(grad, w, window, x.shape)],
+            [PLAIN.conv2d_input_gradient(grad, w, window, x.shape)],
         )
         same(
-            [FAST.conv2d_weight_gradient(x, grad, window, 1) / 1e3],
-            [PLAIN.conv2d_weight_gradient(x, grad, window, 1) / 1e3],
+            [FAST.conv2d_weight_gradient(x, grad, window) / 1e3],
+            [PLAIN.conv2d_weight_gradient(x, grad, window) / 1e3],
         )
 
     @pytest.mark.parametrize("algorithm", ["matrix", "winograd"])
@@ -136,10 +137,10 @@ class TestConvolution:
         window = Window(kernel, (stride, stride), ((1, 2), (2, 1)))
         x, w = normal(3, 14, 13, 3), normal(*kernel, 3, 4)
         grad = normal(3, *window.output_size(14, 13), 4)
-        arguments = (x, w, grad, window, 1, NeedsGrad(True, True, True))
+        arguments = (x, w, grad, window, NeedsGrad(True, True, True))
         tinynn.set_conv2d_algorithm(algorithm)
         try:
-            same([FAST.conv2d(x, w, None, window, 1)], [PLAIN.conv2d(x, w, None, window, 1)])
+            same([FAST.conv2d(x, w, None, window)], [PLAIN.conv2d(x, w, None, window)])
             same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
         finally:
             tinynn.set_conv2d_algorithm("auto")
@@ -152,8 +153,8 @@ class TestConvolution:
                 window = Window((3, 3), (stride, stride), ((1, 1), (1, 1)))
                 x, w = normal(2, 29, 23, 4), normal(3, 3, 4, 5)
                 grad = normal(2, *window.output_size(29, 23), 5)
-                arguments = (x, w, grad, window, 1, NeedsGrad(True, True, True))
-                same([FAST.conv2d(x, w, None, window, 1)], [PLAIN.conv2d(x, w, None, window, 1)])
+                arguments = (x, w, grad, window, NeedsGrad(True, True, True))
+                same([FAST.conv2d(x, w, None, window)], [PLAIN.conv2d(x, w, None, window)])
                 same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
                 pool = Window((2, 2), (2, 2)).rounding_up(*grad.shape[1:3])
                 pooled = FAST.conv2d_relu_pool(x, w, None, window, pool)
@@ -165,13 +166,13 @@ class TestConvolution:
         window = Window((3, 3), padding=((1, 1), (1, 1)))
         x, w = normal(4, 12, 10, 3), normal(3, 3, 3, 8)
         grad = normal(4, 12, 10, 8)
-        arguments = (x, w, grad, window, 1, NeedsGrad(True, True, True))
+        arguments = (x, w, grad, window, NeedsGrad(True, True, True))
         pool = Window((2, 2), (2, 2))
         expected = PLAIN.conv2d_relu_pool(x, w, None, window, pool)
         beyond = Window((3, 3), padding=((13, 9), (4, 5)))  # windows entirely on the padding
-        around = PLAIN.conv2d(x, w, None, beyond, 1)
+        around = PLAIN.conv2d(x, w, None, beyond)
         for _ in range(2):
-            same([FAST.conv2d(x, w, None, beyond, 1)], [around])
+            same([FAST.conv2d(x, w, None, beyond)], [around])
             same(FAST.conv2d_relu_pool(x, w, None, window, pool), expected)
             same(FAST.conv2d_gradients(*arguments), PLAIN.conv2d_gradients(*arguments))
             for held in buffers._this_thread.buffers.values():
@@ -185,8 +186,8 @@ class TestConvolution:
     ) -> None:
         """Padding that was not cleared again is not taken for that of the last tile."""
         padded = Window((3, 3), padding=((1, 1), (1, 1)))
-        ours = normal(4, 12, 10, 3), normal(3, 3, 3, 8), None, padded, 1
-        others = 9 + normal(4, 10, 16, 3), ours[1], None, Window((3, 3)), 1
+        ours = normal(4, 12, 10, 3), normal(3, 3, 3, 8), None, padded
+        others = 9 + normal(4, 10, 16, 3), ours[1], None, Window((3, 3))
         finish = buffers.Writer.finish
 
         def interrupt(writer: buffers.Writer) -> None:
@@ -214,7 +215,7 @@ class TestConvolution:
         """The pixels that a 1x1 kernel steps over have no gradient."""
         window = Window((1, 1), stride)
         grad, weight = normal(3, *window.output_size(8, 9), 4), normal(1, 1, 5, 4)
-        arguments = grad, weight, window, 1, (3, 8, 9, 5)
+        arguments = grad, weight, window, (3, 8, 9, 5)
         found = FAST.conv2d_input_gradient(*arguments)
         same([found], [PLAIN.conv2d_input_gradient(*arguments)])
 
@@ -222,22 +223,22 @@ class TestConvolution:
         x, w = normal(3, 8, 9, 4)[:, ::-1, 1::2, ::2], normal(4, 3, 2, 2).transpose(1, 0, 2, 3)
         window = Window((3, 4), padding=((1, 1), (1, 2)))
         grad = np.broadcast_to(normal(2), (3, *window.output_size(8, 4), 2))
-        same([FAST.conv2d(x, w, None, window, 1)], [PLAIN.conv2d(x, w, None, window, 1)])
+        same([FAST.conv2d(x, w, None, window)], [PLAIN.conv2d(x, w, None, window)])
         same(
-            [FAST.conv2d_weight_gradient(x, grad, window, 1)],
-            [PLAIN.conv2d_weight_gradient(x, grad, window, 1)],
+            [FAST.conv2d_weight_gradient(x, grad, window)],
+            [PLAIN.conv2d_weight_gradient(x, grad, window)],
         )
         same(
-            [FAST.conv2d_input_gradient(grad, w, window, 1, x.shape)],
-            [PLAIN.conv2d_input_gradient(grad, w, window, 1, x.shape)],
+            [FAST.conv2d_input_gradient(grad, w, window, x.shape)],
+            [PLAIN.conv2d_input_gradient(grad, w, window, x.shape)],
         )
 
     def test_does_not_depend_on_the_previous_call(self) -> None:
         window = Window((3, 3), padding=((1, 1), (1, 1)))
         large, small, w = normal(2, 20, 20, 3), normal(1, 4, 4, 3), normal(3, 3, 3, 2)
-        expected = FAST.conv2d(small, w, None, window, 1)
-        FAST.conv2d(large, w, None, window, 1)
-        np.testing.assert_array_equal(FAST.conv2d(small, w, None, window, 1), expected)
+        expected = FAST.conv2d(small, w, None, window)
+        FAST.conv2d(large, w, None, window)
+        np.testing.assert_array_equal(FAST.conv2d(small, w, None, window), expected)
 
 
 class TestPooling:
@@ -272,8 +273,8 @@ class TestPooling:
     def test_fused_with_convolution_and_relu(
         self, case: tuple[Any, ...], kernel: tuple[int, int], with_bias: bool
     ) -> None:
-        (n, h, w, _), (kh, kw, channels, outputs), window, _ = case
-        x = normal(n, h + 4, w + 4, channels)
+        (n, h, w, c), (kh, kw, channels, outputs), window = case
+        x = normal(n, h + 4, w + 4, c)
         weight, bias = normal(kh, kw, channels, outputs), normal(outputs) if with_bias else None
         pool = Window(kernel, kernel)
         if 0 in pool.output_size(*window.output_size(h + 4, w + 4)):
@@ -281,7 +282,7 @@ class TestPooling:
         best, winner = FAST.conv2d_relu_pool(x, weight, bias, window, pool)
         expected, winners = PLAIN.conv2d_relu_pool(x, weight, bias, window, pool)
         same([best], [expected])
-        full = PLAIN.conv2d(x, weight, None, window, 1)
+        full = PLAIN.conv2d(x, weight, None, window)
         assert winner is not None
         won = PLAIN.max_pool2d_gather(full, winner, pool)  # rounding decides between equal pixels
         same([won], [PLAIN.max_pool2d_gather(full, winners, pool)])
@@ -289,8 +290,8 @@ class TestPooling:
     @given(convolutions(), st.booleans(), st.booleans())
     @settings(max_examples=100, deadline=None)
     def test_gradients_of_both(self, case: tuple[Any, ...], ceil: bool, image: bool) -> None:
-        (n, h, w, _), (kh, kw, channels, outputs), window, _ = case
-        x, weight = normal(n, h + 4, w + 4, channels), normal(kh, kw, channels, outputs)
+        (n, h, w, c), (kh, kw, channels, outputs), window = case
+        x, weight = normal(n, h + 4, w + 4, c), normal(kh, kw, channels, outputs)
         full = window.output_size(h + 4, w + 4)
         pool = Window((2, 2), (2, 2))
         pool = pool.rounding_up(*full) if ceil else pool
@@ -298,7 +299,8 @@ class TestPooling:
             return
         out, winner = FAST.conv2d_relu_pool(x, weight, None, window, pool)
         assert winner is not None
-        arguments = (normal(*out.shape), out, winner, window, pool, NeedsGrad(image, True, True))
+        pooled = PooledGrad(normal(*out.shape), out, winner, pool)
+        arguments = (pooled, window, NeedsGrad(image, True, True))
         same(
             [
                 array
@@ -413,9 +415,9 @@ class TestThreads:
         def everything() -> list[bytes]:
             best, winner = FAST.max_pool2d(x, pool)
             arrays = [
-                FAST.conv2d(x, w, None, window, 1),
-                FAST.conv2d_input_gradient(grad, w, window, 1, x.shape),
-                FAST.conv2d_weight_gradient(x, grad, window, 1),
+                FAST.conv2d(x, w, None, window),
+                FAST.conv2d_input_gradient(grad, w, window, x.shape),
+                FAST.conv2d_weight_gradient(x, grad, window),
                 *FAST.conv2d_relu_pool(x, w, w[0, 0, 0], window, pool),
                 best,
                 FAST.max_pool2d_scatter(best, winner, pool, x.shape),

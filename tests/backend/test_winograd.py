@@ -21,7 +21,7 @@ def m_of(window: Window, rows: int) -> int:
     """The output rows that are computed together."""
     height = (rows - 1) * window.stride[0] + window.extent[0]
     shapes = (1, height, 40, 2), (1, rows, window.output_size(height, 40)[1], 2)
-    problem = choice.problem(*shapes, window, 1, np.dtype("float32"))
+    problem = choice.problem(*shapes, window, np.dtype("float32"))
     layout = choice.weight_gradient(problem)
     assert isinstance(layout, Layout)
     return layout.m

@@ -11,7 +11,7 @@ from tinynn.backend.cpu.system import usable_cores
 from tinynn.backend.cpu.threads import get_num_threads, set_num_threads
 from tinynn.backend.cuda.precision import get_matmul_precision, set_matmul_precision
 from tinynn.backend.inventory import Device, Devices, devices
-from tinynn.backend.reference import Array, Backend, BatchNorm, NeedsGrad, Normalized
+from tinynn.backend.reference import Array, Backend, BatchNorm, NeedsGrad, Normalized, PooledGrad
 from tinynn.backend.registry import (
     backend_of,
     default_backend,
@@ -29,6 +29,7 @@ __all__ = [
     "Devices",
     "NeedsGrad",
     "Normalized",
+    "PooledGrad",
     "Window",
     "backend_of",
     "default_backend",

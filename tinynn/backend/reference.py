@@ -36,6 +36,15 @@ class NeedsGrad(NamedTuple):
     bias: bool
 
 
+class PooledGrad(NamedTuple):
+    """The gradient of the output of ReLU and max-pooling, and what leads it back to the input."""
+
+    grad: Array
+    out: Array  # the output
+    winner: Array  # the tap of each window that held the maximum
+    pool: Window
+
+
 class BatchNorm(NamedTuple):
     """What a batch normalization does: weight · (x - mean) / √(var + eps) + bias."""
 
@@ -318,9 +327,7 @@ class Backend:
         (top, bottom), (left, right) = window.padding
         return self.pad_image(padded, window._replace(padding=((-top, -bottom), (-left, -right))))
 
-    def conv2d(
-        self, x: Array, weight: Array, bias: Array | None, window: Window, groups: int
-    ) -> Array:
+    def conv2d(self, x: Array, weight: Array, bias: Array | None, window: Window) -> Array:
         """Cross-correlation (N, H, W, C) * (kh, kw, C/groups, O) + (O,) -> (N, H', W', O).
 
         out[n, y, x] = Σᵢⱼ padded[n, y·stride + i, x·stride + j] @ weight[i, j]: one GEMM over all
@@ -330,30 +337,30 @@ class Backend:
         padded = self.pad_image(x, window)
         out = self.xp.zeros((x.shape[0], out_h, out_w, weight.shape[3]), dtype=x.dtype)
         for i, j, rows, columns in window.taps(out_h, out_w):
-            out += self._grouped_product(padded[:, rows, columns], weight[i, j], groups)
+            out += self._grouped_product(padded[:, rows, columns], weight[i, j], window.groups)
         if bias is not None:
             out += bias
         return out
 
     def conv2d_input_gradient(
-        self, grad: Array, weight: Array, window: Window, groups: int, shape: tuple[int, ...]
+        self, grad: Array, weight: Array, window: Window, shape: tuple[int, ...]
     ) -> Array:
         """The gradient of the image, the adjoint of ``conv2d`` in x: -> ``shape`` (N, H, W, C).
 
         Each tap adds grad @ weight[i, j]ᵀ to the pixels that it read in the forward pass.
         """
         padded = self._padded_zeros(shape, window, grad.dtype)
-        swapped = self._swap_channels(weight, groups)
+        swapped = self._swap_channels(weight, window.groups)
         for i, j, rows, columns in window.taps(*grad.shape[1:3]):
-            padded[:, rows, columns] += self._grouped_product(grad, swapped[i, j], groups)
+            padded[:, rows, columns] += self._grouped_product(grad, swapped[i, j], window.groups)
         return self._unpad_image(padded, window)
 
-    def conv2d_weight_gradient(self, x: Array, grad: Array, window: Window, groups: int) -> Array:
+    def conv2d_weight_gradient(self, x: Array, grad: Array, window: Window) -> Array:
         """The gradient of the weight, the adjoint of ``conv2d`` in it: (kh, kw, C/groups, O).
 
         weight[i, j] = Σ padded[n, y·stride + i, x·stride + j]ᵀ @ grad[n, y, x].
         """
-        padded = self.pad_image(x, window)
+        padded, groups = self.pad_image(x, window), window.groups
         channels, outputs = x.shape[3] // groups, grad.shape[3] // groups
         weight = self.xp.empty((*window.kernel, channels, groups * outputs), dtype=x.dtype)
         grads = grad.reshape(-1, groups, outputs).transpose(1, 0, 2)
@@ -364,21 +371,15 @@ class Backend:
         return weight
 
     def conv2d_gradients(
-        self,
-        x: Array,
-        weight: Array,
-        grad: Array,
-        window: Window,
-        groups: int,
-        needs_grad: NeedsGrad,
+        self, x: Array, weight: Array, grad: Array, window: Window, needs: NeedsGrad
     ) -> tuple[Array | None, ...]:
         """The gradients of image, weight and bias; None where not needed."""
         image = kernel = bias = None
-        if needs_grad.x:
-            image = self.conv2d_input_gradient(grad, weight, window, groups, x.shape)
-        if needs_grad.weight:
-            kernel = self.conv2d_weight_gradient(x, grad, window, groups)
-        if needs_grad.bias:
+        if needs.x:
+            image = self.conv2d_input_gradient(grad, weight, window, x.shape)
+        if needs.weight:
+            kernel = self.conv2d_weight_gradient(x, grad, window)
+        if needs.bias:
             bias = self.sum(grad, (0, 1, 2))
         return image, kernel, bias
 
@@ -464,30 +465,21 @@ class Backend:
 
         Without ``keep`` the winners, which only the gradients need, may be None.
         """
-        out, winner = self.max_pool2d(self.conv2d(x, weight, bias, window, 1), pool)
+        out, winner = self.max_pool2d(self.conv2d(x, weight, bias, window), pool)
         return self.relu(out), winner
 
-    def relu_max_pool2d_gradient(
-        self, grad: Array, out: Array, winner: Array, window: Window, shape: tuple[int, ...]
-    ) -> Array:
-        """The gradient through ReLU and max-pooling, whose output is ``out``."""
-        return self.max_pool2d_scatter(self.relu_gradient(grad, out), winner, window, shape)
+    def relu_max_pool2d_gradient(self, pooled: PooledGrad, shape: tuple[int, ...]) -> Array:
+        """The gradient of the input, of ``shape``, of max-pooling and ReLU."""
+        grad = self.relu_gradient(pooled.grad, pooled.out)
+        return self.max_pool2d_scatter(grad, pooled.winner, pooled.pool, shape)
 
     def conv2d_relu_pool_gradients(
-        self,
-        x: Array,
-        weight: Array,
-        grad: Array,
-        out: Array,
-        winner: Array,
-        window: Window,
-        pool: Window,
-        needs_grad: NeedsGrad,
+        self, x: Array, weight: Array, pooled: PooledGrad, window: Window, needs: NeedsGrad
     ) -> tuple[Array | None, ...]:
         """The gradients of image, weight and bias through ``conv2d_relu_pool``."""
         full = (x.shape[0], *window.output_size(*x.shape[1:3]), weight.shape[3])
-        grad = self.relu_max_pool2d_gradient(grad, out, winner, pool, full)
-        return self.conv2d_gradients(x, weight, grad, window, 1, needs_grad)
+        grad = self.relu_max_pool2d_gradient(pooled, full)
+        return self.conv2d_gradients(x, weight, grad, window, needs)
 
     # -- metrics ----------------------------------------------------------------------------
 

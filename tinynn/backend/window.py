@@ -17,13 +17,15 @@ Pair = tuple[int, int]
 class Window(NamedTuple):
     """A sliding window over the two middle axes of an (N, H, W, C) array.
 
-    ``padding`` is ((top, bottom), (left, right)); it may be negative, which crops.
+    ``padding`` is ((top, bottom), (left, right)); it may be negative, which crops. In a
+    convolution, the channels are split into ``groups`` that are convolved separately.
     """
 
     kernel: Pair
     stride: Pair = (1, 1)
     padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
     dilation: Pair = (1, 1)
+    groups: int = 1
 
     @property
     @lru_cache(maxsize=1024)  # noqa: B019 - a window is a value

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinynn.autograd import VJP, Tensor, is_grad_enabled, record, record_jointly
-from tinynn.backend import NeedsGrad, Window
+from tinynn.backend import NeedsGrad, PooledGrad, Window
 from tinynn.errors import ShapeError
 from tinynn.functional.elementwise import relu_gradient
 from tinynn.functional.geometry import (
@@ -65,7 +65,7 @@ def conv2d(
     x, weight, bias, window = _operands(
         "conv2d", x, weight, bias, groups, stride, padding, dilation
     )
-    return _conv2d(x, weight, bias, window, groups)
+    return _conv2d(x, weight, bias, window)
 
 
 def conv2d_relu_max_pool2d(
@@ -97,11 +97,10 @@ def conv2d_relu_max_pool2d(
         return scatter(relu_gradient(grad, out), winner, pool, full)
 
     def kernel(grad: Tensor, needs: NeedsGrad) -> Sequence[Any]:
-        return grad.backend.conv2d_relu_pool_gradients(
-            x.data, weight.data, grad.data, out, winner, window, pool, needs
-        )
+        pooled = PooledGrad(grad.data, out, winner, pool)
+        return grad.backend.conv2d_relu_pool_gradients(x.data, weight.data, pooled, window, needs)
 
-    return _record(name, out, (x, weight, bias), window, 1, kernel, upstream)
+    return _record(name, out, (x, weight, bias), window, kernel, upstream)
 
 
 def conv_transpose2d(
@@ -136,10 +135,10 @@ def conv_transpose2d(
     outputs = weight.shape[2] * groups
     check_groups(name, x.shape[3], outputs, groups)
     window, size = conv_transpose2d_window(
-        name, x.shape, weight.shape[:2], stride, padding, output_padding, dilation
+        name, x.shape, weight.shape[:2], groups, stride, padding, output_padding, dilation
     )
     _check_bias(name, outputs, bias)
-    out = _input_gradient(x, weight, window, groups, (x.shape[0], *size, outputs))
+    out = _input_gradient(x, weight, window, (x.shape[0], *size, outputs))
     return out if bias is None else out + bias
 
 
@@ -159,13 +158,13 @@ def _check_bias(name: str, outputs: int, bias: Tensor | None) -> None:
         raise ShapeError(f"{name} expects a bias ({outputs},), got {bias.shape}")
 
 
-def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, groups: int) -> Tensor:
-    out = x.backend.conv2d(x.data, weight.data, array_of(bias), window, groups)
+def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
+    out = x.backend.conv2d(x.data, weight.data, array_of(bias), window)
 
     def kernel(grad: Tensor, needs: NeedsGrad) -> Sequence[Any]:
-        return grad.backend.conv2d_gradients(x.data, weight.data, grad.data, window, groups, needs)
+        return grad.backend.conv2d_gradients(x.data, weight.data, grad.data, window, needs)
 
-    return _record("conv2d", out, (x, weight, bias), window, groups, kernel)
+    return _record("conv2d", out, (x, weight, bias), window, kernel)
 
 
 def _record(
@@ -173,7 +172,6 @@ def _record(
     out: Any,
     operands: tuple[Tensor, Tensor, Tensor | None],
     window: Window,
-    groups: int,
     kernel: Callable[[Tensor, NeedsGrad], Sequence[Any]],
     upstream: VJP = lambda grad: grad,
 ) -> Tensor:
@@ -191,8 +189,8 @@ def _record(
             return [None if g is None else Tensor(g) for g in kernel(grad, needs)]
         grad = upstream(grad)
         return (
-            _input_gradient(grad, weight, window, groups, x.shape) if needs.x else None,
-            _weight_gradient(x, grad, window, groups) if needs.weight else None,
+            _input_gradient(grad, weight, window, x.shape) if needs.x else None,
+            _weight_gradient(x, grad, window) if needs.weight else None,
             grad.sum(axis=(0, 1, 2)) if needs.bias else None,
         )
 
@@ -200,30 +198,28 @@ def _record(
 
 
 def _input_gradient(
-    grad_out: Tensor, weight: Tensor, window: Window, groups: int, shape: tuple[int, ...]
+    grad_out: Tensor, weight: Tensor, window: Window, shape: tuple[int, ...]
 ) -> Tensor:
     """The gradient of ``conv2d`` with respect to images of ``shape``."""
     return record(
         "conv2d_input_gradient",
-        grad_out.backend.conv2d_input_gradient(grad_out.data, weight.data, window, groups, shape),
-        (grad_out, lambda grad: _conv2d_of_size(grad, weight, window, groups, grad_out.shape)),
-        (weight, lambda grad: _weight_gradient(grad, grad_out, window, groups)),
+        grad_out.backend.conv2d_input_gradient(grad_out.data, weight.data, window, shape),
+        (grad_out, lambda grad: _conv2d_of_size(grad, weight, window, grad_out.shape)),
+        (weight, lambda grad: _weight_gradient(grad, grad_out, window)),
     )
 
 
-def _weight_gradient(x: Tensor, grad_out: Tensor, window: Window, groups: int) -> Tensor:
+def _weight_gradient(x: Tensor, grad_out: Tensor, window: Window) -> Tensor:
     """The gradient of ``conv2d`` with respect to the weight."""
     return record(
         "conv2d_weight_gradient",
-        x.backend.conv2d_weight_gradient(x.data, grad_out.data, window, groups),
-        (x, lambda grad: _input_gradient(grad_out, grad, window, groups, x.shape)),
-        (grad_out, lambda grad: _conv2d_of_size(x, grad, window, groups, grad_out.shape)),
+        x.backend.conv2d_weight_gradient(x.data, grad_out.data, window),
+        (x, lambda grad: _input_gradient(grad_out, grad, window, x.shape)),
+        (grad_out, lambda grad: _conv2d_of_size(x, grad, window, grad_out.shape)),
     )
 
 
-def _conv2d_of_size(
-    x: Tensor, weight: Tensor, window: Window, groups: int, shape: tuple[int, ...]
-) -> Tensor:
+def _conv2d_of_size(x: Tensor, weight: Tensor, window: Window, shape: tuple[int, ...]) -> Tensor:
     """The convolution without the last windows that output padding has made room for."""
-    out = _conv2d(x, weight, None, window, groups)
+    out = _conv2d(x, weight, None, window)
     return out if out.shape == shape else out[:, : shape[1], : shape[2]]

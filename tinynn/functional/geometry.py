@@ -86,7 +86,7 @@ def conv2d_window(
             f"{weight_shape}{split}, got images of shape {x_shape}"
             f"{hint if x_shape[1] == channels else ''}"
         )
-    return _window(name, x_shape, weight_shape[:2], *arguments)
+    return _window(name, x_shape, weight_shape[:2], *arguments)._replace(groups=groups)
 
 
 @_cached
@@ -110,17 +110,22 @@ def pool_window(
 
 
 def conv_transpose2d_window(
-    name: str, shape: Shape, kernel: Shape, stride: Size, padding: Size, extra: Size, dilation: Size
+    name: str, shape: Shape, kernel: Shape, groups: int, *arguments: Size
 ) -> tuple[Window, Pair]:
-    """The window of the convolution whose adjoint this is, and the size (H', W') of the output."""
+    """The window of the convolution whose adjoint this is, and the size (H', W') of the output.
+
+    ``arguments`` are stride, padding, output_padding and dilation.
+    """
+    stride, padding, output_padding, dilation = arguments
     pads = pair(name, "padding", padding, 0)
     window = Window(
         (kernel[0], kernel[1]),
         pair(name, "stride", stride, 1),
         ((pads[0], pads[0]), (pads[1], pads[1])),
         pair(name, "dilation", dilation, 1),
+        groups,
     )
-    extra = pair(name, "output_padding", extra, 0)
+    extra = pair(name, "output_padding", output_padding, 0)
     if any(e >= max(s, d) for e, s, d in zip(extra, window.stride, window.dilation, strict=True)):
         raise ArgumentError(
             f"{name} expects an output_padding below stride or dilation, got {extra}"

@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinynn import optim
-from tinynn.backend import Array, Backend, BatchNorm, NeedsGrad, Normalized, Window, get_backend
+from tinynn.backend import (
+    Array,
+    Backend,
+    BatchNorm,
+    NeedsGrad,
+    Normalized,
+    PooledGrad,
+    Window,
+    get_backend,
+)
 from tinynn.backend.formula import erf
 from tinynn.random import manual_seed
 
@@ -98,6 +107,8 @@ def _sample(inputs: list[Any], name: str, sample: Sampler | None) -> tuple[Any, 
     shift = iter(np.arange(100) / 64)
 
     def sampled(value: Any) -> Any:
+        if isinstance(value, Window):
+            return value
         if isinstance(value, tuple) and all(type(size) is int for size in value):
             values = (sample or np.random.Generator.standard_normal)(rng, value) + next(shift)
             return np.asarray(np.float16(values))
@@ -327,27 +338,26 @@ KERNELS = [
            [_REVERSED, (6, 30, 5), BatchNorm((5,), None, None, 0.1, 1e-5),
             Normalized(None, _VARIANCES[5:10] - 1, _VARIANCES[:5])]),
     *cases("pad_image", _IMAGES, window=_POOL, value=2.0),
-    *(row for window, groups, x, weight, grad in (
-        (_SAME, 1, (2, 9, 8, 3), (3, 3, 3, 19), (2, 9, 8, 19)),
-        (_SAME, 6, (2, 9, 8, 6), (3, 3, 1, 6), (2, 9, 8, 6)),
-        (_SAME, 1, (2, 9, 8, 64), (3, 3, 64, 128), (2, 9, 8, 128)),
-        (_STRIDED, 2, (2, 9, 8, 4), (3, 2, 2, 6), (2, 5, 7, 6)),
-        (Window((1, 1)), 1, (2, 9, 8, 5), (1, 1, 5, 3), (2, 9, 8, 3)),
+    *(row for window, x, weight, grad in (
+        (_SAME, (2, 9, 8, 3), (3, 3, 3, 19), (2, 9, 8, 19)),
+        (_SAME._replace(groups=6), (2, 9, 8, 6), (3, 3, 1, 6), (2, 9, 8, 6)),
+        (_SAME, (2, 9, 8, 64), (3, 3, 64, 128), (2, 9, 8, 128)),
+        (_STRIDED._replace(groups=2), (2, 9, 8, 4), (3, 2, 2, 6), (2, 5, 7, 6)),
+        (Window((1, 1)), (2, 9, 8, 5), (1, 1, 5, 3), (2, 9, 8, 3)),
     ) for row in (
-        *cases("conv2d", [x, weight, weight[3:]], window=window, groups=groups),
-        *cases("conv2d_input_gradient", [grad, weight], window=window, groups=groups, shape=x),
-        *cases("conv2d_weight_gradient", [x, grad], window=window, groups=groups),
-        *cases("conv2d_gradients", [x, weight, grad], window=window, groups=groups,
-               needs_grad=_ALL),
+        *cases("conv2d", [x, weight, weight[3:]], window=window),
+        *cases("conv2d_input_gradient", [grad, weight], window=window, shape=x),
+        *cases("conv2d_weight_gradient", [x, grad], window=window),
+        *cases("conv2d_gradients", [x, weight, grad], window=window, needs=_ALL),
     )),
     *cases("conv2d_relu_pool", [_IMAGES, (3, 3, 3, 20), (20,)], window=_SAME, pool=_HALVE),
     *cases("conv2d_relu_pool_gradients",
-           [_IMAGES, (3, 3, 3, 20), (2, 4, 4, 20), (2, 4, 4, 20), _TAPS],
-           window=_SAME, pool=_HALVE, needs_grad=_ALL),
+           [_IMAGES, (3, 3, 3, 20), PooledGrad((2, 4, 4, 20), (2, 4, 4, 20), _TAPS, _HALVE)],
+           window=_SAME, needs=_ALL),
     *cases("max_pool2d sum_pool2d", _IMAGES, window=_POOL),
     *cases("max_pool2d_scatter", [_MAXIMA, _WINNERS], window=_POOL, shape=_IMAGES),
     *cases("max_pool2d_gather", [_IMAGES, _WINNERS], window=_POOL),
-    *cases("relu_max_pool2d_gradient", [_MAXIMA * 2, _MAXIMA, _WINNERS], window=_POOL,
+    *cases("relu_max_pool2d_gradient", [PooledGrad(_MAXIMA * 2, _MAXIMA, _WINNERS, _POOL)],
            shape=_IMAGES),
     *cases("sum_pool2d_adjoint", (2, 5, 4, 3), window=_POOL, shape=_IMAGES),
     *cases("random_bits", [2**63 + 5, 2**40, 1001]),

@@ -24,14 +24,14 @@ _kernels = KernelFile("convolution")
 
 
 def conv2d(
-    backend: CudaDevice, x: Array, weight: Array, bias: Array | None, window: Window, groups: int
+    backend: CudaDevice, x: Array, weight: Array, bias: Array | None, window: Window
 ) -> Array:
     """Cross-correlation; the bias is added in the same kernel, or in place after cuBLAS."""
     x, weight = backend.contiguous(x), backend.contiguous(weight)
     size = window.output_size(*x.shape[1:3])
     out = backend.xp.empty((x.shape[0], *size, weight.shape[3]), x.dtype)
-    if not (_uses_cublas(window, weight.shape, groups) and out.size):
-        g = sliding(x.shape, size, window, weight.shape[3], groups)
+    if not (_uses_cublas(window, weight.shape) and out.size):
+        g = sliding(x.shape, size, window, weight.shape[3])
         _correlate(backend, x, weight, bias, g, out)
         return out
     matrix, rows = _rows(weight), _rows(out)
@@ -50,47 +50,48 @@ def conv2d_relu_pool(
     keep: bool = True,
 ) -> tuple[Array, Array | None]:
     """One launch for few channels and 2 x 2 pooling; nothing of full size is written."""
-    if pool != _HALVING or _uses_cublas(window, weight.shape, 1):
+    if pool != _HALVING or window.groups > 1 or _uses_cublas(window, weight.shape):
         return Backend.conv2d_relu_pool(backend, x, weight, bias, window, pool, keep)
     x, weight = backend.contiguous(x), backend.contiguous(weight)
     size = window.output_size(*x.shape[1:3])
     pooled = pool.output_size(*size)
     out = backend.xp.empty((x.shape[0], *pooled, weight.shape[3]), x.dtype)
     winner = backend.xp.empty(out.shape, backend.xp.int8)
-    g = sliding(x.shape, size, window, weight.shape[3], 1)
+    g = sliding(x.shape, size, window, weight.shape[3])
     _correlate(backend, x, weight, bias, g, out, winner)
     return out, winner
 
 
 def conv2d_input_gradient(
-    backend: CudaDevice, grad: Array, weight: Array, window: Window, groups: int, shape: Shape
+    backend: CudaDevice, grad: Array, weight: Array, window: Window, shape: Shape
 ) -> Array:
     """The correlation of the upsampled gradient with the flipped kernel."""
     grad, weight = backend.contiguous(grad), backend.contiguous(weight)
     x = backend.xp.empty(shape, grad.dtype)
-    if _uses_cublas(window, weight.shape, groups) and grad.size:
+    if _uses_cublas(window, weight.shape) and grad.size:
         _col2im(backend, grad, weight, window, x)
     else:
-        _correlate(backend, grad, weight, None, _backward(grad.shape, shape, window, groups), x)
+        _correlate(backend, grad, weight, None, _backward(grad.shape, shape, window), x)
     return x
 
 
-def conv2d_weight_gradient(
-    backend: CudaDevice, x: Array, grad: Array, window: Window, groups: int
-) -> Array:
+def conv2d_weight_gradient(backend: CudaDevice, x: Array, grad: Array, window: Window) -> Array:
     """Few results, each a sum over all pixels: partial sums, added in a fixed order."""
     x, grad = backend.contiguous(x), backend.contiguous(grad)
-    shape = (*window.kernel, x.shape[3] // groups, grad.shape[3])
+    shape = (*window.kernel, x.shape[3] // window.groups, grad.shape[3])
     if not grad.size:
         return backend.xp.zeros(shape, x.dtype)
-    if _uses_cublas(window, shape, groups):
+    if _uses_cublas(window, shape):
         return _gemm_weight_gradient(backend, x, grad, window).reshape(shape)
-    g = sliding(x.shape, grad.shape[1:3], window, grad.shape[3], groups)
+    g = sliding(x.shape, grad.shape[1:3], window, grad.shape[3])
     if _is_depthwise(g):
         name, tiles = "weight_gradient_depthwise", (-(-g.outputs // 32), g.terms)
     else:
         across = -(-g.group_outputs // tuning.GRADIENT_TILE)
-        name, tiles = "weight_gradient", (-(-g.terms // tuning.GRADIENT_TILE) * across, groups)
+        name, tiles = (
+            "weight_gradient",
+            (-(-g.terms // tuning.GRADIENT_TILE) * across, window.groups),
+        )
     count = tiles[0] * tiles[1]
     split = backend.split(grad.size // g.outputs, 1, count, tuning.MIN_PIXELS_PER_BLOCK)
     out = backend.xp.empty(shape, x.dtype)
@@ -190,11 +191,11 @@ def _is_pointwise(window: Window) -> bool:
     return window == Window((1, 1), dilation=window.dilation)
 
 
-def _uses_cublas(window: Window, weight: Shape, groups: int) -> bool:
+def _uses_cublas(window: Window, weight: Shape) -> bool:
     """Whether im2col has nothing to write, or cuBLAS has enough work for each column."""
     kh, kw, channels, outputs = weight
     large = outputs >= tuning.GEMM_MIN_OUTPUTS and kh * kw * channels >= tuning.GEMM_MIN_TERMS
-    return groups == 1 and (large or _is_pointwise(window))
+    return window.groups == 1 and (large or _is_pointwise(window))
 
 
 def _is_depthwise(g: Geometry) -> bool:
@@ -203,7 +204,7 @@ def _is_depthwise(g: Geometry) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _backward(grad: Shape, x: Shape, window: Window, groups: int) -> Geometry:
+def _backward(grad: Shape, x: Shape, window: Window) -> Geometry:
     """The convolution of the upsampled gradient that gives the gradient of images x.
 
     Tap i of output row y reads row h = y * stride - top + i * dilation. So row h of the image
@@ -215,6 +216,6 @@ def _backward(grad: Shape, x: Shape, window: Window, groups: int) -> Geometry:
     padding = ((height - 1 - top, 0), (width - 1 - left, 0))
     full = window._replace(stride=(1, 1), padding=padding)
     upsample_h, upsample_w = window.stride
-    return sliding(grad, x[1:3], full, x[3], groups)._replace(
+    return sliding(grad, x[1:3], full, x[3])._replace(
         upsample_h=upsample_h, upsample_w=upsample_w, flipped=1
     )

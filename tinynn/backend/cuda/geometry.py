@@ -56,11 +56,9 @@ _STRUCT = np.dtype([(name, np.int32) for name in Geometry._fields])
 
 
 @lru_cache(maxsize=4096)
-def sliding(
-    image: Shape, size: Shape, window: Window, outputs: int = 0, groups: int = 1
-) -> Geometry:
+def sliding(image: Shape, size: Shape, window: Window, outputs: int = 0) -> Geometry:
     """A window that slides over images (N, H, W, C) and gives ``size`` (H', W') outputs."""
-    images, height, width, channels = image
+    (images, height, width, channels), groups = image, window.groups
     (top, _), (left, _) = window.padding
     sizes = (images, height, width, channels, size[0], size[1])
     steps = (*window.kernel, *window.stride, top, left, *window.dilation)

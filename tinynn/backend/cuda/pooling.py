@@ -7,7 +7,7 @@ from typing import Any
 from tinynn.backend.cuda.device import CudaDevice
 from tinynn.backend.cuda.geometry import Shape, packed, sliding
 from tinynn.backend.cuda.launch import KernelFile
-from tinynn.backend.reference import Array
+from tinynn.backend.reference import Array, PooledGrad
 from tinynn.backend.window import Window
 
 _kernels = KernelFile("pooling")
@@ -42,19 +42,17 @@ def max_pool2d_scatter(
     backend: CudaDevice, values: Array, winner: Array, window: Window, shape: Shape
 ) -> Array:
     """Each pixel adds the values of the windows that it won."""
-    return _scatter(backend, values, None, winner, window, shape)
+    return _scatter(backend, PooledGrad(values, None, winner, window), shape)
 
 
-def relu_max_pool2d_gradient(
-    backend: CudaDevice, grad: Array, out: Array, winner: Array, window: Window, shape: Shape
-) -> Array:
+def relu_max_pool2d_gradient(backend: CudaDevice, pooled: PooledGrad, shape: Shape) -> Array:
     """The backward passes of ReLU and max-pooling in one launch."""
-    return _scatter(backend, grad, out, winner, window, shape)
+    return _scatter(backend, pooled, shape)
 
 
 def sum_pool2d_adjoint(backend: CudaDevice, grad: Array, window: Window, shape: Shape) -> Array:
     """Each pixel adds the windows that contain it."""
-    return _scatter(backend, grad, None, None, window, shape)
+    return _scatter(backend, PooledGrad(grad, None, None, window), shape)
 
 
 def _pooled(backend: CudaDevice, x: Array, window: Window) -> Array:
@@ -62,18 +60,13 @@ def _pooled(backend: CudaDevice, x: Array, window: Window) -> Array:
     return backend.xp.empty((x.shape[0], *size, x.shape[3]), x.dtype)
 
 
-def _scatter(
-    backend: CudaDevice,
-    values: Array,
-    out: Array | None,
-    winner: Array | None,
-    window: Window,
-    shape: Shape,
-) -> Array:
-    values, x = backend.contiguous(values), backend.xp.empty(shape, values.dtype)
+def _scatter(backend: CudaDevice, pooled: PooledGrad, shape: Shape) -> Array:
+    """No ``out``: no ReLU. No ``winner``: every pixel of a window gets its value."""
+    values, x = backend.contiguous(pooled.grad), backend.xp.empty(shape, pooled.grad.dtype)
+    winner = pooled.winner
     wide = winner is not None and winner.itemsize > 1
-    conditions = (backend.pointer(out), backend.pointer(winner))
-    _launch("scatter", x, values, x.size, window, values, *conditions, x, wide=wide)
+    conditions = (backend.pointer(pooled.out), backend.pointer(winner))
+    _launch("scatter", x, values, x.size, pooled.pool, values, *conditions, x, wide=wide)
     return x
 
 

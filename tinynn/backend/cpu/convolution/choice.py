@@ -26,6 +26,7 @@ import numpy as np
 from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.convolution import fft, winograd
 from tinynn.backend.cpu.convolution.rows import Layout
+from tinynn.backend.cpu.pooling import is_halving
 from tinynn.backend.cpu.tiles import Shape
 from tinynn.backend.window import Pair, Window
 from tinynn.errors import ArgumentError
@@ -75,14 +76,13 @@ class Problem(NamedTuple):
     size: Pair  # rows and columns of the output, or of the upstream gradient
     outputs: int
     window: Window
-    groups: int
     dtype: np.dtype[Any]
     algorithm: str
 
 
-def problem(images: Shape, output: Shape, window: Window, groups: int, dtype: Any) -> Problem:
+def problem(images: Shape, output: Shape, window: Window, dtype: Any) -> Problem:
     """The convolution of images (N, H, W, C) to an output (N, H', W', O)."""
-    return Problem(images, (output[1], output[2]), output[3], window, groups, dtype, _chosen)
+    return Problem(images, (output[1], output[2]), output[3], window, dtype, _chosen)
 
 
 class Method(Enum):
@@ -117,7 +117,7 @@ class Joint(NamedTuple):
 def forward(problem: Problem) -> Method | Layout | fft.Tiling:
     """How to compute ``conv2d``."""
     found = _fft_tiling(problem) or _without_blas(problem)
-    if found is None and is_pointwise(problem.window) and problem.groups == 1:
+    if found is None and is_pointwise(problem.window) and problem.window.groups == 1:
         return Method.POINTWISE
     return found or _layout(problem)
 
@@ -129,7 +129,7 @@ def input_gradient(problem: Problem) -> Method | Adjoint:
     if not _has_adjoint(window):
         return Method.REFERENCE
     # as in a transposed convolution, there may be more pixels than windows
-    dense = problem.groups == 1 and problem.size == problem.images[1:3]
+    dense = window.groups == 1 and problem.size == problem.images[1:3]
     if found is None and is_pointwise(window) and (dense or window.stride != (1, 1)):
         return Method.POINTWISE
     return found or _adjoint(problem)
@@ -144,7 +144,8 @@ def weight_gradient(problem: Problem) -> Method | Layout:
     if is_pointwise(problem.window):
         n, _, _, channels = problem.images
         visited = (n, *problem.size, channels)
-        problem = problem._replace(images=visited, window=Window((1, 1)))
+        pixel = Window((1, 1), groups=problem.window.groups)
+        problem = problem._replace(images=visited, window=pixel)
     return _without_blas(problem) or _layout(problem, backward=True)
 
 
@@ -155,7 +156,7 @@ def gradients(problem: Problem) -> Method | Joint | fft.Tiling:
     ``Method.REFERENCE``: one after the other.
     """
     found = _fft_tiling(problem) or _without_blas(problem)
-    if found is None and (problem.groups > 1 or problem.window.kernel == (1, 1)):
+    if found is None and (problem.window.groups > 1 or problem.window.kernel == (1, 1)):
         return Method.REFERENCE
     return found or _joint(problem, _layout(problem, backward=True))
 
@@ -167,9 +168,9 @@ def pooled(problem: Problem, pool: Window, backward: bool = False) -> Method | L
     Even and odd output rows and columns are in separate planes. For 2×2 pooling that begins inside
     the image and may round up by one pixel.
     """
-    halves = pool.kernel == pool.stride == (2, 2) and pool.dilation == (1, 1)
     inside = max(pool.padding) <= (0, 1) and min(pool.padding) >= (0, 0)
-    if not (halves and inside) or _fft_tiling(problem) or _without_blas(problem):
+    possible = is_halving(pool) and inside and problem.window.groups == 1
+    if not possible or _fft_tiling(problem) or _without_blas(problem):
         return Method.REFERENCE
     rows, columns = pool.output_size(*problem.size)
     return _layout(problem._replace(size=(2 * rows, 2 * columns)), backward, phases=2)
@@ -193,15 +194,16 @@ def _without_blas(problem: Problem) -> Method | None:
     """The method where matrix products are impossible (float16) or too thin to pay."""
     if problem.dtype.itemsize == 2:
         return Method.REFERENCE
-    products = problem.images[3] // problem.groups * problem.outputs // problem.groups
-    thin = problem.groups > 1 and products <= tuning.DEPTHWISE_MAX_PRODUCTS
+    groups = problem.window.groups
+    products = problem.images[3] // groups * problem.outputs // groups
+    thin = groups > 1 and products <= tuning.DEPTHWISE_MAX_PRODUCTS
     return Method.DEPTHWISE if thin else None
 
 
 def _fft_tiling(problem: Problem) -> fft.Tiling | None:
     """The FFT's tiling, where it is possible and saves enough multiplications or is asked for."""
-    images, size, outputs, window, groups, dtype, algorithm = problem
-    possible = groups == 1 and dtype.itemsize >= 4 and 0 not in images
+    images, size, outputs, window, dtype, algorithm = problem
+    possible = window.groups == 1 and dtype.itemsize >= 4 and 0 not in images
     if not possible or window.stride != (1, 1) or window.dilation != (1, 1):
         return None
     if algorithm == "fft":
@@ -218,8 +220,8 @@ def _fft_tiling(problem: Problem) -> fft.Tiling | None:
 
 def _layout(problem: Problem, backward: bool = False, phases: int = 1) -> Layout:
     """The row products of one group."""
-    images, size, outputs, window, groups, dtype, algorithm = problem
-    channels, outputs = images[3] // groups, outputs // groups
+    images, size, outputs, window, dtype, algorithm = problem
+    channels, outputs = images[3] // window.groups, outputs // window.groups
     m, taps, stride = 1, window.kernel[0], window.stride[0]
     if algorithm != "matrix" and window.dilation[0] == 1:
         m = winograd.fewest_products(size[0], taps, stride)
@@ -235,7 +237,7 @@ def _adjoint(problem: Problem) -> Adjoint:
     residue only: one convolution for each residue. Columns are not separated but computed s at a
     time, as if they were channels: their kernel has s·C outputs (see ``kernels._flip``).
     """
-    (n, height, width, channels), size, outputs, window, groups, _, _ = problem
+    (n, height, width, channels), size, outputs, window, _, _ = problem
     (kh, kw), (sh, sw), (dh, dw) = window.kernel, window.stride, window.dilation
     (top, _), (left, _) = window.padding
     before = ((kw - 1) * dw - left) // sw
@@ -248,11 +250,10 @@ def _adjoint(problem: Problem) -> Adjoint:
         if taps and columns and rows:
             padding = (((taps - 1) * dh - first, 0), (before, 0))
             part = problem._replace(
-                images=(n, *size, outputs // groups),
+                images=(n, *size, outputs // window.groups),
                 size=(len(rows), -(-width // sw)),
-                outputs=sw * (channels // groups),
+                outputs=sw * (channels // window.groups),
                 window=Window((taps, columns), padding=padding, dilation=window.dilation),
-                groups=1,
             )
             residues.append((residue, slice(rows.start, None, sh), _layout(part)))
     return Adjoint(tuple(residues), window, columns, before)

@@ -22,7 +22,7 @@ from tinynn.backend.reference import Array
 from tinynn.backend.window import Window
 
 
-def conv2d(x: Array, weight: Array, window: Window, groups: int, out: Array) -> None:
+def conv2d(x: Array, weight: Array, window: Window, out: Array) -> None:
     """out = the convolution, without a bias."""
     width = out.shape[2]
 
@@ -30,7 +30,7 @@ def conv2d(x: Array, weight: Array, window: Window, groups: int, out: Array) -> 
         part = out[tile.images, tile.rows]
         part[...] = 0
         padded = _pad_tile(x, window, width, tile)
-        for image, result, term, tap in _terms(padded, part, weight, window, groups):
+        for image, result, term, tap in _terms(padded, part, weight, window):
             np.multiply(image, tap, out=term)
             result += term
 
@@ -39,7 +39,7 @@ def conv2d(x: Array, weight: Array, window: Window, groups: int, out: Array) -> 
         parallel(work, cut_tiles(len(out), out.shape[1], row_bytes))
 
 
-def input_gradient(grad: Array, weight: Array, window: Window, groups: int, out: Array) -> None:
+def input_gradient(grad: Array, weight: Array, window: Window, out: Array) -> None:
     """out = the gradient of the image."""
     (top, bottom), (left, right) = window.padding
     height, width = out.shape[1:3]
@@ -51,7 +51,7 @@ def input_gradient(grad: Array, weight: Array, window: Window, groups: int, out:
         padded = buffer("padded", shape, out.dtype)
         padded[...] = 0
         upstream = grad[n : n + 1]
-        for image, gradient, term, tap in _terms(padded, upstream, weight, window, groups):
+        for image, gradient, term, tap in _terms(padded, upstream, weight, window):
             np.multiply(gradient, tap, out=term)
             image += term
         out[n] = 0
@@ -60,7 +60,7 @@ def input_gradient(grad: Array, weight: Array, window: Window, groups: int, out:
     parallel(work, range(len(out)))
 
 
-def weight_gradient(x: Array, grad: Array, window: Window, groups: int, out: Array) -> None:
+def weight_gradient(x: Array, grad: Array, window: Window, out: Array) -> None:
     """out = the gradient of the weight, summed over the images in their order."""
     rows, width = grad.shape[1:3]
     partial = np.zeros((len(x), *out.shape), dtype=out.dtype)
@@ -68,7 +68,7 @@ def weight_gradient(x: Array, grad: Array, window: Window, groups: int, out: Arr
     def work(n: int) -> None:
         padded = _pad_tile(x, window, width, Tile(slice(n, n + 1), slice(0, rows)))
         upstream = grad[n : n + 1]
-        for image, gradient, term, tap in _terms(padded, upstream, partial[n], window, groups):
+        for image, gradient, term, tap in _terms(padded, upstream, partial[n], window):
             np.multiply(image, gradient, out=term)
             tap[...] = column_sums(term.reshape(-1, term.shape[3]))
 
@@ -77,14 +77,14 @@ def weight_gradient(x: Array, grad: Array, window: Window, groups: int, out: Arr
 
 
 def _terms(
-    padded: Array, out: Array, weight: Array, window: Window, groups: int
+    padded: Array, out: Array, weight: Array, window: Window
 ) -> Iterator[tuple[Array, Array, Array, Array]]:
     """Views for each tap, and each pair of an input and an output channel of a group.
 
     Yields:
         The shifted image, the output, a scratch buffer of its shape, and the tap (groups,).
     """
-    channels, outputs = weight.shape[2], weight.shape[3] // groups
+    channels, outputs = weight.shape[2], weight.shape[3] // window.groups
     for a, b in np.ndindex(channels, outputs):
         image, result = padded[..., a::channels], out[..., b::outputs]
         term = buffer("term", result.shape, out.dtype)

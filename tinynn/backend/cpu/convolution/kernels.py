@@ -31,17 +31,15 @@ from tinynn.backend.reference import Array, Backend, NeedsGrad
 from tinynn.backend.window import Window
 
 
-def conv2d(
-    backend: Backend, x: Array, weight: Array, bias: Array | None, window: Window, groups: int
-) -> Array:
+def conv2d(backend: Backend, x: Array, weight: Array, bias: Array | None, window: Window) -> Array:
     """By FFT, elementwise for thin groups, else by row products."""
     shape = (x.shape[0], *window.output_size(*x.shape[1:3]), weight.shape[3])
-    plan = choice.forward(choice.problem(x.shape, shape, window, groups, x.dtype))
+    plan = choice.forward(choice.problem(x.shape, shape, window, x.dtype))
     if plan is Method.REFERENCE:
-        return Backend.conv2d(backend, x, weight, bias, window, groups)
+        return Backend.conv2d(backend, x, weight, bias, window)
     out = elementwise.empty(shape, x.dtype)
     if isinstance(plan, Layout):
-        for channels, outputs in _groups(groups, x.shape[3], weight.shape[3]):
+        for channels, outputs in _groups(window, x.shape[3], weight.shape[3]):
             shift = None if bias is None else bias[outputs]
             kernel = plan.kernel_rows(weight[..., outputs])
             _correlate(x[..., channels], kernel, shift, plan, out[..., outputs])
@@ -49,24 +47,24 @@ def conv2d(
     if isinstance(plan, fft.Tiling):
         fft.conv2d(x, weight, window, plan, out)
     elif plan is Method.DEPTHWISE:
-        depthwise.conv2d(x, weight, window, groups, out)
+        depthwise.conv2d(x, weight, window, out)
     else:
         _multiply_pixels(_visited(x, window, out), weight[0, 0], out)
     return out if bias is None else backend.add_bias(out, bias)
 
 
 def conv2d_input_gradient(
-    backend: Backend, grad: Array, weight: Array, window: Window, groups: int, shape: Shape
+    backend: Backend, grad: Array, weight: Array, window: Window, shape: Shape
 ) -> Array:
     """By the convolution of the upstream gradient with the flipped kernel."""
-    plan = choice.input_gradient(choice.problem(shape, grad.shape, window, groups, grad.dtype))
+    plan = choice.input_gradient(choice.problem(shape, grad.shape, window, grad.dtype))
     if plan is Method.REFERENCE:
-        return Backend.conv2d_input_gradient(backend, grad, weight, window, groups, shape)
+        return Backend.conv2d_input_gradient(backend, grad, weight, window, shape)
     out = elementwise.empty(shape, grad.dtype)
     if plan is Method.DEPTHWISE:
-        depthwise.input_gradient(grad, weight, window, groups, out)
+        depthwise.input_gradient(grad, weight, window, out)
         return out
-    for channels, outputs in _groups(groups, shape[3], weight.shape[3]):
+    for channels, outputs in _groups(window, shape[3], weight.shape[3]):
         if isinstance(plan, Adjoint):
             flipped = FlippedConvolution(plan, weight[..., outputs], out[..., channels])
             flipped.run_all(grad[..., outputs])
@@ -78,20 +76,18 @@ def conv2d_input_gradient(
     return out
 
 
-def conv2d_weight_gradient(
-    backend: Backend, x: Array, grad: Array, window: Window, groups: int
-) -> Array:
+def conv2d_weight_gradient(backend: Backend, x: Array, grad: Array, window: Window) -> Array:
     """By transposed row products, summed over the tiles."""
-    plan = choice.weight_gradient(choice.problem(x.shape, grad.shape, window, groups, x.dtype))
+    plan = choice.weight_gradient(choice.problem(x.shape, grad.shape, window, x.dtype))
     if plan is Method.REFERENCE:
-        return Backend.conv2d_weight_gradient(backend, x, grad, window, groups)
-    out = np.empty((*window.kernel, x.shape[3] // groups, grad.shape[3]), dtype=x.dtype)
+        return Backend.conv2d_weight_gradient(backend, x, grad, window)
+    out = np.empty((*window.kernel, x.shape[3] // window.groups, grad.shape[3]), dtype=x.dtype)
     if not isinstance(plan, Layout):
-        depthwise.weight_gradient(x, grad, window, groups, out)
+        depthwise.weight_gradient(x, grad, window, out)
         return out
     if choice.is_pointwise(window):
         x = _visited(x, window, grad)
-    slices = list(_groups(groups, x.shape[3], grad.shape[3]))
+    slices = list(_groups(window, x.shape[3], grad.shape[3]))
 
     def work(tile: Tile, sums: tuple[Array]) -> None:
         for (channels, outputs), total in zip(slices, sums[0], strict=True):
@@ -104,28 +100,22 @@ def conv2d_weight_gradient(
             total += rows.weight_gradient()
 
     tiles = plan.tiles if grad.size else ()
-    (totals,) = sum_tiles(tiles, (groups, *plan.kernel_shape), dtype=x.dtype, work=work)
+    (totals,) = sum_tiles(tiles, (len(slices), *plan.kernel_shape), dtype=x.dtype, work=work)
     for (_, outputs), total in zip(slices, totals, strict=True):
         out[..., outputs] = plan.kernel_rows_adjoint(total)
     return out
 
 
 def conv2d_gradients(
-    backend: Backend,
-    x: Array,
-    weight: Array,
-    grad: Array,
-    window: Window,
-    groups: int,
-    needs_grad: NeedsGrad,
+    backend: Backend, x: Array, weight: Array, grad: Array, window: Window, needs: NeedsGrad
 ) -> tuple[Array | None, ...]:
     """Both gradients in one pass: a tile of the upstream gradient is read once."""
-    plan = choice.gradients(choice.problem(x.shape, grad.shape, window, groups, x.dtype))
+    plan = choice.gradients(choice.problem(x.shape, grad.shape, window, x.dtype))
     if isinstance(plan, fft.Tiling):
-        image, kernel = fft.gradients(x, weight, grad, window, plan, needs_grad[:2])
-        return image, kernel, backend.sum(grad, (0, 1, 2)) if needs_grad.bias else None
-    if not isinstance(plan, Joint) or not (needs_grad.x and needs_grad.weight):
-        return Backend.conv2d_gradients(backend, x, weight, grad, window, groups, needs_grad)
+        image, kernel = fft.gradients(x, weight, grad, window, plan, needs[:2])
+        return image, kernel, backend.sum(grad, (0, 1, 2)) if needs.bias else None
+    if not isinstance(plan, Joint) or not (needs.x and needs.weight):
+        return Backend.conv2d_gradients(backend, x, weight, grad, window, needs)
 
     def load(rows: Rows, tile: Tile) -> tuple[Array, Array]:
         upstream = grad[tile.images]
@@ -133,15 +123,15 @@ def conv2d_gradients(
         rows.load_gradient(upstream)
         return upstream, upstream
 
-    return joint_gradients(plan, x, weight, needs_grad, load)
+    return joint_gradients(plan, x, weight, needs, load)
 
 
 # -- forward --------------------------------------------------------------------------------------
 
 
-def _groups(groups: int, channels: int, outputs: int) -> Iterator[tuple[slice, slice]]:
+def _groups(window: Window, channels: int, outputs: int) -> Iterator[tuple[slice, slice]]:
     """The input and the output channels of each group."""
-    return zip(cut(channels, groups), cut(outputs, groups), strict=True)
+    return zip(cut(channels, window.groups), cut(outputs, window.groups), strict=True)
 
 
 def _correlate(x: Array, kernel: Array, bias: Array | None, layout: Layout, out: Array) -> None:
@@ -257,7 +247,7 @@ def _flip(weight: Array, plan: Adjoint) -> Array:
 
 
 def joint_gradients(
-    plan: Joint, x: Array, weight: Array, needs_grad: NeedsGrad, load: Callable[[Rows, Tile], Any]
+    plan: Joint, x: Array, weight: Array, needs: NeedsGrad, load: Callable[[Rows, Tile], Any]
 ) -> tuple[Array | None, ...]:
     """The gradients of image, weight and bias in one pass over tiles of whole images.
 
@@ -267,15 +257,15 @@ def joint_gradients(
             of the tile, which only the gradient of the image needs.
     """
     layout = plan.weight
-    image_grad = elementwise.empty(x.shape, x.dtype) if needs_grad.x else None
+    image_grad = elementwise.empty(x.shape, x.dtype) if needs.x else None
     flipped = None if image_grad is None else FlippedConvolution(plan.image, weight, image_grad)
 
     def work(tile: Tile, sums: tuple[Array, Array]) -> None:
         rows = layout.at(tile)
         pixels, upstream = load(rows, tile)
-        if needs_grad.bias:
+        if needs.bias:
             sums[1][...] += column_sums(pixels.reshape(-1, layout.outputs))
-        if needs_grad.weight:
+        if needs.weight:
             layout.prefetch(x, tile)
             rows.load(x, tile)
             sums[0][...] += rows.weight_gradient()
@@ -284,8 +274,8 @@ def joint_gradients(
 
     shapes = layout.kernel_shape, (layout.outputs,)
     total, bias = sum_tiles(layout.tiles, *shapes, dtype=x.dtype, work=work)
-    kernel = layout.kernel_rows_adjoint(total) if needs_grad.weight else None
-    return image_grad, kernel, bias if needs_grad.bias else None
+    kernel = layout.kernel_rows_adjoint(total) if needs.weight else None
+    return image_grad, kernel, bias if needs.bias else None
 
 
 def sum_tiles(

@@ -27,7 +27,7 @@ from tinynn.backend.cpu.convolution.rows import Layout, Rows
 from tinynn.backend.cpu.pooling import pool_planes
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Tile
-from tinynn.backend.reference import Array, Backend, NeedsGrad
+from tinynn.backend.reference import Array, Backend, NeedsGrad, PooledGrad
 from tinynn.backend.window import Window
 
 
@@ -81,36 +81,26 @@ def conv2d_relu_pool(
 
 
 def conv2d_relu_pool_gradients(
-    backend: Backend,
-    x: Array,
-    weight: Array,
-    grad: Array,
-    out: Array,
-    winner: Array,
-    window: Window,
-    pool: Window,
-    needs_grad: NeedsGrad,
+    backend: Backend, x: Array, weight: Array, pooled: PooledGrad, window: Window, needs: NeedsGrad
 ) -> tuple[Array | None, ...]:
     """Both gradients from one full-size upstream gradient, which is made tile by tile."""
-    plan = choice.pooled_gradients(_problem(x, weight, window), pool)
+    plan = choice.pooled_gradients(_problem(x, weight, window), pooled.pool)
     if not isinstance(plan, Joint):
-        return Backend.conv2d_relu_pool_gradients(
-            backend, x, weight, grad, out, winner, window, pool, needs_grad
-        )
+        return Backend.conv2d_relu_pool_gradients(backend, x, weight, pooled, window, needs)
 
     def load(rows: Rows, tile: Tile) -> tuple[Array, Array | None]:
         # the gradient behind pooling and ReLU, then routed to the winner of each window
         planes, values = rows.planes, rows.pooled
-        _to_pairs(grad[tile.images], values)
+        _to_pairs(pooled.grad[tile.images], values)
         active, won = (
             _to_pairs(array[tile.images], buffer(name, values.shape, array.dtype))
-            for name, array in (("active", out), ("won", winner))
+            for name, array in (("active", pooled.out), ("won", pooled.winner))
         )
         np.multiply(values, active > 0, out=values)
         for i, j in np.ndindex(2, 2):
             np.multiply(values, won == 2 * i + j, out=planes[i, j])
         rows.from_planes()
-        if not needs_grad.x:
+        if not needs.x:
             return values, None
         layout = plan.weight
         shape = (values.shape[2], layout.rows, layout.width, layout.outputs)
@@ -119,12 +109,12 @@ def conv2d_relu_pool_gradients(
             _from_pairs(planes[i, j], upstream[:, i::2, j::2])
         return values, upstream
 
-    return joint_gradients(plan, x, weight, needs_grad, load)
+    return joint_gradients(plan, x, weight, needs, load)
 
 
 def _problem(x: Array, weight: Array, window: Window) -> Problem:
     size = window.output_size(*x.shape[1:3])
-    return choice.problem(x.shape, (len(x), *size, weight.shape[3]), window, 1, x.dtype)
+    return choice.problem(x.shape, (len(x), *size, weight.shape[3]), window, x.dtype)
 
 
 def _to_pairs(array: Array, pairs: Array) -> Array:
