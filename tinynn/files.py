@@ -169,6 +169,22 @@ def entries_to_json(
     return {key: to_json(value, encode, prefix + key) for key, value in entries.items()}
 
 
+def json_object(
+    text: str, name: str, decode: Callable[[dict[str, Any]], Any] | None = None
+) -> dict[str, Any]:
+    """The JSON object in the header of the file ``name``; FileFormatError if it is damaged.
+
+    ``decode``, if given, replaces each object, the inner ones first.
+    """
+    try:
+        value = json.loads(text, object_hook=decode)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise FileFormatError(f"{name} has a damaged header: {error}") from error
+    if not isinstance(value, dict):
+        raise FileFormatError(f"{name} has a damaged header: {value!r:.40} is not an object")
+    return value
+
+
 # -- writing ---------------------------------------------------------------------------------------
 
 

@@ -20,14 +20,14 @@ __all__ = ["Trace", "trace"]
 class TraceTotals:
     """Sums over the spans of one function, or over all; ``seconds`` is None under emulation."""
 
-    calls: int = 0
-    launches: int = 0
-    library_calls: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    synchronizations: int = 0
-    memory: int = 0  # bytes by which the device's memory grew; on a CPU bytes of results
-    seconds: float | None = 0.0
+    calls: int
+    launches: int
+    library_calls: int
+    bytes_up: int
+    bytes_down: int
+    synchronizations: int
+    memory: int  # bytes by which the device's memory grew; on a CPU bytes of results
+    seconds: float | None
 
 
 _COUNTS = ("launches", "library_calls", "bytes_up", "bytes_down", "synchronizations", "memory")
@@ -51,20 +51,21 @@ class Trace:
     @property
     def rows(self) -> dict[tuple[str, str], TraceTotals]:
         """Totals by layer and function, in the order of their first span."""
-        rows: dict[tuple[str, str], TraceTotals] = {}
+        rows: dict[tuple[str, str], list[tracing.Span]] = {}
         for span in self.spans:
-            if span.function == "other" and not any(span.counts.values()):
-                continue
-            _add(rows.setdefault((span.layer, span.function), TraceTotals()), span, self.emulated)
-        return rows
+            if span.function != "other" or any(span.counts.values()):
+                rows.setdefault((span.layer, span.function), []).append(span)
+        return {row: self._sum(spans) for row, spans in rows.items()}
 
     @property
     def total(self) -> TraceTotals:
         """The sum over all rows."""
-        total = TraceTotals()
-        for span in self.spans:
-            _add(total, span, self.emulated)
-        return total
+        return self._sum(self.spans)
+
+    def _sum(self, spans: list[tracing.Span]) -> TraceTotals:
+        counts = {name: sum(span.counts.get(name, 0) for span in spans) for name in _COUNTS}
+        seconds = None if self.emulated else sum((span.seconds for span in spans), 0.0)
+        return TraceTotals(len(spans), **counts, seconds=seconds)
 
     def table(self) -> str:
         """A table with one row for each layer and function."""
@@ -138,13 +139,6 @@ class Trace:
         if waited < 0.6 and total.synchronizations > 1:
             return f"Waiting: {total.synchronizations} synchronizations took {waited:.0%}."
         return f"Busy: the host waited for the GPU's work {waited:.0%} of the time."
-
-
-def _add(row: TraceTotals, span: tracing.Span, emulated: bool) -> None:
-    row.calls += 1
-    for name in _COUNTS:
-        setattr(row, name, getattr(row, name) + span.counts.get(name, 0))
-    row.seconds = None if emulated else (row.seconds or 0.0) + span.seconds
 
 
 def _shown(name: str, value: float | None) -> str:

@@ -96,14 +96,7 @@ def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Reads the header of the file only.
     """
-    text = files.read_metadata(path).get("extra", "{}")
-    try:
-        extra = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path} has a damaged header: {error}") from error
-    if not isinstance(extra, dict):
-        raise FileFormatError(f"{path} has a damaged header: extra is not an object")
-    return extra
+    return files.json_object(files.read_metadata(path).get("extra", "{}"), str(path))
 
 
 # -- the construction of a model as JSON -----------------------------------------------------------

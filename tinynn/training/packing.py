@@ -59,10 +59,4 @@ def unpack(content: bytes, name: str) -> dict[str, Any]:
     def decode(value: dict[str, Any]) -> Any:
         return arrays[value[_TENSOR]] if value.keys() == {_TENSOR} else value
 
-    try:
-        state = json.loads(metadata["state"], object_hook=decode)
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise FileFormatError(f"{name} has a damaged header: {error}") from error
-    if not isinstance(state, dict):
-        raise FileFormatError(f"{name} has a damaged header: its state is not an object")
-    return state
+    return files.json_object(metadata["state"], name, decode)
