@@ -82,8 +82,10 @@ class TrainingState:
 
     def end_epoch(self) -> None:
         """Record the metrics of the epoch, and validate."""
-        self.check()
-        self.history.training.append(self.meter.compute())
+        try:
+            self.history.training.append(self.meter.compute())
+        except NonFiniteError as error:
+            raise self._explain(error) from None
         self.history.learning_rate.append(float(self.optimizer.learning_rate))
         if self.validation is not None:
             self.history.validation.append(self._validate(self.validation))
