@@ -3,8 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tinynn import creation, functional, memory, precision, profiler, random
-from tinynn.autograd import Tensor, enable_grad, grad, is_grad_enabled, no_grad
+from tinynn import autograd, creation, functional, memory, precision, profiler, random
+from tinynn.autograd import *
 from tinynn.backend import (
     default_device,
     devices,
@@ -47,33 +47,12 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
 
 
-__all__ = [
-    *creation.__all__,
-    *precision.__all__,
-    *profiler.__all__,
-    *random.__all__,
-    "Tensor",
-    "TinynnError",
-    "data",
-    "default_device",
-    "devices",
-    "enable_grad",
-    "functional",
-    "get_conv2d_algorithm",
-    "get_num_threads",
-    "grad",
-    "is_grad_enabled",
-    "load",
-    "load_extra",
-    "memory",
-    "nn",
-    "no_grad",
-    "optim",
-    "save",
-    "set_conv2d_algorithm",
-    "set_default_device",
-    "set_num_threads",
-    "summary",
-    "training",
-    "vision",
-]
+__all__ = ["TinynnError", "functional", "memory"]
+__all__ += [*autograd.__all__, *creation.__all__, *precision.__all__, *profiler.__all__]
+__all__ += random.__all__
+# settings of the backends
+__all__ += ["default_device", "devices", "set_default_device"]
+__all__ += ["get_conv2d_algorithm", "get_num_threads", "set_conv2d_algorithm", "set_num_threads"]
+# imported on first access
+__all__ += ["data", "nn", "optim", "training", "vision"]
+__all__ += ["load", "load_extra", "save", "summary"]

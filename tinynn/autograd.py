@@ -25,6 +25,8 @@ from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError,
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
+__all__ = ["Tensor", "enable_grad", "grad", "is_grad_enabled", "no_grad"]
+
 Scalar = float | int | bool
 Operand = Union["Tensor", Scalar, np.ndarray[Any, Any]]
 Axis = int | tuple[int, ...] | None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinynn.backend import Backend, default_backend, get_backend, tracing
 from tinynn.errors import ArgumentError
@@ -16,9 +15,8 @@ from tinynn.errors import ArgumentError
 __all__ = ["Trace", "trace"]
 
 
-@dataclass
-class TraceTotals:
-    """Sums over the spans of one function, or over all; ``seconds`` is None under emulation."""
+class TraceTotals(NamedTuple):
+    """Sums over the spans of one function, or over all."""
 
     calls: int
     launches: int
@@ -27,10 +25,10 @@ class TraceTotals:
     bytes_down: int
     synchronizations: int
     memory: int  # bytes by which the device's memory grew; on a CPU bytes of results
-    seconds: float | None
+    seconds: float | None  # None under emulation
 
 
-_COUNTS = ("launches", "library_calls", "bytes_up", "bytes_down", "synchronizations", "memory")
+_COUNTS = TraceTotals._fields[1:-1]  # what a span counts under the same names
 
 
 class Trace:
@@ -69,15 +67,10 @@ class Trace:
 
     def table(self) -> str:
         """A table with one row for each layer and function."""
-        names = [field.name for field in fields(TraceTotals)]
-        lines = [["layer", "function", *names]]
-        for (layer, function), row in [*self.rows.items(), (("total", ""), self.total)]:
-            lines.append([layer, function, *(_shown(n, getattr(row, n)) for n in names)])
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in cells).rstrip()
-            for cells in (list(enumerate(zip(line, widths, strict=True))) for line in lines)
-        ]
+        rows: list[Sequence[str]] = [("layer", "function", *TraceTotals._fields)]
+        for key, (*counts, seconds) in [*self.rows.items(), (("total", ""), self.total)]:
+            rows.append((*key, *map(str, counts), "-" if seconds is None else f"{seconds:.6f}"))
+        text = format_table(rows)
         if self.at_least:
             text.append("launches, library_calls and synchronizations: at least")
         return "\n".join([*text, self.verdict()])
@@ -87,14 +80,14 @@ class Trace:
     def json(self) -> dict[str, Any]:
         """The totals as JSON-serializable values."""
         rows = [
-            {"layer": layer, "function": function, **asdict(row)}
+            {"layer": layer, "function": function, **row._asdict()}
             for (layer, function), row in self.rows.items()
         ]
         return {
             "device": self.device,
             "emulated": self.emulated,
             "at_least": ["launches", "library_calls", "synchronizations"] * self.at_least,
-            "total": asdict(self.total),
+            "total": self.total._asdict(),
             "rows": rows,
             "verdict": self.verdict(),
         }
@@ -141,10 +134,11 @@ class Trace:
         return f"Busy: the host waited for the GPU's work {waited:.0%} of the time."
 
 
-def _shown(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.6f}" if name == "seconds" else str(value)
+def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """One line for each row; the first two columns are aligned to the left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    template = "  ".join(f"{{:{'<' if i < 2 else '>'}{width}}}" for i, width in enumerate(widths))
+    return [template.format(*row).rstrip() for row in rows]
 
 
 @contextmanager

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-# the search for a GPU is imported where it is used, so that ``import tinynn`` stays fast
-import os
-import platform
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from tinynn.backend.cpu.system import usable_cores
+from tinynn.backend.cpu import system
 from tinynn.errors import DeviceError
-
-if TYPE_CHECKING:
-    from tinynn.backend.cuda.setup import Cuda
 
 
 class Device(NamedTuple):
@@ -30,12 +21,12 @@ class Device(NamedTuple):
     problem: str | None = None  # why it is unusable
 
     def __str__(self) -> str:
-        parts = [f"EMULATED: {self.title}" if self.emulated else self.title]
+        title = f"EMULATED: {self.title}" if self.emulated else self.title
         if self.compute_capability is None:
-            parts.append(f"{self.cores} cores")
+            parts = [title, f"{self.cores} cores"]
         else:
-            parts.append(f"compute capability {self.compute_capability}")
-            parts.append(f"{self.cores} multiprocessors")
+            capability = f"compute capability {self.compute_capability}"
+            parts = [title, capability, f"{self.cores} multiprocessors"]
         if self.memory is not None:
             parts.append(f"{self.memory / 2**30:.1f} GiB")
         text = f"{self.name:<8}{', '.join([*parts, *self.versions])}"
@@ -67,50 +58,13 @@ def devices() -> Devices:
     Example:
         >>> print(tinynn.devices())
     """
-    from tinynn.backend.cuda.setup import find_cuda
+    from tinynn.backend.cuda import setup  # here, so that ``import tinynn`` stays fast
 
+    cpu = Device("cpu", *system.describe_cpu())
     try:
-        cuda = find_cuda()
+        cuda = setup.find_cuda()
     except DeviceError as error:
-        return Devices([_cpu()], str(error))
-    return Devices([_cpu(), *(_gpu(cuda, index) for index in range(cuda.device_count))], None)
-
-
-def _cpu() -> Device:
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    versions = (f"NumPy {np.__version__}", f"{blas.get('name')} {blas.get('version')}")
-    return Device("cpu", _cpu_title(), usable_cores(), _main_memory(), versions)
-
-
-def _cpu_title() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _main_memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows and others do not tell
-        return None
-
-
-def _gpu(cuda: Cuda, index: int) -> Device:
-    from tinynn.backend.cuda.setup import device_title, dotted, driver_title, is_emulated, why_unfit
-
-    properties: dict[str, Any] = cuda.cupy.cuda.runtime.getDeviceProperties(index)
-    runtime = dotted(cuda.cupy.cuda.runtime.runtimeGetVersion())
-    return Device(
-        f"cuda:{index}",
-        device_title(properties),
-        properties["multiProcessorCount"],
-        properties["totalGlobalMem"],
-        (cuda.title, f"CUDA {runtime}", driver_title(cuda)),
-        f"{properties['major']}.{properties['minor']}",
-        is_emulated(cuda, index),
-        why_unfit(cuda, index),
-    )
+        return Devices([cpu], str(error))
+    indices = range(cuda.device_count)
+    gpus = [Device(f"cuda:{index}", *setup.describe_gpu(cuda, index)) for index in indices]
+    return Devices([cpu, *gpus], None)

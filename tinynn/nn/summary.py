@@ -9,6 +9,7 @@ from tinynn.autograd import Tensor, no_grad
 from tinynn.backend import get_backend
 from tinynn.errors import TinynnError
 from tinynn.nn.module import ForwardHook, Module
+from tinynn.profiler import format_table
 
 
 class LayerSummary(NamedTuple):
@@ -62,11 +63,10 @@ class Summary(NamedTuple):
             for layer in self.layers
         ]
         rows.append(_row(f"{self.model} in total", self))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [_line(row, widths) for row in rows]
-        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        titles, *lines, total = format_table(rows)
+        rule = "-" * len(titles)
         memory = f"memory of a training step with this batch: about {_bytes(self.training_bytes)}"
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], memory])
+        return "\n".join([titles, rule, *lines, rule, total, memory])
 
 
 def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) -> Summary:
@@ -124,14 +124,6 @@ def _row(name: str, sizes: LayerSummary | Summary) -> tuple[str, str, str, str, 
         f"{sizes.multiply_adds:,}",
         _bytes(sizes.activation_bytes),
     )
-
-
-def _line(cells: tuple[str, ...], widths: list[int]) -> str:
-    padded = [
-        cell.ljust(width) if i < 2 else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
-    return "  ".join(padded).rstrip()
 
 
 def _bytes(count: float) -> str:

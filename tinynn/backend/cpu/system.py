@@ -1,12 +1,25 @@
-"""Cores and memory that the operating system grants this process, by machine and by cgroup."""
+"""The CPU, and the cores and memory that the operating system grants this process."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
 from pathlib import Path
 
+import numpy as np
+
 _CGROUP = Path("/sys/fs/cgroup")
+
+
+def describe_cpu() -> tuple[str, int, int | None, tuple[str, ...]]:
+    """Model name, usable cores, bytes of memory, and the versions of NumPy and its BLAS."""
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    versions = (f"NumPy {np.__version__}", f"{blas.get('name')} {blas.get('version')}")
+    lines = [line for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    title = lines[0].partition(":")[2].strip() if lines else ""
+    title = title or platform.processor() or platform.machine()
+    return title, usable_cores(), _physical_memory(), versions
 
 
 def usable_cores() -> int:
@@ -20,10 +33,7 @@ def usable_cores() -> int:
 
 def _own_group() -> str:
     """The cgroup of this process as a path below the root of the hierarchy (version 2)."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
+    lines = _lines(Path("/proc/self/cgroup"))
     return next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
 
 
@@ -48,10 +58,18 @@ def _quota(file: Path) -> float:
 
 
 def _numbers(*files: Path) -> list[int]:
-    """The whole numbers in these files; none where one is missing or says "max"."""
+    """The whole numbers in these files; none where one says "max"."""
     try:
-        return [int(word) for file in files for word in file.read_text(encoding="ascii").split()]
-    except (OSError, ValueError):
+        return [int(word) for file in files for line in _lines(file) for word in line.split()]
+    except ValueError:
+        return []
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file of the kernel; none where it has no such file."""
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except OSError:
         return []
 
 
@@ -62,14 +80,16 @@ def available_memory() -> int:
 
 def _machine_memory(file: Path) -> int:
     """MemAvailable of Linux; elsewhere half of the physical memory."""
+    kibibytes = [line.split()[1] for line in _lines(file) if line.startswith("MemAvailable")]
+    return int(kibibytes[0]) << 10 if kibibytes else (_physical_memory() or 8 << 30) // 2
+
+
+def _physical_memory() -> int | None:
+    """Bytes of the machine's memory; None where the system does not tell."""
     try:
-        lines = file.read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) << 10
-    except (OSError, StopIteration):
-        try:
-            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-        except (AttributeError, OSError, ValueError):  # Windows
-            return 4 << 30
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return None
 
 
 def _group_memory(root: Path) -> int:

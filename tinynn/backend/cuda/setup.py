@@ -162,7 +162,7 @@ def _count_devices(cuda: Cuda) -> int:
             raise _device_error(_old_driver(cuda)) from error
         if error.status != no_device:
             raise _device_error(
-                f"{cuda.title} and the {driver_title(cuda)} do not work together ({error}): "
+                f"{cuda.title} and the {_driver_title(cuda)} do not work together ({error}): "
                 "nvidia-smi may tell more; a driver that was just updated needs a restart"
             ) from error
         count = 0
@@ -171,10 +171,10 @@ def _count_devices(cuda: Cuda) -> int:
     return count
 
 
-def driver_title(cuda: Cuda) -> str:
+def _driver_title(cuda: Cuda) -> str:
     """The release of NVIDIA's driver, where Linux tells it, and its CUDA version."""
     version = cuda.cupy.cuda.runtime.driverGetVersion()
-    return f"NVIDIA driver {_driver_release()}for CUDA {dotted(version)}"
+    return f"NVIDIA driver {_driver_release()}for CUDA {_dotted(version)}"
 
 
 def _driver_release() -> str:
@@ -186,7 +186,7 @@ def _driver_release() -> str:
     return f"{match[1]} " if match else ""
 
 
-def dotted(version: int) -> str:
+def _dotted(version: int) -> str:
     """A CUDA version in its usual form: 12060 is 12.6."""
     return f"{version // 1000}.{version % 1000 // 10}"
 
@@ -199,8 +199,8 @@ def _old_driver(cuda: Cuda) -> str:
     elif major in EXTRAS:
         advice += f", or {_change(cuda.package, EXTRAS[major].name)}"
     return (
-        f"the {driver_title(cuda)} is too old for {cuda.title}, which is built for CUDA "
-        f"{dotted(cuda.cupy.cuda.driver.get_build_version())}: {advice}"
+        f"the {_driver_title(cuda)} is too old for {cuda.title}, which is built for CUDA "
+        f"{_dotted(cuda.cupy.cuda.driver.get_build_version())}: {advice}"
     )
 
 
@@ -208,7 +208,7 @@ def _no_device(cuda: Cuda) -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hint = "" if visible is None else f"CUDA_VISIBLE_DEVICES={visible!r} may hide it; "
     return (
-        f"{cuda.title} and the {driver_title(cuda)} are installed, but there is no GPU: {hint}"
+        f"{cuda.title} and the {_driver_title(cuda)} are installed, but there is no GPU: {hint}"
         f"nvidia-smi should list one; {_for_a_k80(cuda)}"
     )
 
@@ -225,13 +225,28 @@ def why_unfit(cuda: Cuda, index: int) -> str | None:
     old = capability < EXTRAS[12].capability
     advice = _for_a_k80(cuda) if old else _change(cuda.package, "cuda12")
     return (
-        f"cuda:{index}, a {device_title(properties)}, has compute capability "
+        f"cuda:{index}, a {_device_title(properties)}, has compute capability "
         f"{capability[0]}.{capability[1]}, and {cuda.title} needs "
         f"{'.'.join(map(str, cuda.extra.capability))} or newer: {advice}{_OR_CPU}"
     )
 
 
-def device_title(properties: dict[str, Any]) -> str:
+def describe_gpu(cuda: Cuda, index: int) -> tuple[Any, ...]:
+    """Title, multiprocessors, bytes, versions, compute capability, emulated, why it is unusable."""
+    runtime = cuda.cupy.cuda.runtime
+    properties = runtime.getDeviceProperties(index)
+    return (
+        _device_title(properties),
+        properties["multiProcessorCount"],
+        properties["totalGlobalMem"],
+        (cuda.title, f"CUDA {_dotted(runtime.runtimeGetVersion())}", _driver_title(cuda)),
+        f"{properties['major']}.{properties['minor']}",
+        is_emulated(cuda, index),
+        why_unfit(cuda, index),
+    )
+
+
+def _device_title(properties: dict[str, Any]) -> str:
     """The model name of a GPU."""
     name = properties["name"]
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
@@ -240,7 +255,7 @@ def device_title(properties: dict[str, Any]) -> str:
 def is_emulated(cuda: Cuda, index: int) -> bool:
     """Whether a CPU executes the kernels: counts are right, times meaningless."""
     properties = cuda.cupy.cuda.runtime.getDeviceProperties(index)
-    return cuda.emulated or device_title(properties) == "CPU emulation of CUDA"
+    return cuda.emulated or _device_title(properties) == "CPU emulation of CUDA"
 
 
 def smoke_test(cuda: Cuda, index: int) -> None:
@@ -274,7 +289,7 @@ def _first_failure(cuda: Cuda, index: int, error: Exception) -> str:
         )
     return (
         f"a first computation on cuda:{index} fails with {cuda.title} and the "
-        f"{driver_title(cuda)} ({type(error).__name__}: {_last_line(error)}): "
+        f"{_driver_title(cuda)} ({type(error).__name__}: {_last_line(error)}): "
         f"{_install(cuda.extra.name)} may install what is missing"
     )
 
