@@ -18,7 +18,9 @@ import numpy as np
 
 from tinynn.errors import ArgumentError, FileFormatError
 
+FilePath = str | os.PathLike[str]
 Arrays = dict[str, np.ndarray[Any, Any]]
+Encode = Callable[[Any, str], Any]  # of (value, path of the value)
 Content = bytes | Iterable[bytes | memoryview]  # of a file, at once or in pieces
 
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
@@ -31,9 +33,7 @@ _DTYPES = ("U64", "I64", "F64", "C64", "F32", "U32", "I32", "F16", "U16", "I16",
 # -- safetensors -----------------------------------------------------------------------------------
 
 
-def safetensors_content(
-    arrays: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]
-) -> Iterator[bytes | memoryview]:
+def safetensors_content(arrays: Arrays, metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
     """The content of a safetensors file in pieces; equal arrays make equal bytes.
 
     The pieces are views of the arrays, which must not change in between. The header stores the
@@ -83,12 +83,12 @@ def from_bytes(content: bytes, name: str) -> tuple[dict[str, str], Arrays]:
     return metadata, arrays
 
 
-def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, str], Arrays]:
+def read_safetensors(path: FilePath) -> tuple[dict[str, str], Arrays]:
     """The metadata and arrays of a safetensors file; FileFormatError if it is damaged."""
     return from_bytes(_existing(path).read_bytes(), str(path))
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+def read_metadata(path: FilePath) -> dict[str, str]:
     """The metadata of a safetensors file, without reading its arrays."""
     from safetensors import safe_open
 
@@ -102,7 +102,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _reading(name: str | os.PathLike[str]) -> Iterator[None]:
+def _reading(name: FilePath) -> Iterator[None]:
     """Turn every error that a damaged file causes into a FileFormatError."""
     from safetensors import SafetensorError
 
@@ -112,13 +112,13 @@ def _reading(name: str | os.PathLike[str]) -> Iterator[None]:
         raise FileFormatError(f"{name} is not an intact safetensors file ({error})") from error
 
 
-def _existing(path: str | os.PathLike[str]) -> Path:
+def _existing(path: FilePath) -> Path:
     if Path(path).is_dir():
         raise FileFormatError(f"{path} is a directory, not a safetensors file")
     return Path(path)
 
 
-def _checksums(arrays: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]) -> Any:
+def _checksums(arrays: Arrays, metadata: dict[str, str]) -> Any:
     """CRC-32 of each array with its dtype and shape, and of the metadata, by name."""
     found = {
         name: zlib.crc32(_bytes_of(array), zlib.crc32(f"{array.dtype}{array.shape}".encode()))
@@ -127,7 +127,7 @@ def _checksums(arrays: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str
     return {"arrays": found, "metadata": _metadata_checksum(metadata)}
 
 
-def _metadata_checksum(metadata: Mapping[str, str]) -> int:
+def _metadata_checksum(metadata: dict[str, str]) -> int:
     return zlib.crc32("".join(f"{key}\0{metadata[key]}\0" for key in sorted(metadata)).encode())
 
 
@@ -149,7 +149,7 @@ def read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 # -- nested state as JSON --------------------------------------------------------------------------
 
 
-def to_json(value: Any, encode: Callable[[Any, str], Any], path: str = "") -> Any:
+def to_json(value: Any, encode: Encode, path: str = "") -> Any:
     """JSON data of a nested value; ``encode(value, path)`` handles what is not JSON by itself.
 
     These are all values but None, bool, int, float, str and list.
@@ -161,9 +161,7 @@ def to_json(value: Any, encode: Callable[[Any, str], Any], path: str = "") -> An
     return encode(value, path)
 
 
-def entries_to_json(
-    entries: Mapping[str, Any], encode: Callable[[Any, str], Any], path: str
-) -> dict[str, Any]:
+def entries_to_json(entries: Mapping[str, Any], encode: Encode, path: str) -> dict[str, Any]:
     """JSON data of each entry; the path of an entry is ``path.key``."""
     prefix = f"{path}." if path else ""
     return {key: to_json(value, encode, prefix + key) for key, value in entries.items()}
@@ -193,7 +191,7 @@ def write_into(file: IO[bytes], content: Content) -> None:
     file.writelines([content] if isinstance(content, bytes) else content)
 
 
-def write_atomically(path: str | os.PathLike[str], content: Content) -> None:
+def write_atomically(path: FilePath, content: Content) -> None:
     """Write a file so that its name refers to the old content or to all of the new one."""
     from uuid import uuid4
 

@@ -8,16 +8,14 @@ weights into it: a file cannot make it run any other code.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from typing import Any
-
-import numpy as np
 
 from tinynn import files, nn
 from tinynn.autograd import Tensor
 from tinynn.backend import default_device
 from tinynn.errors import ArgumentError, FileFormatError
+from tinynn.files import FilePath
 from tinynn.nn import init
 from tinynn.nn.module import Module
 
@@ -26,7 +24,7 @@ _SPARE = 1_000_000  # elements that constructors may allocate temporarily
 _Classes = dict[str, type[Module]]
 
 
-def save(model: Module, path: str | os.PathLike[str], extra: dict[str, Any] | None = None) -> None:
+def save(model: Module, path: FilePath, extra: dict[str, Any] | None = None) -> None:
     """Write a model to a safetensors file: parameters, buffers and construction.
 
     The write is atomic: the file appears under its name when it is complete.
@@ -50,9 +48,7 @@ def save(model: Module, path: str | os.PathLike[str], extra: dict[str, Any] | No
     files.write_atomically(path, files.safetensors_content(arrays, header))
 
 
-def load(
-    path: str | os.PathLike[str], classes: Iterable[type[Module]] = (), device: str | None = None
-) -> Module:
+def load(path: FilePath, classes: Iterable[type[Module]] = (), device: str | None = None) -> Module:
     """Load a model that ``save`` wrote; it is in evaluation mode.
 
     Args:
@@ -84,14 +80,14 @@ def load(
     return model.to(target)
 
 
-def _take_dtypes(model: Module, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+def _take_dtypes(model: Module, arrays: files.Arrays) -> None:
     """Convert new parameters and buffers to the floating-point dtypes of the file."""
     for name, tensor in model.state_dict().items():
         if name in arrays and arrays[name].dtype.kind == tensor.dtype.kind == "f":
             tensor.data = tensor.backend.xp.asarray(tensor.data, arrays[name].dtype)
 
 
-def load_extra(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_extra(path: FilePath) -> dict[str, Any]:
     """The JSON data that was passed to ``save`` as ``extra``; empty if there was none.
 
     Reads the header of the file only.

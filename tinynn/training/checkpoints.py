@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import time
@@ -13,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 from tinynn.errors import ArgumentError, FileFormatError, Interrupted, StorageError, TinynnError
-from tinynn.files import Arrays, safetensors_content
+from tinynn.files import Arrays, FilePath, safetensors_content
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
 from tinynn.training.packing import capture, unpack
 from tinynn.training.store import Store, open_store
@@ -76,7 +75,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        place: str | os.PathLike[str],
+        place: FilePath,
         *,
         every: float = 60.0,
         keep: int = 3,
@@ -170,7 +169,7 @@ class Checkpoints:
         self._writing = self._writer.submit(self._write, self._name(), *content)
         self._last = time.monotonic()
 
-    def _write(self, name: str, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+    def _write(self, name: str, arrays: Arrays, metadata: dict[str, str]) -> None:
         self._store.write(name, safetensors_content(arrays, metadata))
         # later checkpoints are damaged ones of a run that was resumed before them: do not count
         until_now = [other for other in self._names() if other <= name]

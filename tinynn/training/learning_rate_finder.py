@@ -11,6 +11,7 @@ import numpy as np
 
 from tinynn.errors import ArgumentError
 from tinynn.nn import Module
+from tinynn.optim import Optimizer
 from tinynn.training.curves import BLUE, ORANGE, new_figure
 from tinynn.training.protocols import Loader, LossFunction
 from tinynn.training.snapshot import restored
@@ -48,7 +49,7 @@ class RateTest:
 def find_learning_rate(
     model: Module,
     loader: Loader,
-    optimizer: Any,
+    optimizer: Optimizer,
     loss_function: LossFunction,
     *,
     low: float = 1e-6,
@@ -93,7 +94,6 @@ def find_learning_rate(
                 losses.append(smooth)
         finally:
             del batches  # a loader that is still being iterated over cannot be restored
-            optimizer.zero_grad()
             optimizer.learning_rate = schedule
     if len(rates) < 3:
         raise ArgumentError(f"the loss diverges already at a learning rate of {low}: lower low")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinynn.errors import ArgumentError
-from tinynn.files import write_atomically
+from tinynn.files import FilePath, write_atomically
 from tinynn.training.state import Callback, TrainingState
 
 __all__ = ["log_csv", "log_json_lines", "log_tensorboard"]
@@ -22,7 +22,7 @@ __all__ = ["log_csv", "log_json_lines", "log_tensorboard"]
 Rows = list[dict[str, float]]
 
 
-def log_csv(path: str | os.PathLike[str]) -> Callback:
+def log_csv(path: FilePath) -> Callback:
     """A CSV table with one row per epoch and a header row."""
 
     def table(rows: Rows) -> str:
@@ -35,12 +35,12 @@ def log_csv(path: str | os.PathLike[str]) -> Callback:
     return _rewrite(path, table)
 
 
-def log_json_lines(path: str | os.PathLike[str]) -> Callback:
+def log_json_lines(path: FilePath) -> Callback:
     """One JSON object per line and epoch."""
     return _rewrite(path, lambda rows: "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _rewrite(path: str | os.PathLike[str], text: Callable[[Rows], str]) -> Callback:
+def _rewrite(path: FilePath, text: Callable[[Rows], str]) -> Callback:
     def write(event: str, state: TrainingState) -> None:
         if event == "epoch":
             write_atomically(path, text(state.history.rows()).encode())
@@ -48,7 +48,7 @@ def _rewrite(path: str | os.PathLike[str], text: Callable[[Rows], str]) -> Callb
     return write
 
 
-def log_tensorboard(folder: str | os.PathLike[str]) -> Callback:
+def log_tensorboard(folder: FilePath) -> Callback:
     """Scalars for TensorBoard: needs ``pip install -e '.[tensorboard]'``.
 
     After a resume, TensorBoard hides what an earlier process logged after the checkpoint.

@@ -11,12 +11,13 @@ from contextlib import closing, nullcontext
 from typing import Literal
 
 from tinynn.nn import Module
+from tinynn.optim import Optimizer
 from tinynn.training.checkpoints import Checkpoints
 from tinynn.training.early_stopping import BestEpoch
 from tinynn.training.epoch_metrics import History
 from tinynn.training.micro_batches import choose_micro_batch
 from tinynn.training.progress import Progress
-from tinynn.training.protocols import Loader, LossFunction, Metric, Optimizer
+from tinynn.training.protocols import Loader, LossFunction, Metric
 from tinynn.training.state import Callback, TrainingState
 
 __all__ = ["fit"]

@@ -82,16 +82,11 @@ def _may_fit(model: Module, images: Tensor) -> bool:
 
 def _try_step(model: Module, loss_function: LossFunction, images: Tensor, labels: Tensor) -> None:
     """Run one training step without the update, and undo it."""
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    try:
-        with restored(model):
-            # as much as an optimizer's state takes
-            held = [p.backend.xp.empty((2, *p.shape), p.dtype) for p in model.parameters()]
-            loss_function(model(images), labels).backward()
-            del held
-    finally:
-        for parameter, grad in gradients:
-            parameter.grad = grad
+    with restored(model):
+        # as much as an optimizer's state takes
+        held = [p.backend.xp.empty((2, *p.shape), p.dtype) for p in model.parameters()]
+        loss_function(model(images), labels).backward()
+        del held
 
 
 def with_advice(

@@ -1,4 +1,4 @@
-"""What training expects of a data loader, an optimizer, a loss function and a metric."""
+"""What training expects of a data loader, a loss function and a metric."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tinynn.autograd import Tensor
-from tinynn.backend import Array
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """``loss_function(logits, labels)`` returns the mean loss of a batch, a scalar tensor."""
@@ -26,17 +25,3 @@ class Loader(Protocol):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Each batch as (images, labels)."""
-
-
-class Optimizer(Protocol):
-    """Updates the parameters after each batch: one of :mod:`tinynn.optim`."""
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-
-    def zero_grad(self) -> None:
-        """Drop the gradients of the last batch."""
-
-    def step(self, skip: Array | None = None) -> None:
-        """Update the parameters, unless ``skip``, an array of one bool, is true."""

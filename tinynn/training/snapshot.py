@@ -22,15 +22,19 @@ def copy_weights(model: Module) -> dict[str, npt.NDArray[Any]]:
 def restored(model: Module, *parts: Any) -> Iterator[None]:
     """Undo at the end of the block what it changed.
 
-    That is: the parameters and buffers of ``model``, the random sequence, and ``parts``, which
-    have ``state_dict()`` and ``load_state_dict()``. The model is in training mode in the block.
+    That is: the parameters, their gradients and the buffers of ``model``, the random sequence, and
+    ``parts``, which have ``state_dict()`` and ``load_state_dict()``. The model is in training mode
+    in the block.
     """
     weights = copy_weights(model)
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     states = [(part, part.state_dict()) for part in (default_generator, *parts)]
     try:
         with model.in_mode(training=True):
             yield
     finally:
         model.load_state_dict(weights)
+        for parameter, grad in gradients:
+            parameter.grad = grad
         for part, state in states:
             part.load_state_dict(state)

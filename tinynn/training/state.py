@@ -9,13 +9,14 @@ from typing import Any
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError, NonFiniteError
 from tinynn.nn import Module
+from tinynn.optim import Optimizer
 from tinynn.random import default_generator
 from tinynn.training.diagnosis import ADVICE, ForwardPass, find_fault, recompute_batch
 from tinynn.training.early_stopping import BestEpoch
 from tinynn.training.epoch_metrics import EpochMetrics, History, MetricAccumulator
 from tinynn.training.evaluation import evaluate
 from tinynn.training.micro_batches import split_batch, with_advice
-from tinynn.training.protocols import Loader, LossFunction, Metric, Optimizer
+from tinynn.training.protocols import Loader, LossFunction, Metric
 
 __all__ = ["TrainingState"]
 

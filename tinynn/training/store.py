@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tinynn.errors import StorageError
-from tinynn.files import Content, write_atomically, write_into
+from tinynn.files import Content, FilePath, write_atomically, write_into
 
 _PROBE = ".tinynn-can-write-here"
 _PART_BYTES = 5 << 20  # of a multipart upload: the least that S3 allows, as it is held in memory
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "memory"}  # whose uploads fsspec can discard
 
 
-def open_store(location: str | os.PathLike[str]) -> Folder | Remote:
+def open_store(location: FilePath) -> Folder | Remote:
     """The store at a path or a URL; StorageError if it is not writable."""
     text = os.fspath(location).removeprefix("file://")
     store = Remote(text) if "://" in text else Folder(text)
