@@ -48,8 +48,9 @@ class MetricAccumulator:
 
     def __init__(self) -> None:
         self.examples = self.batches = 0
-        self._totals: Tensor | None = None  # loss · examples, correct predictions, finite batches
-        self.failed: Array | None = None
+        # loss · examples, correct predictions, finite batches; on the CPU until the first batch
+        self._totals = zeros(3, dtype="float64", device="cpu")
+        self.failed: Array = np.asarray(False)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch.
@@ -64,9 +65,8 @@ class MetricAccumulator:
         scores = logits.data.reshape(len(logits), -1)
         if labels.shape != scores.shape[:1]:
             raise ShapeError(f"expected one label per row: got {labels.shape} for {logits.shape}")
-        if self._totals is None or self._totals.backend is not logits.backend:
-            sums = zeros(3, dtype="float64") if self._totals is None else self._totals
-            self._totals = sums.to(logits.device)
+        if self._totals.backend is not logits.backend:
+            self._totals = self._totals.to(logits.device)
             self.failed = logits.backend.xp.asarray(self._totals.data[2] < self.batches)
         logits.backend.accumulate_metrics(
             self._totals.data, self.failed, loss.data, scores, labels.data
@@ -79,7 +79,7 @@ class MetricAccumulator:
 
         Without ``wait``, only if that is known without a synchronization: on a CPU.
         """
-        if self._totals is None:
+        if not self.batches:
             return
         known = self._totals.backend.peek(self.failed)
         if known or (known is None and wait and self.first_failure is not None):
@@ -92,12 +92,12 @@ class MetricAccumulator:
     @property
     def first_failure(self) -> int | None:
         """The number, from 0, of the first batch with an infinite or NaN loss; synchronizes."""
-        finite = self.batches if self._totals is None else int(self._totals.numpy()[2])
+        finite = int(self._totals.numpy()[2])
         return finite if finite < self.batches else None
 
     def compute(self) -> EpochMetrics:
         """Loss and accuracy of all batches; synchronizes once."""
-        if self._totals is None or not self.examples:
+        if not self.examples:
             raise ArgumentError("no metrics: the loader returned no batch")
         loss, correct, finite = self._totals.numpy()
         if finite < self.batches:
@@ -106,7 +106,7 @@ class MetricAccumulator:
 
     def state_dict(self) -> dict[str, Any]:
         """The counts and the sums; synchronizes."""
-        totals = None if self._totals is None else self._totals.numpy()
+        totals = self._totals.numpy() if self.batches else None
         return {"examples": self.examples, "batches": self.batches, "totals": totals}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -114,9 +114,9 @@ class MetricAccumulator:
         if set(state) != {"examples", "batches", "totals"}:
             raise FileFormatError(f"expected examples, batches and totals, got {sorted(state)}")
         self.examples, self.batches = int(state["examples"]), int(state["batches"])
-        totals = state["totals"]
-        self._totals = None if totals is None else tensor(np.asarray(totals), device="cpu")
-        self.failed = None if self._totals is None else np.asarray(totals[2] < self.batches)
+        totals = np.zeros(3) if state["totals"] is None else np.asarray(state["totals"])
+        self._totals = tensor(totals, device="cpu")
+        self.failed = np.asarray(totals[2] < self.batches)
 
 
 @dataclass
