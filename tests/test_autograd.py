@@ -253,6 +253,11 @@ class TestGrad:
             tinynn.grad(x * 2, [x, unused])
         assert tinynn.grad(x * 2, [x, unused], allow_unused=True)[1] is None
 
+    def test_without_outputs(self, device: str) -> None:
+        x = leaf([1.0], device)
+        with pytest.raises(ArgumentError, match="at least one output"):
+            tinynn.grad([], x)
+
     def test_of_a_constant_is_an_error(self, device: str) -> None:
         x = leaf(2.0, device)
         with pytest.raises(GradientError, match=r"shape \(3,\) does not require grad"):

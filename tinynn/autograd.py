@@ -234,13 +234,9 @@ class Tensor:
         __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __add__
         __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __and__ = __or__ = __xor__ = __add__
 
-        def __lt__(self, other: Any) -> Tensor: ...
-
-        __le__ = __gt__ = __ge__ = __lt__
-
         def __eq__(self, other: object) -> Tensor: ...  # type: ignore[override]
 
-        def __ne__(self, other: object) -> Tensor: ...  # type: ignore[override]
+        __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__  # type: ignore[assignment]
 
         def __neg__(self) -> Tensor: ...
 
@@ -479,6 +475,7 @@ def grad(
         One tensor for one input, a tuple for a sequence.
 
     Raises:
+        ArgumentError: If there is no output.
         GradientError: If an input does not require grad, or is unused without ``allow_unused``.
 
     Example:
@@ -488,6 +485,8 @@ def grad(
     single = isinstance(inputs, Tensor)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     targets = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if not outputs:
+        raise ArgumentError("grad expects at least one output, got none")
     if grad_outputs is None or isinstance(grad_outputs, Tensor):
         grad_outputs = [grad_outputs] * len(outputs)  # type: ignore[list-item]
     for tensor in targets:
