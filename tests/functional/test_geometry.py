@@ -38,7 +38,7 @@ def test_pooling_steps_by_its_kernel() -> None:
 
 
 def test_transposed_convolution_inverts_the_size() -> None:
-    window, size = conv_transpose2d_window("t", (2, 5, 6, 4), (3, 3), 2, 1, (1, 0), 1)
+    window, size = conv_transpose2d_window("t", (2, 5, 6, 4), (3, 3), 1, 2, 1, (1, 0), 1)
     assert window == PADDED
     assert size == (10, 11)
     assert window.output_size(*size) == (5, 6)
