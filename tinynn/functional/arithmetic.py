@@ -10,54 +10,36 @@ import numpy as np
 
 from tinynn.autograd import Operand, Tensor, record
 from tinynn.errors import DtypeError, ShapeError
-from tinynn.functional.operands import array_of, as_tensor, broadcast, check_same, promote, sum_to
+from tinynn.functional.operands import (
+    array_of,
+    as_tensor,
+    broadcast,
+    check_same,
+    promote,
+    record_broadcast,
+)
 
-__all__ = [
-    "add",
-    "divide",
-    "equal",
-    "greater",
-    "greater_equal",
-    "less",
-    "less_equal",
-    "logical_and",
-    "logical_not",
-    "logical_or",
-    "logical_xor",
-    "maximum",
-    "minimum",
-    "multiply",
-    "negative",
-    "not_equal",
-    "power",
-    "subtract",
-    "where",
-]
+__all__ = ["add", "divide", "maximum", "minimum", "multiply", "negative", "power", "subtract"]
+__all__ += ["equal", "greater", "greater_equal", "less", "less_equal", "not_equal", "where"]
+__all__ += ["logical_and", "logical_not", "logical_or", "logical_xor"]
 
 
 def add(a: Operand, b: Operand) -> Tensor:
     """a + b, elementwise with broadcasting."""
     x, y, out = broadcast("add", a, b)
-    return record("add", out, (x, lambda g: sum_to(g, x.shape)), (y, lambda g: sum_to(g, y.shape)))
+    return record_broadcast("add", out, (x, lambda grad: grad), (y, lambda grad: grad))
 
 
 def subtract(a: Operand, b: Operand) -> Tensor:
     """a - b, elementwise with broadcasting."""
     x, y, out = broadcast("subtract", a, b)
-    return record(
-        "subtract", out, (x, lambda g: sum_to(g, x.shape)), (y, lambda g: sum_to(-g, y.shape))
-    )
+    return record_broadcast("subtract", out, (x, lambda grad: grad), (y, lambda grad: -grad))
 
 
 def multiply(a: Operand, b: Operand) -> Tensor:
     """a · b, elementwise with broadcasting."""
     x, y, out = broadcast("multiply", a, b)
-    return record(
-        "multiply",
-        out,
-        (x, lambda g: sum_to(g * y, x.shape)),
-        (y, lambda g: sum_to(g * x, y.shape)),
-    )
+    return record_broadcast("multiply", out, (x, lambda grad: grad * y), (y, lambda grad: grad * x))
 
 
 def divide(a: Operand, b: Operand) -> Tensor:
@@ -66,11 +48,8 @@ def divide(a: Operand, b: Operand) -> Tensor:
     if all(not isinstance(part, Tensor) or part.dtype.kind != "f" for part in (a, b)):
         a, b = (part.astype("float32") if isinstance(part, Tensor) else part for part in (a, b))
     x, y, out = broadcast("divide", a, b)
-    return record(
-        "divide",
-        out,
-        (x, lambda g: sum_to(g / y, x.shape)),
-        (y, lambda g: sum_to(-g * x / (y * y), y.shape)),
+    return record_broadcast(
+        "divide", out, (x, lambda grad: grad / y), (y, lambda grad: -grad * x / (y * y))
     )
 
 
@@ -81,16 +60,16 @@ def power(a: Operand, b: Operand) -> Tensor:
     """
     x, y, out = broadcast("power", a, b)
 
-    def base_vjp(grad: Tensor) -> Tensor:
+    def base_vjp(grad: Tensor) -> Any:
         if isinstance(y, (int, float)) and y == 0:
             return grad * 0.0
-        return sum_to(grad * (y * power(x, y - 1)), x.shape)
+        return grad * (y * power(x, y - 1))
 
-    def exponent_vjp(grad: Tensor) -> Tensor:
+    def exponent_vjp(grad: Tensor) -> Any:
         logarithm = log_where_positive(x) if isinstance(x, Tensor) else float(np.log(x))
-        return sum_to(grad * power(x, y) * logarithm, y.shape)
+        return grad * power(x, y) * logarithm
 
-    return record("power", out, (x, base_vjp), (y, exponent_vjp))
+    return record_broadcast("power", out, (x, base_vjp), (y, exponent_vjp))
 
 
 def log_where_positive(x: Tensor) -> Tensor:
@@ -118,15 +97,13 @@ def minimum(a: Operand, b: Operand) -> Tensor:
 def _extreme(name: str, a: Operand, b: Operand, wins: Callable[[Any, Any], Any]) -> Tensor:
     x, y, out = broadcast(name, a, b)
 
-    def share(own: Any, other: Any) -> Any:
-        won, tied = wins(array_of(own), array_of(other)), array_of(own) == array_of(other)
-        return won + 0.5 * tied
+    def vjp(grad: Tensor, own: Any, other: Any) -> Any:
+        share = wins(own, other) + 0.5 * (own == other)
+        return grad * share.astype(grad.dtype)
 
-    return record(
-        name,
-        out,
-        (x, lambda g: sum_to(g * share(x, y).astype(g.dtype), x.shape)),
-        (y, lambda g: sum_to(g * share(y, x).astype(g.dtype), y.shape)),
+    p, q = array_of(x), array_of(y)
+    return record_broadcast(
+        name, out, (x, lambda grad: vjp(grad, p, q)), (y, lambda grad: vjp(grad, q, p))
     )
 
 
@@ -145,11 +122,11 @@ def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
     except ValueError as error:
         shapes = [part.shape for part in (condition, *tensors)]
         raise ShapeError(f"where: shapes {shapes} do not broadcast") from error
-    return record(
+    return record_broadcast(
         "where",
         out.astype(tensors[0].dtype, copy=False),
-        (x, lambda grad: sum_to(where(condition, grad, 0.0), x.shape)),
-        (y, lambda grad: sum_to(where(condition, 0.0, grad), y.shape)),
+        (x, lambda grad: where(condition, grad, 0.0)),
+        (y, lambda grad: where(condition, 0.0, grad)),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.autograd import Axis, Tensor
+from tinynn.autograd import VJP, Axis, Tensor, record
 from tinynn.backend import Array, backend_of
 from tinynn.errors import DeviceError, DtypeError, ShapeError
 from tinynn.precision import is_autocast, widen
@@ -42,7 +42,9 @@ def require_floating(name: str, x: Tensor) -> Tensor:
 
 def broadcast(name: str, a: Any, b: Any) -> tuple[Any, Any, Array]:
     """Two operands after type promotion, and the backend's function ``name`` of their arrays."""
-    a, b = promote(name, a, b)
+    alike = isinstance(a, Tensor) and isinstance(b, Tensor) and a.backend is b.backend
+    if not alike or a.data.dtype != b.data.dtype:
+        a, b = promote(name, a, b)
     backend = a.backend if isinstance(a, Tensor) else b.backend
     try:  # Python numbers have no ``data``
         return a, b, backend.elementwise(name, getattr(a, "data", a), getattr(b, "data", b))
@@ -62,18 +64,15 @@ def promote(name: str, a: Any, b: Any) -> tuple[Any, Any]:
         DtypeError: If two floating-point dtypes differ.
         DeviceError: If the tensors are on two devices.
     """
-    if isinstance(a, Tensor):  # the two most frequent cases
-        if isinstance(b, Tensor):
-            if a.backend is not b.backend:
-                raise _mixed_devices(name, a, b)
-            return (a, b) if a.data.dtype == b.data.dtype else _one_dtype(name, a, b)
-        if type(b) is float and a.data.dtype.kind == "f":
-            return a, b
+    if type(b) is float and isinstance(a, Tensor) and a.data.dtype.kind == "f":
+        return a, b  # frequent
     a, b = _tensor_or_number(name, a), _tensor_or_number(name, b)
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
         a = as_tensor(name, a)
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return promote(name, a, b)
+        if a.backend is not b.backend:
+            raise _mixed_devices(name, a, b)
+        return _one_dtype(name, a, b)
     if isinstance(b, float) and a.data.dtype.kind != "f":
         a = a.astype("float32")
     elif isinstance(a, float) and b.data.dtype.kind != "f":
@@ -89,10 +88,10 @@ def _tensor_or_number(name: str, x: Any) -> Any:
 
 def _one_dtype(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     kinds = a.dtype.kind + b.dtype.kind
-    if kinds == "ff" and is_autocast():
+    if kinds == "ff" and a.dtype != b.dtype:
+        if not is_autocast():
+            raise _mixed_dtypes(name, a, b)
         return widen(a), widen(b)
-    if kinds == "ff":
-        raise _mixed_dtypes(name, a, b)
     if kinds in ("fi", "fu"):
         return a, b.astype(a.dtype)
     if kinds in ("if", "uf"):
@@ -136,6 +135,16 @@ def _mixed_dtypes(name: str, a: Tensor, b: Tensor) -> DtypeError:
 def array_of(x: Any) -> Any:
     """The array of a tensor; a number or None unchanged."""
     return x.data if isinstance(x, Tensor) else x
+
+
+def record_broadcast(name: str, data: Array, *inputs: tuple[Any, VJP]) -> Tensor:
+    """``record`` for inputs that were broadcast: ``vjp(grad)`` may have the shape of the output."""
+    pairs = [
+        (x, lambda grad, vjp=vjp, shape=x.data.shape: sum_to(vjp(grad), shape))
+        for x, vjp in inputs
+        if isinstance(x, Tensor)
+    ]
+    return record(name, data, *pairs)
 
 
 def sum_to(grad: Tensor, shape: tuple[int, ...]) -> Tensor:
