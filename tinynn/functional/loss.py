@@ -18,15 +18,9 @@ from tinynn.functional.reduction import log_softmax, softmax
 from tinynn.functional.shape import index
 from tinynn.precision import widen
 
-__all__ = [
-    "binary_cross_entropy_with_logits",
-    "cross_entropy",
-    "huber_loss",
-    "l1_loss",
-    "mse_loss",
-    "nll_loss",
-    "sigmoid_focal_loss",
-]
+__all__ = ["cross_entropy", "nll_loss"]
+__all__ += ["binary_cross_entropy_with_logits", "sigmoid_focal_loss"]
+__all__ += ["huber_loss", "l1_loss", "mse_loss"]
 
 Target = Tensor | np.ndarray[Any, Any]
 
@@ -59,10 +53,7 @@ def cross_entropy(
     Example:
         >>> F.cross_entropy(model(images), labels).backward()
     """
-    require_floating("cross_entropy", logits)
-    target = as_tensor("cross_entropy", target)
-    logits = widen(logits)
-    check_same("cross_entropy", logits, target, weight, floating=False)
+    logits, target = _operands("cross_entropy", logits, target, weight)
     if not logits.ndim:
         raise ShapeError("cross_entropy expects logits (..., classes), got a tensor without axes")
     if not 0 <= label_smoothing <= 1:
@@ -79,8 +70,7 @@ def cross_entropy(
     plain = weight is None and not label_smoothing and share is None
     if plain and reduction == "mean" and flat.size:
         return _mean_cross_entropy(flat, labels, target.origin)
-    _check_labels(flat, labels, target.origin)
-    losses = _label_losses(log_softmax(flat), labels, weight, label_smoothing)
+    losses = _label_losses(log_softmax(flat), labels, target.origin, weight, label_smoothing)
     if weight is not None:
         share = index(weight, labels) if share is None else index(weight, labels) * share
     if ignore_index is not None:
@@ -106,9 +96,11 @@ def _mean_cross_entropy(logits: Tensor, labels: Any, origin: str | None) -> Tens
 
 
 def _label_losses(
-    scores: Tensor, labels: Any, weight: Tensor | None = None, label_smoothing: float = 0.0
+    scores: Tensor, labels: Any, origin: str | None, weight: Tensor | None, label_smoothing: float
 ) -> Tensor:
     """The loss of each example, from log-probabilities (n, K) and labels (n,)."""
+    if labels.size:
+        scores.backend.check_labels(labels, scores.shape[1], origin)
     weighted = scores if weight is None else scores * weight
     losses = -index(weighted, (scores.backend.xp.arange(scores.shape[0]), labels))
     if label_smoothing:
@@ -137,11 +129,6 @@ def _flat_labels(
     return flat, labels, counted
 
 
-def _check_labels(logits: Tensor, labels: Any, origin: str | None) -> None:
-    if labels.size:
-        logits.backend.check_labels(labels, logits.shape[1], origin)
-
-
 def _probability_losses(
     logits: Tensor, target: Tensor, weight: Tensor | None, label_smoothing: float
 ) -> Tensor:
@@ -165,12 +152,9 @@ def nll_loss(log_probabilities: Tensor, labels: Target, reduction: str = "mean")
     Shape:
         log_probabilities (..., K), labels (...) -> (), or (...) without reduction.
     """
-    log_probabilities = widen(log_probabilities)
-    labels = as_tensor("nll_loss", labels)
-    check_same("nll_loss", log_probabilities, labels, floating=False)
+    log_probabilities, labels = _operands("nll_loss", log_probabilities, labels)
     flat, picked, _ = _flat_labels(log_probabilities, labels, None)
-    _check_labels(flat, picked, labels.origin)
-    losses = _label_losses(flat, picked)
+    losses = _label_losses(flat, picked, labels.origin, None, 0.0)
     return _reduce("nll_loss", losses.reshape(labels.shape), reduction)
 
 
@@ -236,11 +220,8 @@ def huber_loss(
 
 
 def _pair(name: str, prediction: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-    """Prediction and target after checks, as one dtype."""
-    require_floating(name, prediction)
-    target = as_tensor(name, target)
-    prediction = widen(prediction)
-    check_same(name, prediction, target, floating=False)
+    """Prediction and target of one shape and dtype."""
+    prediction, target = _operands(name, prediction, target)
     if prediction.shape != target.shape:
         raise ShapeError(
             f"{name} expects a target of the prediction's shape {prediction.shape}, got "
@@ -249,11 +230,18 @@ def _pair(name: str, prediction: Tensor, target: Target) -> tuple[Tensor, Tensor
     return prediction, target if target.dtype.kind == "f" else target.astype(prediction.dtype)
 
 
+def _operands(
+    name: str, prediction: Tensor, target: Target, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """A floating-point prediction and its target on one device."""
+    prediction, target = widen(require_floating(name, prediction)), as_tensor(name, target)
+    check_same(name, prediction, target, weight, floating=False)
+    return prediction, target
+
+
 def _reduce(name: str, losses: Tensor, reduction: str) -> Tensor:
-    if reduction == "mean":
-        return losses.mean()
-    if reduction == "sum":
-        return losses.sum()
+    if reduction not in ("mean", "sum", "none"):
+        raise ArgumentError(f'{name} expects reduction "mean", "sum" or "none", got {reduction!r}')
     if reduction == "none":
         return losses
-    raise ArgumentError(f'{name} expects reduction "mean", "sum" or "none", got {reduction!r}')
+    return losses.mean() if reduction == "mean" else losses.sum()

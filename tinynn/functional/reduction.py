@@ -12,19 +12,18 @@ from tinynn.functional.operands import as_tensor, normal_axes, normal_axis
 from tinynn.functional.shape import broadcast_to
 from tinynn.precision import widen
 
-__all__ = [
-    "argmax",
-    "argmin",
-    "log_softmax",
-    "logsumexp",
-    "max",
-    "mean",
-    "min",
-    "softmax",
-    "std",
-    "sum",
-    "var",
-]
+__all__ = ["argmax", "argmin", "max", "mean", "min", "std", "sum", "var"]
+__all__ += ["log_softmax", "logsumexp", "softmax"]
+
+
+def _operand(name: str, x: Operand, axis: Axis) -> tuple[Tensor, tuple[int, ...], int]:
+    """The tensor, the axes to reduce, and the number of elements along them, which is not 0."""
+    x = as_tensor(name, x)
+    axes = normal_axes(name, axis, x.ndim)
+    count = math.prod([x.shape[i] for i in axes])
+    if count == 0:
+        raise ShapeError(f"{name} over no elements: shape {x.shape}, axis {axis}")
+    return x, axes, count
 
 
 def _expand(x: Tensor, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> Tensor:
@@ -47,22 +46,14 @@ def sum(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 def mean(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The mean over the axes (default: all), computed in float32 for integers."""
-    x = as_tensor("mean", x)
+    x, axes, count = _operand("mean", x, axis)
     if x.dtype.kind != "f":
         x = x.astype("float32")
-    axes, scale = normal_axes("mean", axis, x.ndim), 1 / _count("mean", x, axis)
     return record(
         "mean",
         x.backend.mean(x.data, axes, keepdims),
-        (x, lambda grad: _expand(grad * scale, x.shape, axes, keepdims)),
+        (x, lambda grad: _expand(grad * (1 / count), x.shape, axes, keepdims)),
     )
-
-
-def _count(name: str, x: Tensor, axis: Axis) -> int:
-    count = math.prod(x.shape[i] for i in normal_axes(name, axis, x.ndim))
-    if count == 0:
-        raise ShapeError(f"{name} over no elements: shape {x.shape}, axis {axis}")
-    return count
 
 
 def var(x: Operand, axis: Axis = None, keepdims: bool = False, correction: int = 0) -> Tensor:
@@ -70,13 +61,11 @@ def var(x: Operand, axis: Axis = None, keepdims: bool = False, correction: int =
 
     ``correction=1`` gives the unbiased estimate (Bessel's correction).
     """
-    x = as_tensor("var", x)
-    count = _count("var", x, axis)
+    x, axes, count = _operand("var", x, axis)
     if count <= correction:
         raise ShapeError(f"var with correction {correction} needs more than {count} elements")
-    return sum(square(x - mean(x, axis, keepdims=True)), axis, keepdims) * (
-        1 / (count - correction)
-    )
+    squares = square(x - mean(x, axes, keepdims=True))
+    return sum(squares, axes, keepdims) * (1 / (count - correction))
 
 
 def std(x: Operand, axis: Axis = None, keepdims: bool = False, correction: int = 0) -> Tensor:
@@ -95,9 +84,7 @@ def min(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def _extreme(name: str, x: Operand, axis: Axis, keepdims: bool) -> Tensor:
-    x = as_tensor(name, x)
-    axes = normal_axes(name, axis, x.ndim)
-    _count(name, x, axis)
+    x, axes, _ = _operand(name, x, axis)
     data, extreme = x.data, getattr(x.backend.xp, name)
 
     def vjp(grad: Tensor) -> Tensor:
@@ -110,8 +97,7 @@ def _extreme(name: str, x: Operand, axis: Axis, keepdims: bool) -> Tensor:
 
 def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log Σ exp(x) over the axes (default: all), without overflow."""
-    x = as_tensor("logsumexp", x)
-    axes = normal_axes("logsumexp", axis, x.ndim)
+    x, axes, _ = _operand("logsumexp", x, axis)
     xp = x.backend.xp
     highest = xp.max(x.data, axis=axes, keepdims=True)
     shift = Tensor(xp.where(xp.isfinite(highest), highest, 0).astype(highest.dtype))
@@ -152,9 +138,7 @@ def argmin(x: Operand, axis: int | None = None) -> Tensor:
 
 
 def _argument(name: str, x: Operand, axis: int | None) -> Tensor:
-    x = as_tensor(name, x)
-    if axis is not None:
-        axis = normal_axis(name, axis, x.ndim)
-    _count(name, x, axis)
+    x, _, _ = _operand(name, x, axis)
+    axis = None if axis is None else normal_axis(name, axis, x.ndim)
     found: Any = getattr(x.backend.xp, name)(x.data, axis=axis)
     return Tensor(x.backend.xp.asarray(found))
