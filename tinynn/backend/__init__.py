@@ -21,29 +21,10 @@ from tinynn.backend.registry import (
 )
 from tinynn.backend.window import Window, same_padding
 
-__all__ = [
-    "Array",
-    "Backend",
-    "BatchNorm",
-    "Device",
-    "Devices",
-    "NeedsGrad",
-    "Normalized",
-    "PooledGrad",
-    "Window",
-    "backend_of",
-    "default_backend",
-    "default_device",
-    "devices",
-    "get_backend",
-    "get_conv2d_algorithm",
-    "get_matmul_precision",
-    "get_num_threads",
-    "same_padding",
-    "set_buffer_limit",
-    "set_conv2d_algorithm",
-    "set_default_device",
-    "set_matmul_precision",
-    "set_num_threads",
-    "usable_cores",
-]
+__all__ = ["Array", "Backend", "Window", "backend_of", "same_padding"]
+__all__ += ["BatchNorm", "NeedsGrad", "Normalized", "PooledGrad"]
+__all__ += ["Device", "Devices", "default_backend", "default_device", "devices", "get_backend"]
+# settings
+__all__ += ["get_conv2d_algorithm", "get_matmul_precision", "get_num_threads", "set_buffer_limit"]
+__all__ += ["set_conv2d_algorithm", "set_default_device", "set_matmul_precision", "set_num_threads"]
+__all__ += ["usable_cores"]

@@ -12,20 +12,8 @@ from tinynn.autograd import Axis, Operand, Tensor, record
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.operands import as_tensor, check_same, normal_axes, normal_axis, sum_to
 
-__all__ = [
-    "broadcast_to",
-    "concat",
-    "flatten",
-    "flip",
-    "index",
-    "pad",
-    "permute",
-    "reshape",
-    "split",
-    "squeeze",
-    "stack",
-    "unsqueeze",
-]
+__all__ = ["flatten", "flip", "permute", "reshape", "squeeze", "unsqueeze"]
+__all__ += ["broadcast_to", "concat", "index", "pad", "split", "stack"]
 
 
 def reshape(x: Operand, shape: Sequence[int] | int) -> Tensor:
