@@ -13,7 +13,7 @@ from tinynn.nn.module import Module
 __all__ = ["AvgPool2d", "GlobalAvgPool2d", "GlobalMaxPool2d", "MaxPool2d", "Resize"]
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False)  # modules are compared by identity, and Module defines repr
 class MaxPool2d(Module):
     """Max pooling: the largest value in each window.
 
