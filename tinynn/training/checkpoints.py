@@ -265,15 +265,13 @@ class Checkpoints:
         self._depth -= 1
         if self._depth:
             return
-        try:
+        with self._stack:  # at its end the signal handlers are restored
             if kind is not KeyboardInterrupt:  # a second Ctrl-C: do not wait
                 self._finish_writing(report=True)
             if kind is None and self._parts:
                 if self._stop.reason is not None:
                     self.save_if_due()
                 self.save_at_end()
-        finally:
-            self._stack.close()
 
 
 def say(text: str) -> None:
