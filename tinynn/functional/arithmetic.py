@@ -10,14 +10,7 @@ import numpy as np
 
 from tinynn.autograd import Operand, Tensor, record
 from tinynn.errors import DtypeError, ShapeError
-from tinynn.functional.operands import (
-    array_of,
-    as_tensor,
-    broadcast,
-    check_same,
-    promote,
-    record_broadcast,
-)
+from tinynn.functional.operands import array_of, as_tensor, broadcast, check_same, promote, sum_to
 
 __all__ = ["add", "divide", "maximum", "minimum", "multiply", "negative", "power", "subtract"]
 __all__ += ["equal", "greater", "greater_equal", "less", "less_equal", "not_equal", "where"]
@@ -27,19 +20,26 @@ __all__ += ["logical_and", "logical_not", "logical_or", "logical_xor"]
 def add(a: Operand, b: Operand) -> Tensor:
     """a + b, elementwise with broadcasting."""
     x, y, out = broadcast("add", a, b)
-    return record_broadcast("add", out, (x, lambda grad: grad), (y, lambda grad: grad))
+    return record("add", out, (x, lambda g: sum_to(g, x.shape)), (y, lambda g: sum_to(g, y.shape)))
 
 
 def subtract(a: Operand, b: Operand) -> Tensor:
     """a - b, elementwise with broadcasting."""
     x, y, out = broadcast("subtract", a, b)
-    return record_broadcast("subtract", out, (x, lambda grad: grad), (y, lambda grad: -grad))
+    return record(
+        "subtract", out, (x, lambda g: sum_to(g, x.shape)), (y, lambda g: sum_to(-g, y.shape))
+    )
 
 
 def multiply(a: Operand, b: Operand) -> Tensor:
     """a · b, elementwise with broadcasting."""
     x, y, out = broadcast("multiply", a, b)
-    return record_broadcast("multiply", out, (x, lambda grad: grad * y), (y, lambda grad: grad * x))
+    return record(
+        "multiply",
+        out,
+        (x, lambda g: sum_to(g * y, x.shape)),
+        (y, lambda g: sum_to(g * x, y.shape)),
+    )
 
 
 def divide(a: Operand, b: Operand) -> Tensor:
@@ -48,8 +48,11 @@ def divide(a: Operand, b: Operand) -> Tensor:
     if all(not isinstance(part, Tensor) or part.dtype.kind != "f" for part in (a, b)):
         a, b = (part.astype("float32") if isinstance(part, Tensor) else part for part in (a, b))
     x, y, out = broadcast("divide", a, b)
-    return record_broadcast(
-        "divide", out, (x, lambda grad: grad / y), (y, lambda grad: -grad * x / (y * y))
+    return record(
+        "divide",
+        out,
+        (x, lambda g: sum_to(g / y, x.shape)),
+        (y, lambda g: sum_to(-g * x / (y * y), y.shape)),
     )
 
 
@@ -60,16 +63,16 @@ def power(a: Operand, b: Operand) -> Tensor:
     """
     x, y, out = broadcast("power", a, b)
 
-    def base_vjp(grad: Tensor) -> Any:
+    def base_vjp(grad: Tensor) -> Tensor:
         if isinstance(y, (int, float)) and y == 0:
             return grad * 0.0
-        return grad * (y * power(x, y - 1))
+        return sum_to(grad * (y * power(x, y - 1)), x.shape)
 
-    def exponent_vjp(grad: Tensor) -> Any:
+    def exponent_vjp(grad: Tensor) -> Tensor:
         logarithm = log_where_positive(x) if isinstance(x, Tensor) else float(np.log(x))
-        return grad * power(x, y) * logarithm
+        return sum_to(grad * power(x, y) * logarithm, y.shape)
 
-    return record_broadcast("power", out, (x, base_vjp), (y, exponent_vjp))
+    return record("power", out, (x, base_vjp), (y, exponent_vjp))
 
 
 def log_where_positive(x: Tensor) -> Tensor:
@@ -97,14 +100,12 @@ def minimum(a: Operand, b: Operand) -> Tensor:
 def _extreme(name: str, a: Operand, b: Operand, wins: Callable[[Any, Any], Any]) -> Tensor:
     x, y, out = broadcast(name, a, b)
 
-    def vjp(grad: Tensor, own: Any, other: Any) -> Any:
-        share = wins(own, other) + 0.5 * (own == other)
-        return grad * share.astype(grad.dtype)
+    def vjp(grad: Tensor, own: Any, other: Any) -> Tensor:
+        p, q = array_of(own), array_of(other)
+        share = wins(p, q) + 0.5 * (p == q)
+        return sum_to(grad * share.astype(grad.dtype), own.shape)
 
-    p, q = array_of(x), array_of(y)
-    return record_broadcast(
-        name, out, (x, lambda grad: vjp(grad, p, q)), (y, lambda grad: vjp(grad, q, p))
-    )
+    return record(name, out, (x, lambda grad: vjp(grad, x, y)), (y, lambda grad: vjp(grad, y, x)))
 
 
 def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
@@ -122,11 +123,11 @@ def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
     except ValueError as error:
         shapes = [part.shape for part in (condition, *tensors)]
         raise ShapeError(f"where: shapes {shapes} do not broadcast") from error
-    return record_broadcast(
+    return record(
         "where",
         out.astype(tensors[0].dtype, copy=False),
-        (x, lambda grad: where(condition, grad, 0.0)),
-        (y, lambda grad: where(condition, 0.0, grad)),
+        (x, lambda grad: sum_to(where(condition, grad, 0.0), x.shape)),
+        (y, lambda grad: sum_to(where(condition, 0.0, grad), y.shape)),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tinynn.autograd import Operand, Tensor, record
 from tinynn.errors import ArgumentError, ShapeError
-from tinynn.functional.operands import as_tensor, check_same, record_broadcast
+from tinynn.functional.operands import as_tensor, check_same, sum_to
 from tinynn.functional.shape import broadcast_to
 from tinynn.precision import narrow
 
@@ -36,11 +36,11 @@ def matmul(a: Operand, b: Operand) -> Tensor:
         raise ShapeError(
             f"matmul: leading axes of {x.shape} and {y.shape} do not broadcast"
         ) from error
-    return record_broadcast(
+    return record(
         "matmul",
         out,
-        (x, lambda grad: matmul(grad, _transposed(y))),
-        (y, lambda grad: matmul(_transposed(x), grad)),
+        (x, lambda grad: sum_to(matmul(grad, _transposed(y)), x.shape)),
+        (y, lambda grad: sum_to(matmul(_transposed(x), grad), y.shape)),
     )
 
 

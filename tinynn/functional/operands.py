@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.autograd import VJP, Axis, Tensor, record
+from tinynn.autograd import Axis, Tensor
 from tinynn.backend import Array, backend_of
 from tinynn.errors import DeviceError, DtypeError, ShapeError
 from tinynn.precision import is_autocast, widen
@@ -135,16 +135,6 @@ def _mixed_dtypes(name: str, a: Tensor, b: Tensor) -> DtypeError:
 def array_of(x: Any) -> Any:
     """The array of a tensor; a number or None unchanged."""
     return x.data if isinstance(x, Tensor) else x
-
-
-def record_broadcast(name: str, data: Array, *inputs: tuple[Any, VJP]) -> Tensor:
-    """``record`` for inputs that were broadcast: ``vjp(grad)`` may have the shape of the output."""
-    pairs = [
-        (x, lambda grad, vjp=vjp, shape=x.data.shape: sum_to(vjp(grad), shape))
-        for x, vjp in inputs
-        if isinstance(x, Tensor)
-    ]
-    return record(name, data, *pairs)
 
 
 def sum_to(grad: Tensor, shape: tuple[int, ...]) -> Tensor:
