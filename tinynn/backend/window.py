@@ -61,9 +61,7 @@ class Window(NamedTuple):
             before, after = self.padding[axis]
             stride = self.stride[axis]
             room = size + before + after - self.extent[axis]
-            steps = -(-room // stride)
-            if steps * stride >= size + before:
-                steps -= 1
+            steps = min(-(-room // stride), (size + before - 1) // stride)
             padding.append((before, after + max(0, steps * stride - room)))
         return self._replace(padding=(padding[0], padding[1]))
 

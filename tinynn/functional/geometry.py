@@ -118,13 +118,8 @@ def conv_transpose2d_window(
     """
     stride, padding, output_padding, dilation = arguments
     pads = pair(name, "padding", padding, 0)
-    window = Window(
-        (kernel[0], kernel[1]),
-        pair(name, "stride", stride, 1),
-        ((pads[0], pads[0]), (pads[1], pads[1])),
-        pair(name, "dilation", dilation, 1),
-        groups,
-    )
+    around = (pads[0], pads[0]), (pads[1], pads[1])
+    window = _unpadded(name, kernel, stride, dilation)._replace(padding=around, groups=groups)
     extra = pair(name, "output_padding", output_padding, 0)
     if any(e >= max(s, d) for e, s, d in zip(extra, window.stride, window.dilation, strict=True)):
         raise ArgumentError(
@@ -148,11 +143,7 @@ def _window(
     dilation: Size,
     ceil_mode: bool = False,
 ) -> Window:
-    window = Window(
-        (kernel[0], kernel[1]),
-        pair(name, "stride", stride, 1),
-        dilation=pair(name, "dilation", dilation, 1),
-    )
+    window = _unpadded(name, kernel, stride, dilation)
     window = window._replace(padding=_padding(name, shape, window, padding))
     if ceil_mode:
         window = window.rounding_up(shape[1], shape[2])
@@ -163,6 +154,11 @@ def _window(
             f"padding {window.padding}; use a smaller kernel, padding, or larger images"
         )
     return window
+
+
+def _unpadded(name: str, kernel: Shape, stride: Size, dilation: Size) -> Window:
+    steps, gaps = pair(name, "stride", stride, 1), pair(name, "dilation", dilation, 1)
+    return Window((kernel[0], kernel[1]), steps, dilation=gaps)
 
 
 def _padding(name: str, shape: Shape, window: Window, padding: Any) -> tuple[Pair, Pair]:

@@ -40,12 +40,11 @@ _METHODS: dict[str, Any] = {
     "__getitem__": shape.index,
     "__iter__": lambda x: (x[i] for i in range(len(x))),
     "T": property(shape.permute),
-    "abs": elementwise.absolute,
     "reshape": lambda x, *sizes: shape.reshape(x, _sequence(sizes)),
     "permute": lambda x, *axes: shape.permute(x, _sequence(axes)),
 }
 _SAME_NAME: dict[Any, tuple[str, ...]] = {
-    elementwise: ("exp", "log", "sqrt", "clip"),
+    elementwise: ("abs", "clip", "exp", "log", "sqrt"),
     reduction: ("sum", "mean", "max", "min", "var", "std", "argmax", "argmin"),
     shape: ("flatten", "squeeze", "unsqueeze"),
 }
