@@ -18,21 +18,9 @@ from tinynn.random import default_generator
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike as DType
 
-__all__ = [
-    "arange",
-    "eye",
-    "from_dlpack",
-    "from_numpy",
-    "full",
-    "linspace",
-    "ones",
-    "ones_like",
-    "rand",
-    "randn",
-    "tensor",
-    "zeros",
-    "zeros_like",
-]
+__all__ = ["from_dlpack", "from_numpy", "tensor"]
+__all__ += ["arange", "eye", "full", "linspace", "ones", "ones_like", "zeros", "zeros_like"]
+__all__ += ["rand", "randn"]
 
 Shape = int | tuple[int, ...]
 

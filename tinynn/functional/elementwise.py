@@ -18,27 +18,9 @@ from tinynn.errors import ArgumentError
 from tinynn.functional.arithmetic import where
 from tinynn.functional.operands import as_tensor
 
-__all__ = [
-    "abs",
-    "absolute",
-    "clip",
-    "cos",
-    "elu",
-    "erf",
-    "exp",
-    "gelu",
-    "leaky_relu",
-    "log",
-    "log_sigmoid",
-    "relu",
-    "sigmoid",
-    "silu",
-    "sin",
-    "softplus",
-    "sqrt",
-    "square",
-    "tanh",
-]
+__all__ = ["abs", "absolute", "clip", "cos", "erf", "exp", "log", "sin", "sqrt", "square"]
+__all__ += ["elu", "gelu", "leaky_relu", "log_sigmoid", "relu"]
+__all__ += ["sigmoid", "silu", "softplus", "tanh"]
 
 
 def _floating(name: str, x: Operand) -> Tensor:

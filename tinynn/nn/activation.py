@@ -7,21 +7,8 @@ from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError
 from tinynn.nn.module import Module
 
-__all__ = [
-    "ELU",
-    "GELU",
-    "Dropout",
-    "Flatten",
-    "Identity",
-    "LeakyReLU",
-    "LogSoftmax",
-    "ReLU",
-    "SiLU",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "Tanh",
-]
+__all__ = ["ELU", "GELU", "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Softplus", "Tanh"]
+__all__ += ["Dropout", "Flatten", "Identity", "LogSoftmax", "Softmax"]
 
 
 class Identity(Module):
