@@ -45,14 +45,12 @@ class Job(NamedTuple):
     file: str
     dtype: str
     macros: tuple[tuple[str, int], ...]
-    formula: str = ""  # the kernel generated from it is compiled with the file
 
     def __str__(self) -> str:
         macros = "".join(f" {name}={value}" for name, value in self.macros)
-        formula = f" {self.formula}" if self.formula else ""
         return (
-            f"{self.file}.cu{formula} {self.dtype}{macros}, sm_{self.architecture}, "
-            f"{self.standard}, CUDA {self.cuda}"
+            f"{self.file}.cu {self.dtype}{macros}, sm_{self.architecture}, {self.standard}, "
+            f"CUDA {self.cuda}"
         )
 
 
@@ -66,21 +64,26 @@ class KernelResources(NamedTuple):
 
 
 @cache
-def formulas() -> dict[str, tuple[str, str]]:
-    """Every kernel generated from a formula: by name, its file and its text.
+def generated() -> dict[str, str]:
+    """By file, the kernels generated from formulas that the library appends to it.
 
-    They are recorded on the CPU, from the cases of all elementwise functions and optimizers.
+    The formulas are recorded on the CPU, from the cases of all elementwise functions and
+    optimizers. Here they share one translation unit, so each kernel gets a name of its own.
     """
-    found: dict[str, tuple[str, str]] = {}
+    kernels: dict[tuple[str, str], str] = {}
+
+    def add(file: str, kernel: str, formula: str, text: str) -> None:
+        name = re.sub(r"\W+", "_", f"{kernel}_{formula.strip('_')}")
+        kernels[file, name] = text.replace(f" {kernel}(", f" {name}(", 1)
 
     def evaluate(backend: Backend, formula: Any, *arrays: Any) -> Any:
         text = elementwise.source(Trace(formula, len(arrays)).program)
-        found[formula.__name__.strip("_")] = "elementwise", text
+        add("elementwise", "evaluate", formula.__name__, text)
         return formula(*arrays)
 
     def record_update(backend: Backend, formula: Any, columns: Any, skip: Any = None) -> None:
-        name = " ".join((case.name, *case.options))
-        found[name] = "update", update.source(Trace(formula, len(columns)).program)
+        text = update.source(Trace(formula, len(columns)).program)
+        add("update", "update", " ".join((case.name, *case.options)), text)
 
     relu = {name: getattr(Backend, name) for name in ("relu", "relu_gradient")}
     with patch.multiple(NumpyBackend, evaluate=evaluate, update=record_update, **relu):
@@ -89,7 +92,10 @@ def formulas() -> dict[str, tuple[str, str]]:
                 parity.run_function(case, get_backend("cpu"), "float64")
         for case in OPTIMIZERS:
             parity.run_optimizer(case, get_backend("cpu"), "float64")
-    return found
+    texts: dict[str, str] = {}
+    for (file, _), text in kernels.items():
+        texts[file] = texts.get(file, "") + text
+    return texts
 
 
 def jobs(quick: bool) -> Iterator[Job]:
@@ -104,9 +110,6 @@ def jobs(quick: bool) -> Iterator[Job]:
                             yield Job(
                                 cuda, architecture, standard, file, dtype, tuple(macros.items())
                             )
-                for name, (file, _) in formulas().items():
-                    for dtype in DTYPES:
-                        yield Job(cuda, architecture, standard, file, dtype, (), name)
 
 
 def compile_one(job: Job) -> tuple[Job, str | None, list[KernelResources]]:
@@ -120,8 +123,7 @@ def compile_one(job: Job) -> tuple[Job, str | None, list[KernelResources]]:
         *options(job.dtype, dict(job.macros)),
     ]
     program = ctypes.c_void_p()
-    generated = formulas()[job.formula][1] if job.formula else ""
-    text = (source(job.file) + generated).encode()
+    text = (source(job.file) + generated().get(job.file, "")).encode()
     name = f"{job.file}.cu".encode()
     _check(nvrtc, nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, name, 0, None, None))
     encoded = (ctypes.c_char_p * len(arguments))(*(a.encode() for a in arguments))
@@ -199,8 +201,7 @@ def main() -> int:
                 wrong += 1
                 print(f"FAILED {job}: {problem}")
             for kernel in kernels:
-                generated = kernel.kernel in ("evaluate", "update")
-                key = f"{job.file}.cu {job.formula if generated else kernel.kernel}"
+                key = f"{job.file}.cu {kernel.kernel}"
                 registers, shared = most.get(key, (0, 0))
                 most[key] = (max(registers, kernel.registers), max(shared, kernel.shared))
     print(f"{'kernel':<44}{'registers':>10}{'shared bytes':>14}   (maximum over all variants)")
