@@ -27,9 +27,9 @@ def conv2d(x: Array, weight: Array, window: Window, out: Array) -> None:
     width = out.shape[2]
 
     def work(tile: Tile) -> None:
-        part = out[tile.images, tile.rows]
-        part[...] = 0
         padded = _pad_tile(x, window, width, tile)
+        part = out[tile.images, tile.rows]
+        part[...] = 0  # after the padding, so that the first tap finds it in the cache
         for image, result, term, tap in _terms(padded, part, weight, window):
             np.multiply(image, tap, out=term)
             result += term
