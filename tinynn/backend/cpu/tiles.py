@@ -46,7 +46,9 @@ def cut_tiles(images: int, rows: int, row_bytes: int, multiple: int = 1) -> Sequ
         row_bytes: Bytes that are read and written for one row of one image.
         multiple: Tiles of a single image begin at multiples of so many rows.
     """
-    image_bytes = max(1, rows * row_bytes)
+    image_bytes = rows * row_bytes
+    if not image_bytes:  # the output is empty
+        return []
     if image_bytes > tuning.TILE_BYTES:
         return [
             Tile(slice(n, n + 1), part)

@@ -34,9 +34,8 @@ def conv2d(x: Array, weight: Array, window: Window, out: Array) -> None:
             np.multiply(image, tap, out=term)
             result += term
 
-    if out.size:
-        row_bytes = width * (2 * out.shape[3] + x.shape[3]) * out.itemsize
-        parallel(work, cut_tiles(len(out), out.shape[1], row_bytes))
+    row_bytes = width * (2 * out.shape[3] + x.shape[3]) * out.itemsize
+    parallel(work, cut_tiles(len(out), out.shape[1], row_bytes))
 
 
 def input_gradient(grad: Array, weight: Array, window: Window, out: Array) -> None:

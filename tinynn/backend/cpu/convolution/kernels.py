@@ -8,8 +8,7 @@ weight) go into a fixed number of partial sums, added in a fixed order.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -87,22 +86,10 @@ def conv2d_weight_gradient(backend: Backend, x: Array, grad: Array, window: Wind
         return out
     if choice.is_pointwise(window):
         x = _visited(x, window, grad)
-    slices = list(_groups(window, x.shape[3], grad.shape[3]))
-
-    def work(tile: Tile, sums: tuple[Array]) -> None:
-        for (channels, outputs), total in zip(slices, sums[0], strict=True):
-            upstream = grad[tile.images, tile.rows, :, outputs]
-            rows = plan.at(tile)
-            plan.prefetch(x[..., channels], tile)
-            rows.load(x[..., channels], tile)
-            prefetch(upstream)
-            rows.load_gradient(upstream)
-            total += rows.weight_gradient()
-
-    tiles = plan.tiles if grad.size else ()
-    (totals,) = sum_tiles(tiles, (len(slices), *plan.kernel_shape), dtype=x.dtype, work=work)
-    for (_, outputs), total in zip(slices, totals, strict=True):
-        out[..., outputs] = plan.kernel_rows_adjoint(total)
+    for channels, outputs in _groups(window, x.shape[3], grad.shape[3]):
+        load = _gradient_loader(grad[..., outputs])
+        only_weight = NeedsGrad(x=False, weight=True, bias=False)
+        out[..., outputs], _ = sum_gradients(plan, x[..., channels], only_weight, load)
     return out
 
 
@@ -117,13 +104,9 @@ def conv2d_gradients(
     if not isinstance(plan, Joint) or not (needs.x and needs.weight):
         return Backend.conv2d_gradients(backend, x, weight, grad, window, needs)
 
-    def load(rows: Rows, tile: Tile) -> tuple[Array, Array]:
-        upstream = grad[tile.images]
-        prefetch(upstream)
-        rows.load_gradient(upstream)
-        return upstream, upstream
-
-    return joint_gradients(plan, x, weight, needs, load)
+    image = elementwise.empty(x.shape, x.dtype)
+    flipped = FlippedConvolution(plan.image, weight, image)
+    return image, *sum_gradients(plan.weight, x, needs, _gradient_loader(grad), flipped)
 
 
 # -- forward --------------------------------------------------------------------------------------
@@ -147,8 +130,7 @@ def _correlate(x: Array, kernel: Array, bias: Array | None, layout: Layout, out:
         elif bias is not None:
             part += bias
 
-    if out.size:
-        parallel(work, layout.tiles)
+    parallel(work, layout.tiles)
 
 
 def _run(layout: Layout, kernel: Array, x: Array, tile: Tile, out: Array) -> None:
@@ -177,8 +159,7 @@ def _multiply_pixels(x: Array, matrix: Array, out: Array) -> None:
         if target is not part:
             np.copyto(part, target)
 
-    if out.size:
-        parallel(work, cut_tiles(len(x), x.shape[1], row_bytes))
+    parallel(work, cut_tiles(len(x), x.shape[1], row_bytes))
 
 
 # -- the gradient of the image --------------------------------------------------------------------
@@ -201,7 +182,7 @@ class FlippedConvolution:
         if self.row_stride == self.stride == 1:
             ((_, layout, kernel),) = self.parts
             _correlate(grad, kernel, None, layout, out)
-        elif out.size:
+        else:
             image_bytes = math.prod(out.shape[1:3]) * (out.shape[3] + grad.shape[3]) * out.itemsize
             parts = [tile.images for tile in cut_tiles(len(out), 1, image_bytes)]
             parallel(lambda part: self.run(grad[part], part), parts)
@@ -243,58 +224,54 @@ def _flip(weight: Array, plan: Adjoint) -> Array:
     return kernel.reshape(kh, -1, outputs, stride * channels)
 
 
-# -- sums over tiles ------------------------------------------------------------------------------
+# -- the gradients of weight and bias -------------------------------------------------------------
+
+# Puts the upstream gradient of a tile into its workspace. Returns the pixels that add up to the
+# gradient of the bias, and the upstream gradient (N, H', W', O) for a ``FlippedConvolution``.
+Loader = Callable[[Rows, Tile], tuple[Array, Array | None]]
 
 
-def joint_gradients(
-    plan: Joint, x: Array, weight: Array, needs: NeedsGrad, load: Callable[[Rows, Tile], Any]
-) -> tuple[Array | None, ...]:
-    """The gradients of image, weight and bias in one pass over tiles of whole images.
+def _gradient_loader(grad: Array) -> Loader:
+    def load(rows: Rows, tile: Tile) -> tuple[Array, Array]:
+        upstream = grad[tile.images, tile.rows]
+        prefetch(upstream)
+        rows.load_gradient(upstream)
+        return upstream, upstream
 
-    Args:
-        load: Called with the workspace of a tile, puts the upstream gradient there. Returns the
-            pixels that add up to the gradient of the bias, and the upstream gradient (N, H', W', O)
-            of the tile, which only the gradient of the image needs.
-    """
-    layout = plan.weight
-    image_grad = elementwise.empty(x.shape, x.dtype) if needs.x else None
-    flipped = None if image_grad is None else FlippedConvolution(plan.image, weight, image_grad)
-
-    def work(tile: Tile, sums: tuple[Array, Array]) -> None:
-        rows = layout.at(tile)
-        pixels, upstream = load(rows, tile)
-        if needs.bias:
-            sums[1][...] += column_sums(pixels.reshape(-1, layout.outputs))
-        if needs.weight:
-            layout.prefetch(x, tile)
-            rows.load(x, tile)
-            sums[0][...] += rows.weight_gradient()
-        if flipped is not None:  # last: it overwrites the workspace
-            flipped.run(upstream, tile.images)
-
-    shapes = layout.kernel_shape, (layout.outputs,)
-    total, bias = sum_tiles(layout.tiles, *shapes, dtype=x.dtype, work=work)
-    kernel = layout.kernel_rows_adjoint(total) if needs.weight else None
-    return image_grad, kernel, bias if needs.bias else None
+    return load
 
 
-def sum_tiles(
-    tiles: Sequence[Tile], *shapes: Shape, dtype: np.dtype[Any], work: Callable[[Tile, Any], None]
-) -> tuple[Array, ...]:
-    """Arrays of ``shapes``, summed over all tiles; ``work(tile, sums)`` adds what a tile gives.
+def sum_gradients(
+    layout: Layout,
+    x: Array,
+    needs: NeedsGrad,
+    load: Loader,
+    flipped: FlippedConvolution | None = None,
+) -> tuple[Array | None, Array | None]:
+    """The gradients of weight and bias, summed over the tiles; None where not needed.
 
-    Every so many tiles share a partial sum, and these are added in order, so that the result does
-    not depend on the number of threads.
+    ``flipped`` computes that of the image in the same pass; then tiles must be whole images.
     """
     # partial sums are as many as tuning says, not as there are threads, and each adds its tiles in
     # order: thread timing cannot change the result
-    count = max(1, min(tuning.WEIGHT_GRADIENT_SUMS, len(tiles)))
-    partial = [np.zeros((count, *shape), dtype=dtype) for shape in shapes]
+    tiles = layout.tiles
+    count = min(tuning.WEIGHT_GRADIENT_SUMS, len(tiles))
+    kernels = np.zeros((count, *layout.kernel_shape), x.dtype)
+    biases = np.zeros((count, layout.outputs), x.dtype)
 
-    def run(first: int) -> None:
-        sums = tuple(sums[first] for sums in partial)
-        for tile in tiles[first::count]:
-            work(tile, sums)
+    def work(number: int) -> None:
+        for tile in tiles[number::count]:
+            rows = layout.at(tile)
+            pixels, upstream = load(rows, tile)
+            if needs.bias:
+                biases[number] += column_sums(pixels.reshape(-1, layout.outputs))
+            if needs.weight:
+                layout.prefetch(x, tile)
+                rows.load(x, tile)
+                kernels[number] += rows.weight_gradient()
+            if flipped is not None:  # last: it overwrites the workspace
+                flipped.run(upstream, tile.images)
 
-    parallel(run, range(count) if tiles else ())
-    return tuple(np.add.reduce(sums) for sums in partial)
+    parallel(work, range(count))
+    kernel = layout.kernel_rows_adjoint(np.add.reduce(kernels)) if needs.weight else None
+    return kernel, np.add.reduce(biases) if needs.bias else None

@@ -22,7 +22,7 @@ from tinynn.backend.cpu import elementwise
 from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.convolution import choice
 from tinynn.backend.cpu.convolution.choice import Joint, Problem
-from tinynn.backend.cpu.convolution.kernels import joint_gradients
+from tinynn.backend.cpu.convolution.kernels import FlippedConvolution, sum_gradients
 from tinynn.backend.cpu.convolution.rows import Layout, Rows
 from tinynn.backend.cpu.pooling import pool_planes
 from tinynn.backend.cpu.threads import parallel
@@ -109,7 +109,9 @@ def conv2d_relu_pool_gradients(
             _from_pairs(planes[i, j], upstream[:, i::2, j::2])
         return values, upstream
 
-    return joint_gradients(plan, x, weight, needs, load)
+    image = elementwise.empty(x.shape, x.dtype) if needs.x else None
+    flipped = None if image is None else FlippedConvolution(plan.image, weight, image)
+    return image, *sum_gradients(plan.weight, x, needs, load, flipped)
 
 
 def _problem(x: Array, weight: Array, window: Window) -> Problem:
