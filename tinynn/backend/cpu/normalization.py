@@ -58,24 +58,15 @@ def batch_norm_gradient(
     """In chunks: one pass for Σg and Σg·y, one for the gradient of x."""
     if not _is_chunkable(x) or not grad.flags.c_contiguous:
         return Backend.batch_norm_gradient(backend, grad, x, norm, saved)
-    out, average, variance = saved
+    _, average, variance = saved
     count = x.size // x.shape[-1]
     root = (variance + norm.eps) ** -0.5
     center = average if _is_far(average, variance) else None
     result = elementwise.empty(x.shape, x.dtype)
     # with a ReLU, ``result`` first holds the gradient behind it
+    relu = (np.ascontiguousarray(saved.out), result) if norm.relu else ()
+    total, slope = _sums(x, center, grad, *relu).astype(x.dtype)
     upstream = result if norm.relu else grad
-    masked = (grad, np.ascontiguousarray(out)) if norm.relu else ()
-    sums = _Sums(x, center, upstream, *masked)
-
-    def add(number: int) -> None:
-        if masked:
-            _, behind, before, activation = sums.chunks[number]
-            np.multiply(before, activation > 0, out=behind)
-        sums.add(number, 1)
-
-    parallel(add, range(len(sums.chunks)), _pays(x))
-    total, slope = sums.totals.sum(axis=0).astype(x.dtype)
     # Σg·(x - center) to Σg·y, with y = (x - mean)·r; rest is the part of the mean that is left
     rest = average if center is None else average - center
     slope = (slope - rest * total) * root
@@ -83,12 +74,13 @@ def batch_norm_gradient(
     tilt = slope * root / count
     shift = (rest * tilt - total / count) * factor
     rows = [elementwise.repeat_row(v, x.dtype, x.size) for v in (factor, -tilt * factor, shift)]
+    centers = _repeated(center, x)
 
     def work(chunk: tuple[Array, ...]) -> None:
         source, given, target = chunk
         factors, tilts, shifts = (row[: source.shape[1]] for row in rows)
         tilted = buffer("tilted", source.shape, x.dtype)
-        np.multiply(sums.centered(source), tilts, out=tilted)
+        np.multiply(_centered(source, centers), tilts, out=tilted)
         np.multiply(given, factors, out=target)
         np.add(target, tilted, out=target)
         np.add(target, shifts, out=target)
@@ -98,39 +90,48 @@ def batch_norm_gradient(
     return result, slope, total
 
 
-class _Sums:
-    """Σa and Σa·x for each channel, in one pass that writes nothing.
+def _sums(x: Array, center: Array | None, *gradient: Array) -> Array:
+    """Σa and Σa·(x - center) for each channel, in one pass that writes nothing.
 
-    A chunk is a matrix whose rows hold ``tuning.NORM_ROW`` elements or so, a whole number of
-    pixels; its columns are summed, and then the columns of the same channel, in float64.
+    a is x - center, or ``gradient``: the upstream gradient, or (upstream gradient, output of the
+    ReLU, array that receives the gradient behind it). A chunk is a matrix whose rows hold
+    ``tuning.NORM_ROW`` elements or so, a whole number of pixels; its columns are summed, and then
+    the columns of the same channel, in float64.
     """
+    channels = x.shape[-1]
+    width = channels * max(1, tuning.NORM_ROW // channels)
+    chunks = elementwise.split_rows(tuning.CHUNK, width, x, *gradient)
+    totals = np.empty((len(chunks), 2, channels), dtype=np.float64)
+    centers = _repeated(center, x)
+    ones = np.ones(max(len(chunk[0]) for chunk in chunks), x.dtype)
 
-    def __init__(self, x: Array, center: Array | None, *others: Array) -> None:
-        self.channels = x.shape[-1]
-        width = self.channels * max(1, tuning.NORM_ROW // self.channels)
-        self.chunks = elementwise.split_rows(tuning.CHUNK, width, x, *others)
-        self.totals = np.empty((len(self.chunks), 2, self.channels), dtype=np.float64)
-        self.centers = None if center is None else elementwise.repeat_row(center, x.dtype)
-        self.ones = np.ones(max(len(chunk[0]) for chunk in self.chunks), x.dtype)
-
-    def centered(self, chunk: Array) -> Array:
-        """A chunk of x minus the center."""
-        if self.centers is None:
-            return chunk
-        width = chunk.shape[1]
-        out = buffer("centered", chunk.shape, chunk.dtype)
-        return np.subtract(chunk, self.centers[:width], out=out)
-
-    def add(self, number: int, which: int) -> None:
-        """Sum a chunk of x (``which`` 0) or of the array after it; x is without its center."""
-        x = self.centered(self.chunks[number][0])
-        a = x if which == 0 else self.chunks[number][which]
+    def add(number: int) -> None:
+        source, *given = chunks[number]
+        source = _centered(source, centers)
+        a = given[0] if given else source
+        if len(given) > 1:
+            a = np.multiply(a, given[1] > 0, out=given[2])
         both = np.empty((2, a.shape[1]), a.dtype)
         # two passes over a chunk in the cache, neither of which writes: the sum of an elementwise
         # product would need a temporary array
-        np.matmul(self.ones[: len(a)], a, out=both[0])
-        np.einsum("ij,ij->j", a, x, out=both[1])
-        both.reshape(2, -1, self.channels).sum(axis=1, out=self.totals[number])
+        np.matmul(ones[: len(a)], a, out=both[0])
+        np.einsum("ij,ij->j", a, source, out=both[1])
+        both.reshape(2, -1, channels).sum(axis=1, out=totals[number])
+
+    parallel(add, range(len(chunks)), _pays(x))
+    return totals.sum(axis=0)
+
+
+def _repeated(center: Array | None, x: Array) -> Array | None:
+    return None if center is None else elementwise.repeat_row(center, x.dtype)
+
+
+def _centered(chunk: Array, centers: Array | None) -> Array:
+    """A chunk of x minus the center."""
+    if centers is None:
+        return chunk
+    out = buffer("centered", chunk.shape, chunk.dtype)
+    return np.subtract(chunk, centers[: chunk.shape[1]], out=out)
 
 
 def _is_chunkable(x: Array) -> bool:
@@ -159,7 +160,5 @@ def _moments(x: Array) -> tuple[Any, Any]:
 
 def _moments_about(x: Array, center: Array | None) -> tuple[Any, Any]:
     """Mean and variance of x - center."""
-    sums = _Sums(x, center)
-    parallel(lambda number: sums.add(number, 0), range(len(sums.chunks)), _pays(x))
-    average, square = sums.totals.sum(axis=0) * (sums.channels / x.size)
+    average, square = _sums(x, center) * (x.shape[-1] / x.size)
     return average, np.maximum(square - average * average, 0)
