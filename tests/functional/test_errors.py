@@ -147,6 +147,12 @@ TABLE: list[tuple[str, Callable[[], Any], type[TinynnError], str]] = [
         r"labels of shape \(3,\) for logits of shape \(3, 4\), got \(2,\)",
     ),
     (
+        "log-probabilities and another number of labels",
+        lambda: F.nll_loss(zeros(3, 4), np.array([0, 1])),
+        ShapeError,
+        r"nll_loss expects labels of shape \(3,\) for logits of shape \(3, 4\), got \(2,\)",
+    ),
+    (
         "labels' dtype",
         lambda: F.cross_entropy(zeros(3, 4), np.array([True, False, True])),
         DtypeError,

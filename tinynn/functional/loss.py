@@ -66,7 +66,7 @@ def cross_entropy(
             raise ArgumentError("ignore_index requires integer labels, got probabilities")
         losses = _probability_losses(logits, target, weight, label_smoothing)
         return _reduce("cross_entropy", losses, reduction)
-    flat, labels, share = _flat_labels(logits, target, ignore_index)
+    flat, labels, share = _flat_labels("cross_entropy", logits, target, ignore_index)
     plain = weight is None and not label_smoothing and share is None
     if plain and reduction == "mean" and flat.size:
         return _mean_cross_entropy(flat, labels, target.origin)
@@ -110,16 +110,16 @@ def _label_losses(
 
 
 def _flat_labels(
-    logits: Tensor, target: Tensor, ignore_index: int | None
+    name: str, logits: Tensor, target: Tensor, ignore_index: int | None
 ) -> tuple[Tensor, Any, Tensor | None]:
     """Logits (n, K), labels (n,), and a mask: 0 for ignored labels, which become 0; None: none."""
     if target.shape != logits.shape[:-1]:
         raise ShapeError(
-            f"cross_entropy expects labels of shape {logits.shape[:-1]} for logits of shape "
+            f"{name} expects labels of shape {logits.shape[:-1]} for logits of shape "
             f"{logits.shape}, got {target.shape}"
         )
     if target.dtype.kind not in "iu":
-        raise DtypeError(f"cross_entropy expects integer labels, got {target.dtype}")
+        raise DtypeError(f"{name} expects integer labels, got {target.dtype}")
     flat = logits.reshape(-1, logits.shape[-1])
     labels = target.data.reshape(-1).astype("int64", copy=False)
     counted = None
@@ -153,7 +153,7 @@ def nll_loss(log_probabilities: Tensor, labels: Target, reduction: str = "mean")
         log_probabilities (..., K), labels (...) -> (), or (...) without reduction.
     """
     log_probabilities, labels = _operands("nll_loss", log_probabilities, labels)
-    flat, picked, _ = _flat_labels(log_probabilities, labels, None)
+    flat, picked, _ = _flat_labels("nll_loss", log_probabilities, labels, None)
     losses = _label_losses(flat, picked, labels.origin, None, 0.0)
     return _reduce("nll_loss", losses.reshape(labels.shape), reduction)
 

@@ -52,12 +52,10 @@ def permute(x: Operand, axes: Sequence[int] | None = None) -> Tensor:
 def squeeze(x: Operand, axis: Axis = None) -> Tensor:
     """Remove axes of length 1 (default: all of them)."""
     x = as_tensor("squeeze", x)
-    if axis is None:
-        axes = tuple(i for i, n in enumerate(x.shape) if n == 1)
-    else:
-        axes = normal_axes("squeeze", axis, x.ndim)
-        if any(x.shape[i] != 1 for i in axes):
-            raise ShapeError(f"squeeze expects axes of length 1, got axis {axis} of {x.shape}")
+    ones = tuple(i for i, n in enumerate(x.shape) if n == 1)
+    axes = ones if axis is None else normal_axes("squeeze", axis, x.ndim)
+    if not set(axes) <= set(ones):
+        raise ShapeError(f"squeeze expects axes of length 1, got axis {axis} of {x.shape}")
     return reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))
 
 
