@@ -21,12 +21,16 @@ def _normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
 
     def vjp(grad: Tensor, out: Tensor) -> Tensor:
         if is_grad_enabled():
-            scale = (var(x, axes, keepdims=True) + eps) ** -0.5
-            centered = grad - mean(grad, axes, keepdims=True)
-            return scale * (centered - out * mean(grad * out, axes, keepdims=True))
+            return (var(x, axes, keepdims=True) + eps) ** -0.5 * _project(grad, out, axes)
         return Tensor(x.backend.normalize_gradient(grad.data, out.data, variance, axes, eps))
 
     return record_with_output("normalize", out, (x, vjp))
+
+
+def _project(grad: Tensor, y: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """g - mean(g) - y·mean(g·y): what changes the mean or the variance has no effect on y."""
+    centered = grad - mean(grad, axes, keepdims=True)
+    return centered - y * mean(grad * y, axes, keepdims=True)
 
 
 def batch_norm(
@@ -105,9 +109,7 @@ def _batch_norm_gradients(
     root = (var(x, axes, keepdims=True) + eps) ** -0.5
     y = (x - mean(x, axes, keepdims=True)) * root
     scaled = grad if weight is None else grad * weight
-    centered = scaled - mean(scaled, axes, keepdims=True)
-    slope = y * mean(scaled * y, axes, keepdims=True)
-    return root * (centered - slope), (grad * y).sum(axis=axes), grad.sum(axis=axes)
+    return root * _project(scaled, y, axes), (grad * y).sum(axis=axes), grad.sum(axis=axes)
 
 
 def layer_norm(
