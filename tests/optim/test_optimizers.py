@@ -142,6 +142,38 @@ def test_a_saved_state_is_a_copy(device: str) -> None:
     np.testing.assert_array_equal(state["arrays"]["0.velocity"], before)
 
 
+class FourSums(optim.Optimizer):
+    """Sums of the gradients, in as many arrays as a GPU can update."""
+
+    arrays = 4
+
+    def init_single(self, parameter: Tensor) -> dict[str, Any]:
+        return {f"state{i}": tinynn.zeros_like(parameter).data for i in range(self.arrays)}
+
+    def apply_single(
+        self, p: Any, g: Any, state: dict[str, Any], learning_rate: float, step: int
+    ) -> None:
+        for array in state.values():
+            array += g
+        p -= learning_rate * array
+
+
+class FiveSums(FourSums):
+    arrays = 5
+
+
+def test_state_arrays_beyond_the_kernel_arguments_of_a_gpu(device: str) -> None:
+    parameter = tinynn.zeros(3, device=device, requires_grad=True)
+    run(FourSums([parameter], 0.5), parameter, np.ones((2, 3)))
+    np.testing.assert_allclose(parameter.numpy(), [-1.5] * 3)
+    optimizer = FiveSums([parameter], 0.5)
+    if device == "cpu":
+        run(optimizer, parameter, np.ones((1, 3)))
+        return
+    with pytest.raises(ArgumentError, match=r"at most 4 state arrays per parameter, .* got 5"):
+        run(optimizer, parameter, np.ones((1, 3)))
+
+
 class TestState:
     def test_of_another_model_is_refused(self) -> None:
         optimizer = optim.SGD(nn.Linear(2, 1), 0.1, momentum=0.9)

@@ -53,8 +53,22 @@ class ArrayDataset:
     """
 
     def __init__(self, images: npt.ArrayLike, labels: npt.ArrayLike) -> None:
-        self.images = _checked_images(np.asarray(images))
-        self.labels = _checked_labels(np.asarray(labels))
+        self.images, classes = np.asarray(images), np.asarray(labels)
+        _check_dtype(self.images)
+        if self.images.ndim not in (2, 4):
+            hint = ": gray images need a channel axis, images[..., np.newaxis]"
+            raise ShapeError(
+                "expected images of shape (N, H, W, C), channels last, or features (N, F), got "
+                f"{self.images.shape}{hint if self.images.ndim == 3 else ''}"
+            )
+        if classes.dtype.kind not in "iu":
+            raise DtypeError(
+                f"expected integer labels (class indices), got {classes.dtype}: "
+                "np.unique(names, return_inverse=True) converts names to indices"
+            )
+        if classes.ndim != 1:
+            raise ShapeError(f"expected one label per image, shape (N,), got {classes.shape}")
+        self.labels = classes.astype(np.int64, copy=False)
         if len(self.images) != len(self.labels):
             raise ShapeError(
                 f"expected one label per image, got {len(self.images)} images and "
@@ -106,7 +120,10 @@ class ImageFolder:
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ArgumentError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-        self.shape = (*_height_and_width(size), 1 if gray else 3)
+        height, width = (size, size) if isinstance(size, int) else size
+        if height < 1 or width < 1:
+            raise ArgumentError(f"expected a size of at least one pixel, got size={size}")
+        self.shape = (height, width, 1 if gray else 3)
         self._read = partial(_read_image, shape=self.shape)
         self._skips = on_error == "skip"
         files = self._find(Path(directory))
@@ -114,9 +131,8 @@ class ImageFolder:
         self._pixels = np.empty((len(files), *self.shape), np.uint8) if fits else None
         self.paths = self._decode_all(files)
         self.classes = sorted({path.parent.name for path in self.paths})
-        self.labels = np.array(
-            [self.classes.index(path.parent.name) for path in self.paths], dtype=np.int64
-        )
+        class_of = [self.classes.index(path.parent.name) for path in self.paths]
+        self.labels = np.array(class_of, dtype=np.int64)
         if len(self.classes) < 2:
             found = f"only one, {self.classes[0]!r}" if self.classes else "none"
             raise DataError(
@@ -146,9 +162,8 @@ class ImageFolder:
         for folder in filter(Path.is_dir, _visible(directory)):
             members = _visible(folder)
             if not members:
-                self._report(
-                    DataError(f"{folder} contains no images: add some or remove the directory")
-                )
+                problem = f"{folder} contains no images: add some or remove the directory"
+                self._report(DataError(problem))
             files += members
         return files
 
@@ -195,35 +210,6 @@ def _check_dtype(images: npt.NDArray[Any]) -> None:
             f"expected images of dtype uint8 (0 to 255) or float32 (0 to 1), got {images.dtype}: "
             "convert with .astype(np.uint8) or .astype(np.float32) according to the value range"
         )
-
-
-def _checked_images(images: npt.NDArray[Any]) -> Images:
-    _check_dtype(images)
-    if images.ndim not in (2, 4):
-        hint = ": gray images need a channel axis, images[..., np.newaxis]"
-        raise ShapeError(
-            "expected images of shape (N, H, W, C), channels last, or features (N, F), got "
-            f"{images.shape}{hint if images.ndim == 3 else ''}"
-        )
-    return images
-
-
-def _checked_labels(labels: npt.NDArray[Any]) -> Labels:
-    if labels.dtype.kind not in "iu":
-        raise DtypeError(
-            f"expected integer labels (class indices), got {labels.dtype}: "
-            "np.unique(names, return_inverse=True) converts names to indices"
-        )
-    if labels.ndim != 1:
-        raise ShapeError(f"expected one label per image, shape (N,), got {labels.shape}")
-    return labels.astype(np.int64, copy=False)
-
-
-def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ArgumentError(f"expected a size of at least one pixel, got size={size}")
-    return height, width
 
 
 def _visible(folder: Path) -> list[Path]:

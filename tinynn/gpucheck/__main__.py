@@ -12,6 +12,7 @@ import json
 import platform
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from tinynn.errors import TinynnError
 from tinynn.files import write_atomically
 from tinynn.gpucheck import limits, parity
 from tinynn.gpucheck.cases import Case
+
+_print = partial(print, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -139,11 +142,6 @@ def _finish(path: Path | None, report: dict[str, Any], verdict: str, code: int) 
         write_atomically(path, content.encode())
         _print(f"wrote {path}")
     return code
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinynn.vision.boxes import as_boxes, check_scores
-from tinynn.vision.photo import Photo, as_photo
+from tinynn.vision.photo import Photo, as_photo, to_picture
 
 __all__ = ["draw_boxes"]
 
@@ -24,14 +24,13 @@ def draw_boxes(
     Returns:
         uint8 (H, W, 3).
     """
-    from PIL import Image, ImageDraw
+    from PIL import ImageDraw
 
     array = as_boxes(boxes)
     labels = [""] * len(array)
     if scores is not None:
         labels = [f"{value:.2f}" for value in check_scores(scores, len(array))]
-    base = as_photo(photo)
-    picture = Image.fromarray(np.repeat(base, 3, axis=2) if base.shape[2] == 1 else base.copy())
+    picture = to_picture(as_photo(photo)).convert("RGB")
     pen = ImageDraw.Draw(picture)
     line = max(1, round(max(picture.size) / 400))
     for (x, y, width, height), label in zip(array.tolist(), labels, strict=True):

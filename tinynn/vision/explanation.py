@@ -6,8 +6,9 @@ that the decision is correct, nor why those pixels matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -119,14 +120,13 @@ def occlusion_map(
         rows = np.arange(count)
         total = np.zeros((count, height, width))
         covered = np.zeros((height, width))
-        for top in _positions(height, side, step):
-            for left in _positions(width, side, step):
-                square = np.s_[top : top + side, left : left + side]
-                occluded = floats.copy()
-                occluded[:, *square] = fill
-                decrease = whole[rows, chosen] - _probabilities(model, occluded)[rows, chosen]
-                total[:, *square] += decrease[:, None, None]
-                covered[square] += 1
+        for top, left in product(_positions(height, side, step), _positions(width, side, step)):
+            square = np.s_[top : top + side, left : left + side]
+            occluded = floats.copy()
+            occluded[:, *square] = fill
+            decrease = whole[rows, chosen] - _probabilities(model, occluded)[rows, chosen]
+            total[:, *square] += decrease[:, None, None]
+            covered[square] += 1
     return np.asarray(total / covered, dtype=np.float32)
 
 
@@ -195,7 +195,11 @@ def _cam(
 ) -> Maps:
     outputs: list[Tensor] = []
     x = _to_input(model, images).requires_grad_()
-    with _frozen(model), _hooked([layer], lambda module, inputs, out: outputs.append(out)):
+    with model.in_mode(training=False), ExitStack() as undo:
+        undo.callback(layer.register_forward_hook(lambda module, inputs, out: outputs.append(out)))
+        for parameter in model.parameters():  # frozen: the gradients of weights are not needed
+            undo.callback(parameter.requires_grad_, parameter.requires_grad)
+            parameter.requires_grad_(False)
         logits = _checked_logits(model(x))
         wanted = logits.numpy().argmax(axis=1) if classes is None else classes
         weights = np.full(logits.shape, -1 / logits.shape[1], logits.dtype)
@@ -232,30 +236,6 @@ def _checked_logits(logits: Tensor) -> Tensor:
     return logits
 
 
-@contextmanager
-def _frozen(model: Module) -> Iterator[None]:
-    """Evaluation mode, without gradients for the parameters; both are restored."""
-    required = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        with model.in_mode(training=False):
-            for parameter in required:
-                parameter.requires_grad = False
-            yield
-    finally:
-        for parameter in required:
-            parameter.requires_grad = True
-
-
-@contextmanager
-def _hooked(modules: Sequence[Module], hook: Callable[[Module, Any, Any], None]) -> Iterator[None]:
-    removals = [module.register_forward_hook(hook) for module in modules]
-    try:
-        yield
-    finally:
-        for remove in removals:
-            remove()
-
-
 def _image_layer(model: Module, path: str | None, example: Maps) -> Module:
     """The module at ``path``, or the last leaf module, whose output is an image."""
     modules = dict(model.named_modules())
@@ -268,7 +248,9 @@ def _image_layer(model: Module, path: str | None, example: Maps) -> Module:
             found.append(module)
 
     leaves = [m for m in modules.values() if next(m.named_children(), None) is None]
-    with _hooked(leaves if path is None else [modules[path]], note_image):
+    with ExitStack() as hooks:
+        for module in leaves if path is None else [modules[path]]:
+            hooks.callback(module.register_forward_hook(note_image))
         _probabilities(model, example)
     if not found:
         what = f"no layer of {type(model).__name__}" if path is None else f"not layer {path!r}"

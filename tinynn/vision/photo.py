@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ import numpy.typing as npt
 from tinynn.data.decoding import decode
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
 from tinynn.files import write_atomically
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["read_photo", "to_gray", "write_photo"]
 
@@ -48,8 +52,7 @@ def write_photo(path: str | os.PathLike[str], photo: Photo) -> None:
     """
     from PIL import Image
 
-    array, suffix, encoded = as_photo(photo), Path(path).suffix, io.BytesIO()
-    picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    picture, suffix, encoded = to_picture(as_photo(photo)), Path(path).suffix, io.BytesIO()
     try:
         picture.save(encoded, format=Image.registered_extensions()[suffix.lower()])
     except (OSError, ValueError, KeyError) as error:  # saving to memory: not a disk error
@@ -73,6 +76,13 @@ def as_photo(photo: npt.NDArray[np.generic]) -> Photo:
             f"last, with at least one pixel, got {photo.shape}"
         )
     return array.astype(np.uint8, copy=False)
+
+
+def to_picture(photo: Photo) -> Image:
+    """``photo``, (H, W, C), as an image of Pillow, in gray or RGB."""
+    from PIL import Image
+
+    return Image.fromarray(photo[:, :, 0] if photo.shape[2] == 1 else photo)
 
 
 def to_gray(photo: npt.NDArray[np.generic]) -> Photo:

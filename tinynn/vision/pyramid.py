@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinynn.errors import ArgumentError
-from tinynn.vision.photo import Photo, as_photo
+from tinynn.vision.photo import Photo, as_photo, to_picture
 
 __all__ = ["Level", "image_pyramid"]
 
@@ -59,7 +59,5 @@ def resize(photo: Photo, height: int, width: int) -> Photo:
     """Resize ``photo``, uint8 (H, W, C), to (height, width, C): bilinear, antialiased."""
     from PIL import Image
 
-    gray = photo.shape[2] == 1
-    picture = Image.fromarray(photo[:, :, 0] if gray else photo)
-    resized = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
-    return resized[:, :, np.newaxis] if gray else resized
+    resized = to_picture(photo).resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(resized).reshape(height, width, photo.shape[2])

@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from tinynn.backend.cuda.device import CudaDevice
-from tinynn.backend.cuda.launch import kernel, scalar
+from tinynn.backend.cuda.launch import accumulate, kernel, scalar
 from tinynn.backend.cuda.tuning import BLOCK_ELEMENTS, PARAMETERS, THREADS
 from tinynn.backend.formula import Formula, Program, Trace
 from tinynn.backend.reference import Array, Arrays
+from tinynn.errors import ArgumentError
+
+_MAX_COLUMNS = 6  # a table of seven exceeds the 4 KB that a kernel's arguments may have
 
 
 def update(
     backend: CudaDevice, formula: Formula, columns: Sequence[Arrays], skip: Array | None = None
 ) -> None:
     """Trace the formula with the hyperparameters of this step; its code is compiled once."""
+    if len(columns) > _MAX_COLUMNS:
+        raise ArgumentError(
+            f"on a GPU an optimizer keeps at most {_MAX_COLUMNS - 2} state arrays per parameter, "
+            f"whose addresses are kernel arguments, got {len(columns) - 2}"
+        )
     trace = Trace(formula, len(columns))
     parameters = columns[0]
-    launch = _kernel(trace.program, parameters[0].dtype)
     constants = [scalar(number, parameters[0]) for number in trace.numbers]
-    copies = _contiguous(backend, columns)
-    for table, blocks in _tables(copies):
-        launch((blocks,), (THREADS,), (table, *constants, 0 if skip is None else skip))
-    _write_back(columns, copies)
+    function = _kernel(trace.program, parameters[0].dtype)
+    _launch(backend, function, columns, *constants, 0 if skip is None else skip)
 
 
 def unscale(backend: CudaDevice, grads: Arrays, factor: Array, found: Array) -> None:
     """grads *= factor; ``found`` becomes true if a product is not finite."""
-    factor = backend.xp.asarray(factor, dtype="float64" if grads[0].itemsize == 8 else "float32")
-    launch = kernel("update", "unscale", grads[0].dtype)
-    copies = _contiguous(backend, [grads])
-    for table, blocks in _tables(copies):
-        launch((blocks,), (THREADS,), (table, factor, found))
-    _write_back([grads], copies)
+    factor = backend.xp.asarray(factor, dtype=accumulate(grads[0]))
+    _launch(backend, kernel("update", "unscale", grads[0].dtype), [grads], factor, found)
 
 
 @cache
@@ -64,19 +65,31 @@ extern "C" __global__ void update({parameters}) {{
 """
 
 
-def _contiguous(backend: CudaDevice, columns: Sequence[Arrays]) -> Sequence[Arrays]:
-    """The arrays, as copies where they are not contiguous."""
-    if all(array.flags.c_contiguous for column in columns for array in column):
-        return columns
-    return [[backend.contiguous(array) for array in column] for column in columns]
-
-
-def _write_back(columns: Sequence[Arrays], copies: Sequence[Arrays]) -> None:
-    """Copy the results to the arrays for which ``_contiguous`` made copies."""
-    if copies is not columns:
+def _launch(
+    backend: CudaDevice,
+    function: Callable[..., None],
+    columns: Sequence[Arrays],
+    *arguments: Any,
+) -> None:
+    """Launch ``function`` for every PARAMETERS parameters, with the table of their addresses."""
+    if not all(array.flags.c_contiguous for array in chain(*columns)):
+        copies = [[backend.contiguous(array) for array in column] for column in columns]
+        _launch(backend, function, copies, *arguments)
         for array, copy in zip(chain(*columns), chain(*copies), strict=True):
             if copy is not array:
                 array[...] = copy
+        return
+    for start in range(0, len(columns[0]), PARAMETERS):
+        part = [column[start : start + PARAMETERS] for column in columns]
+        count = len(part[0])
+        table = np.zeros((), _layout(len(columns)))
+        sizes = [array.size for array in part[0]]
+        ends = np.cumsum([-(-size // BLOCK_ELEMENTS) for size in sizes])
+        table["address"][:, :count] = [[array.data.ptr for array in column] for column in part]
+        table["size"][:count] = sizes
+        table["end"][:count] = ends
+        if ends[-1]:
+            function((int(ends[-1]),), (THREADS,), (table, *arguments))
 
 
 @cache
@@ -90,18 +103,3 @@ def _layout(columns: int) -> np.dtype[Any]:
         ],
         align=True,
     )
-
-
-def _tables(columns: Sequence[Arrays]) -> Iterator[tuple[np.ndarray[Any, Any], int]]:
-    """For each launch, the table of up to PARAMETERS parameters and the number of blocks."""
-    for start in range(0, len(columns[0]), PARAMETERS):
-        part = [column[start : start + PARAMETERS] for column in columns]
-        count = len(part[0])
-        table = np.zeros((), _layout(len(columns)))
-        sizes = [array.size for array in part[0]]
-        ends = list(accumulate(-(-size // BLOCK_ELEMENTS) for size in sizes))
-        table["address"][:, :count] = [[array.data.ptr for array in column] for column in part]
-        table["size"][:count] = sizes
-        table["end"][:count] = ends
-        if ends[-1]:
-            yield table, ends[-1]
