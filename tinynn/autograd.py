@@ -1,4 +1,4 @@
-"""Floor 1: ``Tensor``, the computational graph, and the backward pass (reverse-mode autodiff).
+"""Level 1: ``Tensor``, the computational graph, and the backward pass (reverse-mode autodiff).
 
 A differentiable function computes an array and hands it to ``record`` together with its inputs and,
 for each input, its vector-Jacobian product (VJP): a function that maps the upstream gradient, i.e.

@@ -1,6 +1,6 @@
-"""'Read the library in an afternoon' is true: line counts, reading order, size of the core.
+"""'Read the library in an afternoon': line counts, reading order, size of the core.
 
-``python tests/docs/test_afternoon.py`` writes the counts of today into the page.
+``python tests/docs/test_afternoon.py`` updates the counts on the page.
 """
 
 import ast
@@ -16,7 +16,7 @@ SECTION = re.compile(r"^## (\d)\. ", re.MULTILINE)
 FILE = re.compile(r"^\| `([\w/]+\.py)` \| [\d,]+ \|", re.MULTILINE)
 PART = re.compile(r"^(\| (\d)\. .*) \| [\d,]+ \|$", re.MULTILINE)
 TOTAL = re.compile(r"\*\*[\d,]+ lines of code\*\* in \d+ files")
-BEYOND = {  # of the packages that are read, what no forward or backward pass needs
+BEYOND = {  # files of these packages that no forward or backward pass needs
     "nn/fusion.py",
     "nn/serialization.py",
     "nn/summary.py",
@@ -32,7 +32,7 @@ IGNORED = {
 
 
 def code_lines(source: str) -> int:
-    """The number of lines that hold code: not blank, not only a comment, not of a docstring."""
+    """The number of lines that contain code, not only a comment or part of a docstring."""
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in IGNORED:
@@ -51,7 +51,7 @@ def docstring_lines(source: str) -> set[int]:
 
 
 def counts(page: str) -> dict[str, int]:
-    """Code lines of the files that a page names, in its order."""
+    """Code lines of the files that a page lists, in its order."""
     files = FILE.findall(page)
     return {file: code_lines((PACKAGE / file).read_text(encoding="utf-8")) for file in files}
 

@@ -1,4 +1,4 @@
-"""'Extending tinynn' is true: every section runs as it stands, and its gradients are right."""
+"""'Extending tinynn': every section runs unchanged, and its gradients are right."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
 
 
 def sections() -> dict[str, str]:
-    """The code of each section that has some, on the lines that it has on the page."""
+    """The code of each section, at its line numbers on the page."""
     text = PAGE.read_text(encoding="utf-8")
     starts = [*SECTION.finditer(text)]
     ends = [*(start.start() for start in starts[1:]), len(text)]
@@ -121,8 +121,8 @@ def test_a_cuda_kernel(run, device):
     run("A CUDA kernel")
 
 
-def test_proving_it(run):
-    run("Proving it")
+def test_checking_gradients_and_kernels(run):
+    run("Checking gradients and kernels")
 
 
 def test_every_section_with_code_is_tested():

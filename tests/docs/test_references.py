@@ -23,7 +23,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(R
 
 
 def mentioned(page: Path, pattern: re.Pattern[str]) -> set[str]:
-    """What matches in the code spans of a page; blocks of code are run by other tests."""
+    """Matches in the code spans of a page; code blocks are run by other tests."""
     spans = SPAN.finditer(page.read_text(encoding="utf-8"))
     return {found for span in spans if span[1] for found in pattern.findall(span[1])}
 

@@ -1,8 +1,8 @@
-"""Floor 0: devices, their arrays, and every numeric kernel.
+"""Level 0: devices, their arrays, and every numeric kernel.
 
 ``Backend`` is the readable reference of all kernels; ``NumpyBackend`` and ``CupyBackend`` override
-the ones that their hardware runs faster. Upper floors ask a tensor for its backend, never which
-one it is, and import from here only: settings of a device are re-exported below.
+the ones that their hardware runs faster. Upper levels use ``tensor.backend`` without checking which
+one it is, and import from here only: device settings are re-exported below.
 """
 
 from tinynn.backend.cpu.buffers import set_buffer_limit

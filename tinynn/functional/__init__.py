@@ -1,4 +1,4 @@
-"""Floor 2: differentiable functions of tensors, by kind. Images are channels last, (N, H, W, C).
+"""Level 2: differentiable functions of tensors, by kind. Images are channels last, (N, H, W, C).
 
 Each module lists its public functions in ``__all__``; this package re-exports them.
 """

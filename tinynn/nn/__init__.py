@@ -1,4 +1,4 @@
-"""Floor 3: modules, layers, initializers. Images are channels last, (N, H, W, C).
+"""Level 3: modules, layers, initializers. Images are channels last, (N, H, W, C).
 
 Each module lists its public names in ``__all__``; this package re-exports them.
 """

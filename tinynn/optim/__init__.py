@@ -1,4 +1,4 @@
-"""Floor 4: optimizers, learning-rate schedules, gradient clipping, loss scaling.
+"""Level 4: optimizers, learning-rate schedules, gradient clipping, loss scaling.
 
 Each module lists its public names in ``__all__``; this package re-exports them.
 """

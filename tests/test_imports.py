@@ -1,4 +1,4 @@
-"""Imports go down the floors without circles, and programs use public names only."""
+"""Imports go down the levels without cycles, and programs use public names only."""
 
 import ast
 import subprocess
@@ -43,7 +43,7 @@ def import_graph(package: Path) -> dict[str, set[str]]:
     return {name: imports_of(path, set(files)) for name, path in files.items()}
 
 
-def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
     """The strongly connected components of more than one module."""
     reachable = {}
     for start in graph:
@@ -60,19 +60,19 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return sorted(sorted(component) for component in components if len(component) > 1)
 
 
-def test_no_import_circle() -> None:
-    """Not even a lazy import, or one for types only, closes a circle."""
-    assert circles(import_graph(ROOT / "tinynn")) == []
+def test_no_import_cycle() -> None:
+    """Not even a lazy import, or one for types only, closes a cycle."""
+    assert cycles(import_graph(ROOT / "tinynn")) == []
 
 
-def test_a_lazy_import_closes_a_circle(tmp_path: Path) -> None:
-    package = tmp_path / "house"
+def test_a_lazy_import_closes_a_cycle(tmp_path: Path) -> None:
+    package = tmp_path / "package"
     package.mkdir()
-    (package / "__init__.py").write_text("from house import a, c")
-    (package / "a.py").write_text("from house.b import thing")
-    (package / "b.py").write_text("def f():\n    from house import a\n")
-    (package / "c.py").write_text("from house.a import other")
-    assert circles(import_graph(package)) == [["house.a", "house.b"]]
+    (package / "__init__.py").write_text("from package import a, c")
+    (package / "a.py").write_text("from package.b import thing")
+    (package / "b.py").write_text("def f():\n    from package import a\n")
+    (package / "c.py").write_text("from package.a import other")
+    assert cycles(import_graph(package)) == [["package.a", "package.b"]]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.relative_to(ROOT).as_posix())
