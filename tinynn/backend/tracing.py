@@ -54,7 +54,9 @@ class Tracer:
 
     meter: Meter
     spans: list[Span] = field(default_factory=list)
-    stack: list[str] = field(default_factory=list)  # layers that are being called
+    stack: list[str] = field(
+        default_factory=lambda: [""]
+    )  # the layers being called; the first is none
     paths: dict[int, str] = field(default_factory=dict)
     layers: dict[int, str] = field(default_factory=dict)  # of the nodes, by their order
     counts: dict[str, int] = field(default_factory=dict)  # what the library itself reports
@@ -74,7 +76,7 @@ class Tracer:
         """Attribute the work since the end of the previous span to a function."""
         now, after = time.perf_counter(), self.meter.read(self.counts)
         counts = {name: after[name] - self.before.get(name, 0) for name in after}
-        layer = self._layer() if layer is None else layer
+        layer = self.stack[-1] if layer is None else layer
         start = self.last - self.began
         self.spans.append(Span(layer, function, start, now - self.last, counts, self.meter.event()))
         self.before, self.last = after, time.perf_counter()
@@ -85,7 +87,7 @@ class Tracer:
             return
         self.count("result_bytes", size)
         if order is not None:
-            self.layers[order] = self._layer()
+            self.layers[order] = self.stack[-1]
         if not self.inside:
             self.end_span(name)
 
@@ -120,7 +122,7 @@ class Tracer:
         """``forward(*args, **kw)``, attributed to the modules."""
         if threading.get_ident() != self.thread or self.inside:
             return forward(*args, **kw)
-        if not self.stack:
+        if len(self.stack) == 1:
             self.paths = {id(module): path for path, module in modules[0].named_modules()}
         self.end_span("other")
         self.stack.append(self._label(modules))
@@ -129,9 +131,6 @@ class Tracer:
         finally:
             self.end_span("other")
             self.stack.pop()
-
-    def _layer(self) -> str:
-        return self.stack[-1] if self.stack else ""
 
     def _label(self, modules: Sequence[Any]) -> str:
         path = self.paths.get(id(modules[0]), "?")

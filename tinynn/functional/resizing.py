@@ -38,9 +38,8 @@ def resize_bilinear(x: Tensor, size: Size) -> Tensor:
     """
     height, width = _size("resize_bilinear", x, size)
     n, h, w, c = x.shape
-    xp, dtype = x.backend, x.dtype
-    rows = Tensor(xp.from_host(_interpolation(h, height).astype(dtype)))
-    columns = Tensor(xp.from_host(_interpolation(w, width).astype(dtype)))
+    matrices = (_interpolation(h, height), _interpolation(w, width))
+    rows, columns = (Tensor(x.backend.from_host(m.astype(x.dtype))) for m in matrices)
     tall = matmul(rows, x.reshape(n, h, w * c)).reshape(n, height, w, c)
     return matmul(columns, tall)
 
