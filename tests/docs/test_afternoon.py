@@ -76,6 +76,7 @@ def test_code_lines():
 
 def test_the_counts_on_the_page_are_true():
     page = PAGE.read_text(encoding="utf-8")
+    assert TOTAL.search(page)
     assert page == refreshed(page), "run `python tests/docs/test_afternoon.py`, which corrects them"
 
 

@@ -33,6 +33,7 @@ _COMPARISONS = {
     "eq": arithmetic.equal,
     "ne": arithmetic.not_equal,
 }
+_REDUCTIONS = ("argmax", "argmin", "max", "mean", "min", "std", "sum", "var")
 _METHODS: dict[str, Any] = {
     "__neg__": arithmetic.negative,
     "__invert__": arithmetic.logical_not,
@@ -42,11 +43,9 @@ _METHODS: dict[str, Any] = {
     "T": property(shape.permute),
     "reshape": lambda x, *sizes: shape.reshape(x, _sequence(sizes)),
     "permute": lambda x, *axes: shape.permute(x, _sequence(axes)),
-}
-_SAME_NAME: dict[Any, tuple[str, ...]] = {
-    elementwise: ("abs", "clip", "exp", "log", "sqrt"),
-    reduction: ("sum", "mean", "max", "min", "var", "std", "argmax", "argmin"),
-    shape: ("flatten", "squeeze", "unsqueeze"),
+    **{name: getattr(elementwise, name) for name in ("abs", "clip", "exp", "log", "sqrt")},
+    **{name: getattr(reduction, name) for name in _REDUCTIONS},
+    **{name: getattr(shape, name) for name in ("flatten", "squeeze", "unsqueeze")},
 }
 _UFUNCS: dict[str, Callable[..., Tensor]] = {  # functions of the same name in NumPy
     name: function
@@ -64,9 +63,6 @@ def install() -> None:
         setattr(Tensor, f"__{name}__", _unless_none(function))
     for name, method in _METHODS.items():
         setattr(Tensor, name, method)
-    for module, names in _SAME_NAME.items():
-        for name in names:
-            setattr(Tensor, name, getattr(module, name))
     Tensor.__array_ufunc__ = _apply_ufunc  # type: ignore[attr-defined]
     Tensor.__array_function__ = _apply_function  # type: ignore[attr-defined]
 
