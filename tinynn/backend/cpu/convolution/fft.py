@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -152,13 +152,14 @@ def conv2d(x: Array, weight: Array, window: Window, tiling: Tiling, out: Array) 
     to_planes = _along_height(height, window.kernel[0], "conjugate kernel", dtype)
     kernel = _transform_kernel(weight, tiling)
     inverse = _inverse_along_height(height, tiling.valid[0], False, dtype)
-    for part in _batches(len(x), tiling, channels + outputs, x.itemsize):
+
+    def convolve(part: slice) -> None:
         # planes (frequencies, 3·height, tiles, C), rows (frequencies, 2·valid rows, tiles·O)
         planes = _transform(x[part], window.padding, tiling, tiling.size, "image")
         shape = (tiling.frequencies, 2 * tiling.valid[0], planes.shape[2] * outputs)
         rows = np.empty(shape, x.dtype)
 
-        def multiply(f: int, planes: Array = planes, rows: Array = rows) -> None:
+        def multiply(f: int) -> None:
             # (3·height, tiles, C) @ (3·height, C, O): k₁, k₂ and k₃ of each frequency; the kernel's
             # spectrum is made here, as it is small and then still in the cache
             products = planes[f] @ (to_planes @ kernel[f]).reshape(-1, channels, outputs)
@@ -166,6 +167,9 @@ def conv2d(x: Array, weight: Array, window: Window, tiling: Tiling, out: Array) 
 
         parallel(multiply, range(tiling.frequencies))
         _add_tiles(rows, tiling, tiling.valid, _NO_PADDING, out[part])
+
+    for part in _batches(len(x), tiling, channels + outputs, x.itemsize):
+        convolve(part)
 
 
 def gradients(
@@ -180,29 +184,29 @@ def gradients(
     inverse_weight = _inverse_along_height(height, kh, True, dtype)
     image_grad = np.empty(x.shape, x.dtype) if needs[0] else None
     total = np.zeros((tiling.frequencies, 2 * kh, channels * outputs), x.dtype)
-    for part in _batches(len(x), tiling, 2 * channels + outputs, x.itemsize):
+
+    def differentiate(part: slice) -> None:
         upstream = _transform(grad[part], _NO_PADDING, tiling, tiling.valid, "kernel")
-        image = rows = None
+        shape = (tiling.frequencies, 2 * height, upstream.shape[2] * channels)
+        rows = np.empty(shape if needs[0] else 0, x.dtype)
         if needs[1]:
             image = _transform(x[part], window.padding, tiling, tiling.size, "swapped image")
-        if needs[0]:
-            shape = (tiling.frequencies, 2 * height, upstream.shape[2] * channels)
-            rows = np.empty(shape, x.dtype)
 
-        def multiply(
-            f: int, upstream: Array = upstream, image: Any = image, rows: Any = rows
-        ) -> None:
-            if image is not None:
+        def multiply(f: int) -> None:
+            if needs[1]:
                 products = image[f].transpose(0, 2, 1) @ upstream[f]
                 total[f] += inverse_weight @ products.reshape(3 * height, -1)
-            if rows is not None:
+            if needs[0]:
                 spectrum = (to_planes @ kernel[f]).reshape(-1, channels, outputs)
                 products = upstream[f] @ spectrum.transpose(0, 2, 1)
                 np.matmul(inverse_image, products.reshape(3 * height, -1), out=rows[f])
 
         parallel(multiply, range(tiling.frequencies))
-        if rows is not None and image_grad is not None:
+        if image_grad is not None:
             _add_tiles(rows, tiling, tiling.size, window.padding, image_grad[part])
+
+    for part in _batches(len(x), tiling, 2 * channels + outputs, x.itemsize):
+        differentiate(part)
     if not needs[1]:
         return image_grad, None
     inverse = _inverse_along_width(tiling.size[1], kw, dtype)
