@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
 
@@ -20,7 +20,7 @@ __all__ = [
     *("RandomFlip", "RandomGamma", "RandomLightGradient", "RandomNoise"),
 ]
 
-Images = npt.NDArray[np.float32]
+Images = NDArray[np.float32]
 Augmentation = Callable[[Images, np.random.Generator], Images]
 Range = tuple[float, float]
 
@@ -230,7 +230,7 @@ def _sample(images: Images, y: Images, x: Images) -> Images:
     pixels = images.reshape(-1, channels)
     first = (np.arange(n) * height)[:, None, None]
 
-    def row(index: npt.NDArray[np.int64]) -> Images:
+    def row(index: NDArray[np.int64]) -> Images:
         start = (first + index) * width
         near: Images = pixels.take(start + left, axis=0)
         far: Images = pixels.take(start + right, axis=0)
@@ -269,12 +269,12 @@ def _pixels(height: int, width: int) -> tuple[int, int]:
     return height, width
 
 
-def _log_uniform(rng: np.random.Generator, bounds: Range, count: int) -> npt.NDArray[np.float64]:
+def _log_uniform(rng: np.random.Generator, bounds: Range, count: int) -> NDArray[np.float64]:
     """Sample so that the logarithm is uniform: a factor and its inverse are equally likely."""
     return np.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1]), count))
 
 
-def _per_image(values: npt.NDArray[np.float64]) -> Images:
+def _per_image(values: NDArray[np.float64]) -> Images:
     """One value per image, (N,), broadcastable to (N, H, W, C)."""
     return values.astype(np.float32)[:, None, None, None]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike, NDArray
 
 from tinynn.backend import usable_cores
 from tinynn.data.decoding import decode
@@ -19,9 +19,9 @@ from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
 
 __all__ = ["ArrayDataset", "Dataset", "ImageFolder"]
 
-Images = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
-Index = int | npt.NDArray[np.integer[Any]]
+Images = NDArray[np.uint8] | NDArray[np.float32]
+Labels = NDArray[np.int64]
+Index = int | NDArray[np.integer[Any]]
 
 
 class Dataset(Protocol):
@@ -52,7 +52,7 @@ class ArrayDataset:
         DtypeError: If the images are neither uint8 nor float32, or the labels are not integers.
     """
 
-    def __init__(self, images: npt.ArrayLike, labels: npt.ArrayLike) -> None:
+    def __init__(self, images: ArrayLike, labels: ArrayLike) -> None:
         self.images, classes = np.asarray(images), np.asarray(labels)
         _check_dtype(self.images)
         if self.images.ndim not in (2, 4):
@@ -196,7 +196,7 @@ class ImageFolder:
         warnings.warn(f"skipped: {error}", stacklevel=4)
 
 
-def to_float32(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def to_float32(images: NDArray[Any]) -> NDArray[np.float32]:
     """Images in [0, 1]: uint8 is divided by 255, float32 is returned unchanged."""
     _check_dtype(images)
     if images.dtype == np.uint8:
@@ -204,7 +204,7 @@ def to_float32(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return images
 
 
-def _check_dtype(images: npt.NDArray[Any]) -> None:
+def _check_dtype(images: NDArray[Any]) -> None:
     if images.dtype not in (np.uint8, np.float32):
         raise DtypeError(
             f"expected images of dtype uint8 (0 to 255) or float32 (0 to 1), got {images.dtype}: "
@@ -216,7 +216,7 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _read_image(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+def _read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     from PIL import ImageOps
 
     height, width, channels = shape

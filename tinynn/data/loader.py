@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from tinynn.autograd import Tensor
 from tinynn.backend import get_backend
@@ -129,7 +129,7 @@ class DataLoader:
             "drop_last": self.drop_last,
         }
 
-    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+    def order(self, epoch: int) -> NDArray[np.int64]:
         """The indices of the examples in the order in which ``epoch`` visits them."""
         count = len(self.dataset)
         if not self.shuffle:
@@ -156,9 +156,7 @@ class DataLoader:
             labels.origin = f"batch {batch} of epoch {epoch}"
             yield images, labels
 
-    def _load(
-        self, chosen: npt.NDArray[np.int64], generator: np.random.Generator
-    ) -> tuple[Images, Labels]:
+    def _load(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> tuple[Images, Labels]:
         images, labels = self.dataset[chosen]
         count = len(chosen)
         if len(images) != count or labels.shape != (count,) or labels.dtype.kind not in "iu":
@@ -168,7 +166,7 @@ class DataLoader:
             )
         floats = to_float32(images)
         if self.augment is not None:
-            floats = self.augment(floats, generator)
+            floats = self.augment(floats, rng)
             if floats.dtype != np.float32 or len(floats) != count:
                 raise DtypeError(
                     f"expected {count} float32 images from the augmentation {self.augment!r}, got "

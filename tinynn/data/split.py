@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike, NDArray
 
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
 from tinynn.random import numpy_generator
 
 __all__ = ["check_disjoint", "split_by_group", "split_stratified"]
 
-Indices = npt.NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 
 def split_stratified(
-    labels: npt.ArrayLike, parts: Sequence[float] | Sequence[int], seed: int = 0
+    labels: ArrayLike, parts: Sequence[float] | Sequence[int], seed: int = 0
 ) -> list[Indices]:
     """Random split that preserves the class proportions in every part.
 
@@ -54,9 +54,7 @@ def split_stratified(
     return [np.sort(np.concatenate(pieces)) for pieces in chosen]
 
 
-def split_by_group(
-    groups: npt.ArrayLike, fractions: Sequence[float], seed: int = 0
-) -> list[Indices]:
+def split_by_group(groups: ArrayLike, fractions: Sequence[float], seed: int = 0) -> list[Indices]:
     """Random split that keeps all examples of a group (person, scene, day) in the same part.
 
     The groups are visited in random order; each is assigned to the part that is furthest below its
@@ -91,8 +89,8 @@ def split_by_group(
 
 
 def check_disjoint(
-    images_a: npt.NDArray[Any],
-    images_b: npt.NDArray[Any],
+    images_a: NDArray[Any],
+    images_b: NDArray[Any],
     names_a: Sequence[object] | None = None,
     names_b: Sequence[object] | None = None,
 ) -> None:
@@ -140,24 +138,24 @@ def _names(names: Sequence[object] | None, count: int, which: str) -> Sequence[o
     return names
 
 
-def _digest(image: npt.NDArray[Any]) -> bytes:
+def _digest(image: NDArray[Any]) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).digest()
 
 
-def _one_dimensional(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
+def _one_dimensional(values: ArrayLike, name: str) -> NDArray[Any]:
     array = np.asarray(values)
     if array.ndim != 1 or not len(array):
         raise ShapeError(f"{name} must have shape (N,) with N >= 1, got {array.shape}")
     return array
 
 
-def _ends_of_counts(counts: Sequence[float]) -> npt.NDArray[np.float64]:
+def _ends_of_counts(counts: Sequence[float]) -> NDArray[np.float64]:
     if len(counts) < 2 or min(counts) < 1:
         raise ArgumentError(f"expected at least two counts >= 1, got {tuple(counts)}")
     return np.cumsum(counts, dtype=np.float64)
 
 
-def _ends_of_fractions(fractions: Sequence[float]) -> npt.NDArray[np.float64]:
+def _ends_of_fractions(fractions: Sequence[float]) -> NDArray[np.float64]:
     """Cumulative sums, rounded so that 0.1 + 0.2 ends at 0.3."""
     ends = np.cumsum(fractions, dtype=np.float64).round(12)
     if len(ends) < 2 or min(fractions) <= 0 or ends[-1] != 1:

@@ -4,17 +4,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike, NDArray
 
 from tinynn.errors import ArgumentError, ShapeError
 
 __all__ = ["clip_boxes", "drop_nested", "iou", "merge_overlapping", "non_maximum_suppression"]
 
-Boxes = npt.NDArray[np.float32]
-Scores = npt.NDArray[np.float32]
+Boxes = NDArray[np.float32]
+Scores = NDArray[np.float32]
+Indices = NDArray[np.int64]
 
 
-def as_boxes(boxes: npt.ArrayLike) -> Boxes:
+def as_boxes(boxes: ArrayLike) -> Boxes:
     """Check ``boxes`` and convert them to float32 (n, 4); an empty sequence gives (0, 4)."""
     array = np.asarray(boxes, dtype=np.float32)
     if array.size == 0:
@@ -30,7 +31,7 @@ def as_boxes(boxes: npt.ArrayLike) -> Boxes:
     return array
 
 
-def check_scores(scores: npt.ArrayLike, count: int) -> npt.NDArray[Any]:
+def check_scores(scores: ArrayLike, count: int) -> NDArray[Any]:
     """One score per box, (count,)."""
     values = np.asarray(scores)
     if values.shape != (count,):
@@ -38,7 +39,7 @@ def check_scores(scores: npt.ArrayLike, count: int) -> npt.NDArray[Any]:
     return values
 
 
-def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
+def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
     """Intersection over union, |A ∩ B| / |A ∪ B|, of all pairs of boxes.
 
     Args:
@@ -54,7 +55,7 @@ def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float32]:
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0).astype(np.float32)
 
 
-def clip_boxes(boxes: npt.ArrayLike, height: int, width: int) -> Boxes:
+def clip_boxes(boxes: ArrayLike, height: int, width: int) -> Boxes:
     """Clip ``boxes`` (n, 4) to an image of ``height`` x ``width`` pixels."""
     array = as_boxes(boxes)
     limit = np.array([width, height], dtype=np.float32)
@@ -63,9 +64,7 @@ def clip_boxes(boxes: npt.ArrayLike, height: int, width: int) -> Boxes:
     return np.concatenate([corner, opposite - corner], axis=1)
 
 
-def non_maximum_suppression(
-    boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float
-) -> npt.NDArray[np.int64]:
+def non_maximum_suppression(boxes: ArrayLike, scores: ArrayLike, threshold: float) -> Indices:
     """Indices of the boxes kept by greedy non-maximum suppression (NMS), highest score first.
 
     A box is dropped if its IoU with a kept box of higher score exceeds ``threshold``. Ties are
@@ -77,7 +76,7 @@ def non_maximum_suppression(
 
 
 def merge_overlapping(
-    boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float, least: int = 1
+    boxes: ArrayLike, scores: ArrayLike, threshold: float, least: int = 1
 ) -> tuple[Boxes, Scores]:
     """Replace each cluster of overlapping boxes by its mean box, weighted by score.
 
@@ -100,9 +99,7 @@ def merge_overlapping(
     return np.stack(merged), values[[best for best, _ in clusters]]
 
 
-def drop_nested(
-    boxes: npt.ArrayLike, scores: npt.ArrayLike, fraction: float
-) -> npt.NDArray[np.int64]:
+def drop_nested(boxes: ArrayLike, scores: ArrayLike, fraction: float) -> Indices:
     """Indices of the boxes that are not nested with a box of higher score, highest score first.
 
     Two boxes are nested if their intersection exceeds ``fraction`` of the smaller area. This
@@ -120,9 +117,7 @@ def drop_nested(
     return np.array(kept, dtype=np.int64)
 
 
-def _clusters(
-    boxes: Boxes, scores: Scores, threshold: float
-) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+def _clusters(boxes: Boxes, scores: Scores, threshold: float) -> Iterator[tuple[int, Indices]]:
     """The index of each box that NMS keeps, best first, and of all boxes it suppresses."""
     left = np.argsort(-scores, kind="stable")
     while left.size:
@@ -133,7 +128,7 @@ def _clusters(
         left = left[~over]
 
 
-def _scored(boxes: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Boxes, Scores]:
+def _scored(boxes: ArrayLike, scores: ArrayLike) -> tuple[Boxes, Scores]:
     array = as_boxes(boxes)
     return array, check_scores(scores, len(array)).astype(np.float32)
 
@@ -145,13 +140,11 @@ def _weighted_mean(boxes: Boxes, weights: Scores) -> Boxes:
     return np.asarray(weights.astype(np.float64) @ boxes / total, dtype=np.float32)
 
 
-def _intersection(
-    a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _intersection(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     start = np.maximum(a[:, None, :2], b[None, :, :2])
     end = np.minimum((a[:, :2] + a[:, 2:])[:, None], (b[:, :2] + b[:, 2:])[None, :])
     return np.asarray(np.clip(end - start, 0, None).prod(axis=2))
 
 
-def _area(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(boxes[:, 2] * boxes[:, 3])

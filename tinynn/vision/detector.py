@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from tinynn.autograd import no_grad
 from tinynn.creation import from_numpy
@@ -20,6 +20,8 @@ from tinynn.vision.photo import Photo, to_gray
 from tinynn.vision.pyramid import Level, image_pyramid
 
 __all__ = ["Detections", "Detector", "Windows"]
+
+Logits = NDArray[np.float32]
 
 STRIP_PIXELS = 1 << 20
 """Approximate pixels per forward pass: a level is processed in strips, which bounds the memory."""
@@ -89,7 +91,7 @@ class Detector:
         _require("min_size", self.min_size, "a size above 0", 0 < self.min_size < math.inf)
         _require("min_share", self.min_share, "a fraction from 0 to 1", 0 <= self.min_share <= 1)
 
-    def detect(self, photo: npt.NDArray[np.uint8]) -> Detections:
+    def detect(self, photo: NDArray[np.uint8]) -> Detections:
         """The objects in ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3), highest score first."""
         height, width = photo.shape[:2]
         found = self.windows(photo)
@@ -97,7 +99,7 @@ class Detector:
         kept = drop_nested(boxes, scores, NESTED)
         return Detections(clip_boxes(boxes[kept], height, width), scores[kept])
 
-    def windows(self, photo: npt.NDArray[np.uint8], threshold: float | None = None) -> Windows:
+    def windows(self, photo: NDArray[np.uint8], threshold: float | None = None) -> Windows:
         """All windows of ``photo`` that score above ``threshold`` (None: that of the detector).
 
         In a photo without objects these are the false positives, for hard-negative mining.
@@ -120,7 +122,7 @@ class Detector:
                     found.append(self._above(limit, level, top, logits))
         return Windows(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
-    def _strips(self, level: Photo) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    def _strips(self, level: Photo) -> Iterator[tuple[int, Logits]]:
         """For each strip of ``level``, its first row and its logits (rows, columns).
 
         Strips overlap by window - stride rows, so the logits are those of the whole level.
@@ -143,20 +145,16 @@ class Detector:
                 )
             yield top, logits[0, :, :, 0]
 
-    def _above(
-        self, threshold: float, level: Level, top: int, logits: npt.NDArray[np.float32]
-    ) -> Windows:
+    def _above(self, threshold: float, level: Level, top: int, logits: Logits) -> Windows:
         """The windows of a strip, whose first row is ``top``, that score above ``threshold``."""
         rows, columns = np.nonzero(logits > math.log(threshold / (1 - threshold)))
         y, x = rows * self.stride + top, columns * self.stride
-        scale = np.array([level.scale_x, level.scale_y], dtype=np.float32)
-        sides = np.full((len(x), 2), self.window)
-        boxes = np.column_stack([np.column_stack([x, y]) / scale, sides / scale])
+        side = np.full_like(x, self.window)
+        scale = np.array([level.scale_x, level.scale_y] * 2, dtype=np.float32)
+        boxes = (np.column_stack([x, y, side, side]) / scale).astype(np.float32)
         scores = 1 / (1 + np.exp(-logits[rows, columns].astype(np.float64)))
         patches = sliding_window_view(level.photo[:, :, 0], (self.window, self.window))[y, x]
-        return Windows(
-            boxes.astype(np.float32), scores.astype(np.float32), patches[..., np.newaxis]
-        )
+        return Windows(boxes, scores.astype(np.float32), patches[..., np.newaxis])
 
 
 def _require(name: str, value: float, rule: str, valid: bool) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from tinynn.vision.boxes import as_boxes, check_scores
 from tinynn.vision.photo import Photo, as_photo, to_picture
@@ -15,7 +15,7 @@ GREEN: Color = (40, 220, 90)
 
 
 def draw_boxes(
-    photo: Photo, boxes: npt.ArrayLike, scores: npt.ArrayLike | None = None, color: Color = GREEN
+    photo: Photo, boxes: ArrayLike, scores: ArrayLike | None = None, color: Color = GREEN
 ) -> Photo:
     """Draw ``boxes`` (n, 4) on a copy of ``photo``, labeled with their ``scores`` (n,) if given.
 

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike, NDArray
 
 import tinynn.functional as F
 from tinynn.autograd import Tensor, grad, no_grad
@@ -23,9 +23,9 @@ from tinynn.nn import Conv2d, Module, constant_weights
 
 __all__ = ["first_filters", "grad_cam", "hires_cam", "occlusion_map", "overlay"]
 
-Images = npt.NDArray[Any]
-Maps = npt.NDArray[np.float32]
-Classes = npt.NDArray[np.int64]
+Images = NDArray[Any]
+Maps = NDArray[np.float32]
+Classes = NDArray[np.int64]
 
 _BATCH = 64
 _COLORMAP = np.array(  # of increasing lightness, so that it stays readable in grayscale
@@ -34,7 +34,7 @@ _COLORMAP = np.array(  # of increasing lightness, so that it stays readable in g
 
 
 def grad_cam(
-    model: Module, images: Images, classes: npt.ArrayLike | None = None, layer: str | None = None
+    model: Module, images: Images, classes: ArrayLike | None = None, layer: str | None = None
 ) -> Maps:
     """ReLU(Σ_c mean_yx(∂s/∂A) · A), upsampled bilinearly and divided by its maximum.
 
@@ -65,7 +65,7 @@ def grad_cam(
 
 
 def hires_cam(
-    model: Module, images: Images, classes: npt.ArrayLike | None = None, layer: str | None = None
+    model: Module, images: Images, classes: ArrayLike | None = None, layer: str | None = None
 ) -> Maps:
     """ReLU(Σ_c ∂s/∂A · A), upsampled bilinearly and divided by its maximum.
 
@@ -82,7 +82,7 @@ def hires_cam(
 def occlusion_map(
     model: Module,
     images: Images,
-    classes: npt.ArrayLike | None = None,
+    classes: ArrayLike | None = None,
     patch: int | None = None,
     stride: int | None = None,
     fill: float = 0.5,
@@ -145,7 +145,7 @@ def first_filters(model: Module) -> Maps:
     return np.asarray(shown, np.float32)
 
 
-def overlay(image: npt.NDArray[np.uint8], heat: Maps, strength: float = 0.6) -> Images:
+def overlay(image: NDArray[np.uint8], heat: Maps, strength: float = 0.6) -> Images:
     """Blend a heat map over an image.
 
     Args:
@@ -177,7 +177,7 @@ Weighting = Callable[[Tensor], Tensor]
 def _cams(
     model: Module,
     images: Images,
-    classes: npt.ArrayLike | None,
+    classes: ArrayLike | None,
     path: str | None,
     weighting: Weighting,
 ) -> Maps:
@@ -213,7 +213,7 @@ def _cam(
     return np.asarray(np.divide(large, top, out=np.zeros_like(large), where=top > 0))
 
 
-def _probabilities(model: Module, images: Maps) -> npt.NDArray[np.float64]:
+def _probabilities(model: Module, images: Maps) -> NDArray[np.float64]:
     """Softmax of the logits, (N, classes)."""
     with model.in_mode(training=False), no_grad():
         batches = [
@@ -259,7 +259,7 @@ def _image_layer(model: Module, path: str | None, example: Maps) -> Module:
 
 
 def _checked(
-    model: Module, images: Images, classes: npt.ArrayLike | None
+    model: Module, images: Images, classes: ArrayLike | None
 ) -> tuple[Maps, Classes | None]:
     """Images as float32 in [0, 1], classes as int64."""
     values = np.asarray(images)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from tinynn.data.decoding import decode
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_photo", "to_gray", "write_photo"]
 
-Photo = npt.NDArray[np.uint8]
+Photo = NDArray[np.uint8]
 
 LUMA = np.array([299, 587, 114], dtype=np.uint32)
 """Weights of red, green and blue in thousandths (ITU-R BT.601)."""
@@ -62,7 +62,7 @@ def write_photo(path: str | os.PathLike[str], photo: Photo) -> None:
     write_atomically(path, encoded.getvalue())
 
 
-def as_photo(photo: npt.NDArray[np.generic]) -> Photo:
+def as_photo(photo: NDArray[np.generic]) -> Photo:
     """Check ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3), and add a missing channel axis."""
     if photo.dtype != np.uint8:
         raise DtypeError(
@@ -85,7 +85,7 @@ def to_picture(photo: Photo) -> Image:
     return Image.fromarray(photo[:, :, 0] if photo.shape[2] == 1 else photo)
 
 
-def to_gray(photo: npt.NDArray[np.generic]) -> Photo:
+def to_gray(photo: NDArray[np.generic]) -> Photo:
     """Luma 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), uint8 (H, W, 1); gray is unchanged."""
     array = as_photo(photo)
     if array.shape[2] == 1:

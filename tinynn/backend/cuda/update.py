@@ -66,10 +66,7 @@ extern "C" __global__ void update({parameters}) {{
 
 
 def _launch(
-    backend: CudaDevice,
-    function: Callable[..., None],
-    columns: Sequence[Arrays],
-    *arguments: Any,
+    backend: CudaDevice, function: Callable[..., None], columns: Sequence[Arrays], *arguments: Any
 ) -> None:
     """Launch ``function`` for every PARAMETERS parameters, with the table of their addresses."""
     if not all(array.flags.c_contiguous for array in chain(*columns)):
@@ -81,13 +78,12 @@ def _launch(
         return
     for start in range(0, len(columns[0]), PARAMETERS):
         part = [column[start : start + PARAMETERS] for column in columns]
-        count = len(part[0])
-        table = np.zeros((), _layout(len(columns)))
         sizes = [array.size for array in part[0]]
+        table = np.zeros((), _layout(len(columns)))
         ends = np.cumsum([-(-size // BLOCK_ELEMENTS) for size in sizes])
-        table["address"][:, :count] = [[array.data.ptr for array in column] for column in part]
-        table["size"][:count] = sizes
-        table["end"][:count] = ends
+        table["address"][:, : len(sizes)] = [[array.data.ptr for array in row] for row in part]
+        table["size"][: len(sizes)] = sizes
+        table["end"][: len(sizes)] = ends
         if ends[-1]:
             function((int(ends[-1]),), (THREADS,), (table, *arguments))
 
@@ -95,11 +91,6 @@ def _launch(
 @cache
 def _layout(columns: int) -> np.dtype[Any]:
     """The struct ``Table<columns>`` of update.cu."""
-    return np.dtype(
-        [
-            ("address", np.uint64, (columns, PARAMETERS)),
-            ("size", np.int64, PARAMETERS),
-            ("end", np.int32, PARAMETERS),
-        ],
-        align=True,
-    )
+    addresses = ("address", np.uint64, (columns, PARAMETERS))
+    extents = ("size", np.int64, PARAMETERS), ("end", np.int32, PARAMETERS)
+    return np.dtype([addresses, *extents], align=True)
