@@ -87,11 +87,8 @@ def conv2d_weight_gradient(backend: CudaDevice, x: Array, grad: Array, window: W
     if _is_depthwise(g):
         name, tiles = "weight_gradient_depthwise", (-(-g.outputs // 32), g.terms)
     else:
-        across = -(-g.group_outputs // tuning.GRADIENT_TILE)
-        name, tiles = (
-            "weight_gradient",
-            (-(-g.terms // tuning.GRADIENT_TILE) * across, window.groups),
-        )
+        down, across = (-(-n // tuning.GRADIENT_TILE) for n in (g.terms, g.group_outputs))
+        name, tiles = "weight_gradient", (down * across, g.groups)
     count = tiles[0] * tiles[1]
     split = backend.split(grad.size // g.outputs, 1, count, tuning.MIN_PIXELS_PER_BLOCK)
     out = backend.xp.empty(shape, x.dtype)
@@ -120,15 +117,12 @@ def _correlate(
     if _is_depthwise(g):
         _kernels.for_each("correlate_depthwise", x.dtype, out.size, *arguments)
         return
-    pool = 0 if winner is None else 1
-    tile = next(
-        (tile for tile in tuning.FORWARD_TILES if g.group_outputs <= tile), tuning.FORWARD_TILES[-1]
-    )
+    pool, kept = (0, 0) if winner is None else (1, winner)
+    tiles = tuning.FORWARD_TILES
+    tile = next((tile for tile in tiles if g.group_outputs <= tile), tiles[-1])
     rows = out.size // g.outputs * (4 if pool else 1)
     grid = (-(-rows // (tuning.THREADS // (tile // 4) * 4)), -(-g.group_outputs // tile), g.groups)
-    _kernels.launch(
-        "correlate", x.dtype, grid, *arguments, winner if pool else 0, TILE_O=tile, POOL=pool
-    )
+    _kernels.launch("correlate", x.dtype, grid, *arguments, kept, TILE_O=tile, POOL=pool)
 
 
 # -- im2col and cuBLAS -----------------------------------------------------------------------------
@@ -215,7 +209,5 @@ def _backward(grad: Shape, x: Shape, window: Window) -> Geometry:
     height, width = window.extent
     padding = ((height - 1 - top, 0), (width - 1 - left, 0))
     full = window._replace(stride=(1, 1), padding=padding)
-    upsample_h, upsample_w = window.stride
-    return sliding(grad, x[1:3], full, x[3])._replace(
-        upsample_h=upsample_h, upsample_w=upsample_w, flipped=1
-    )
+    geometry = sliding(grad, x[1:3], full, x[3])
+    return geometry._replace(upsample_h=window.stride[0], upsample_w=window.stride[1], flipped=1)

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -173,17 +174,12 @@ def _count_devices(cuda: Cuda) -> int:
 
 def _driver_title(cuda: Cuda) -> str:
     """The release of NVIDIA's driver, where Linux tells it, and its CUDA version."""
-    version = cuda.cupy.cuda.runtime.driverGetVersion()
-    return f"NVIDIA driver {_driver_release()}for CUDA {_dotted(version)}"
-
-
-def _driver_release() -> str:
-    try:
+    version, release = cuda.cupy.cuda.runtime.driverGetVersion(), ""
+    with suppress(OSError):
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
-    except OSError:
-        return ""
-    match = re.search(r"Kernel Module.*?\s(\d+\.\d+[.\d]*)", text)
-    return f"{match[1]} " if match else ""
+        match = re.search(r"Kernel Module.*?\s(\d+\.\d+[.\d]*)", text)
+        release = f"{match[1]} " if match else ""
+    return f"NVIDIA driver {release}for CUDA {_dotted(version)}"
 
 
 def _dotted(version: int) -> str:
