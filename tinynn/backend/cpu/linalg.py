@@ -15,9 +15,7 @@ def matmul(backend: Backend, a: Array, b: Array) -> Array:
     flat = a.ndim == b.ndim == 2
     if flat and a.shape[1] == 1 and a.dtype == b.dtype:
         return np.multiply(a, b)
-    # cut the larger matrix, so that each of its blocks is read by one thread only
-    columns = flat and b.shape[1] > a.shape[0]
-    length = (b.shape[1] if columns else a.shape[0]) if flat else 0
+    length = max(a.shape[0], b.shape[1]) if flat else 0
     work = a.size * b.shape[-1]
     blocks = min(tuning.MATMUL_BLOCKS, length // 16, work // tuning.MATMUL_BLOCK_WORK)
     if blocks < 2:
@@ -25,11 +23,11 @@ def matmul(backend: Backend, a: Array, b: Array) -> Array:
             return np.matmul(a, b)
     out = elementwise.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
 
+    # cut the larger matrix, so that each of its blocks is read by one thread only
+    left, right, target = (a, b, out) if length == a.shape[0] else (b.T, a.T, out.T)
+
     def product(part: slice) -> None:
-        if columns:
-            np.matmul(a, b[:, part], out=out[:, part])
-        else:
-            np.matmul(a[part], b, out=out[part])
+        np.matmul(left[part], right, out=target[part])
 
     # a power of two: even shares for 2, 4 or 8 threads
     parallel(product, cut(length, 1 << blocks.bit_length() - 1))
