@@ -1,11 +1,11 @@
 """Level 1: ``Tensor``, the computational graph, and the backward pass (reverse-mode autodiff).
 
-A differentiable function computes an array and hands it to ``record`` together with its inputs and,
-for each input, its vector-Jacobian product (VJP): a function that maps the upstream gradient, i.e.
-the gradient of the function's output, to the gradient of that input. ``record`` returns a tensor
-whose ``Node`` holds the inputs and their VJPs; the nodes form the computational graph. ``backward``
-visits them from the newest to the oldest. VJPs are written with tensors again, so gradients of
-gradients need nothing new.
+A differentiable function computes an array and passes it to ``record`` together with its inputs
+and, for each input, its vector-Jacobian product (VJP): a function that maps the upstream gradient,
+i.e. the gradient of the function's output, to the gradient of that input. ``record`` returns a
+tensor whose ``Node`` holds the inputs and their VJPs; the nodes form the computational graph.
+``backward`` visits them from the newest to the oldest. VJPs are written with tensors, so gradients
+of gradients need no further code.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _Gradients = dict[int, tuple["Tensor", "Tensor"]]  # tensor and gradient by ``_k
 class Tensor:
     """An array on a device, and the node of the computational graph that produced it.
 
-    Create one with ``tinynn.tensor``, ``tinynn.zeros`` and the like. ``data`` is the array itself,
-    NumPy's or CuPy's. ``backward`` fills ``grad`` of the leaves: tensors created with
-    ``requires_grad=True``, not computed by a function.
+    Create one with ``tinynn.tensor``, ``tinynn.zeros`` and so on. ``data`` is the NumPy or CuPy
+    array. ``backward`` fills ``grad`` of the leaves: tensors created with ``requires_grad=True``,
+    not computed by a function.
 
     Example:
         >>> x = tinynn.tensor([1.0, 2.0], requires_grad=True)
@@ -170,7 +170,7 @@ class Tensor:
     # -- conversions to other tensors -----------------------------------------------------------
 
     def detach(self) -> Tensor:
-        """The same array, cut off from the computational graph."""
+        """The same array, detached from the computational graph."""
         return Tensor(self.data)
 
     def to(self, device: str) -> Tensor:
@@ -282,7 +282,7 @@ _order = itertools.count()  # a node is always newer than the nodes of its input
 class Node:
     """One recorded function call: its name and the inputs that require a gradient.
 
-    Each input stands with its VJP or, after ``record_jointly``, with its position. ``inputs`` is
+    Each input is paired with its VJP or, after ``record_jointly``, with its position. ``inputs`` is
     None once a backward pass has freed the node.
     """
 
@@ -393,7 +393,7 @@ def record_jointly(
 def _check_promotion(name: str, source: np.dtype[Any], dtype: np.dtype[Any]) -> None:
     if dtype.kind == source.kind == "f" and source.itemsize < dtype.itemsize and name != _CAST:
         raise DtypeError(
-            f"{name} would widen {source} to {dtype}: this is a bug of the function; a model keeps "
+            f"{name} would widen {source} to {dtype}: this is a bug in the function; a model keeps "
             "its dtype"
         )
 
@@ -501,7 +501,7 @@ def grad(
     if unused and not allow_unused:
         raise GradientError(
             f"grad: the outputs do not depend on the inputs of shapes {unused}; "
-            "allow_unused=True gives None for them"
+            "allow_unused=True returns None for them"
         )
     return results[0] if single else results
 
@@ -544,7 +544,7 @@ def _memory(tensor: Tensor) -> Array:
 
 
 def _key(tensor: Tensor) -> int:
-    """What identifies a tensor in the graph: its node, or for a leaf the tensor itself."""
+    """The identity of a tensor in the graph: its node, or for a leaf the tensor itself."""
     return id(tensor if tensor._node is None else tensor._node)
 
 
@@ -588,7 +588,7 @@ def _visit(node: Node, grad: Tensor, inputs: _Inputs, found: _Gradients) -> None
         if product.data.shape != source.data.shape or product.data.dtype != source.data.dtype:
             raise GradientError(
                 f"the gradient of {node.name} should be {source.dtype} {source.shape}, got "
-                f"{product.dtype} {product.shape}: this is a bug of its VJP"
+                f"{product.dtype} {product.shape}: this is a bug in its VJP"
             )
         _accumulate(found, source, product)
 

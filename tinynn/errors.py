@@ -1,7 +1,7 @@
 """The exceptions of the library.
 
-A message says what was expected, what was given, where in the model, and what to do. Every
-exception also subclasses the fitting built-in one: ``except ValueError`` catches a wrong shape.
+A message states what was expected, what was passed, where in the model, and what to do. Every
+exception also subclasses the matching built-in one: ``except ValueError`` catches a wrong shape.
 """
 
 
@@ -26,7 +26,7 @@ class DeviceMemoryError(TinynnError, MemoryError):
 
 
 class GradientError(TinynnError, RuntimeError):
-    """A gradient was requested that the computational graph cannot give."""
+    """A gradient was requested that the computational graph cannot provide."""
 
 
 class LabelError(TinynnError, ValueError):
@@ -50,8 +50,8 @@ class Interrupted(TinynnError):  # noqa: N818 - like KeyboardInterrupt, not a fa
 
 
 class FileFormatError(TinynnError, ValueError):
-    """A weights or checkpoint file is damaged or belongs to another model."""
+    """A weight or checkpoint file is damaged or belongs to another model."""
 
 
 class ArgumentError(TinynnError, ValueError):
-    """An argument is invalid in any other way."""
+    """An argument is invalid for any other reason."""

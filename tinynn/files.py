@@ -24,7 +24,7 @@ Encode = Callable[[Any, str], Any]  # of (value, path of the value)
 Content = bytes | Iterable[bytes | memoryview]  # of a file, at once or in pieces
 
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
-_PIECE = 1 << 20  # bytes handed to a file at a time: small against the buffers of object stores
+_PIECE = 1 << 20  # bytes per write: small relative to the buffers of object stores
 _CHECKSUMS = "crc32"
 # the order of the data in a file: as in the safetensors package, by descending alignment
 _DTYPES = ("U64", "I64", "F64", "C64", "F32", "U32", "I32", "F16", "U16", "I16", "I8", "U8", "BOOL")
@@ -69,7 +69,7 @@ def _dtype(name: str, array: np.ndarray[Any, Any]) -> str:
 def from_bytes(content: bytes, name: str) -> tuple[dict[str, str], Arrays]:
     """The metadata and arrays of a safetensors file; FileFormatError, naming it, if damaged.
 
-    Files of other programs have no checksums and are read without.
+    Files of other programs have no checksums, so they are not verified.
     """
     from safetensors.numpy import load
 
@@ -137,7 +137,7 @@ def _bytes_of(array: np.ndarray[Any, Any]) -> memoryview:
 
 
 def read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """A read-only contiguous copy. What is one already is returned: it needs no second copy."""
+    """A read-only contiguous copy, or the array itself if it already is one."""
     flags = array.flags
     if flags.owndata and flags.c_contiguous and not flags.writeable:
         return array
@@ -150,7 +150,7 @@ def read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def to_json(value: Any, encode: Encode, path: str = "") -> Any:
-    """JSON data of a nested value; ``encode(value, path)`` handles what is not JSON by itself.
+    """JSON data of a nested value; ``encode(value, path)`` converts the values that are not JSON.
 
     These are all values but None, bool, int, float, str and list.
     """
@@ -192,7 +192,7 @@ def write_into(file: IO[bytes], content: Content) -> None:
 
 
 def write_atomically(path: FilePath, content: Content) -> None:
-    """Write a file so that its name refers to the old content or to all of the new one."""
+    """Write a file so that its name always refers to the complete old or complete new content."""
     from uuid import uuid4
 
     target = Path(path)
@@ -210,7 +210,7 @@ def write_atomically(path: FilePath, content: Content) -> None:
 
 
 def _flush_directory(folder: Path) -> None:
-    """Make the new name durable, on systems that can."""
+    """Make the new name durable, on systems that support it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

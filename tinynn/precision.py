@@ -36,7 +36,7 @@ def autocast(dtype: str = "float16", enabled: bool = True) -> Iterator[None]:
     gradients stay float32; use ``optim.LossScaler`` so that small gradients do not underflow.
     Micikevicius et al., "Mixed precision training" (2018).
 
-    It pays on GPUs with tensor cores (compute capability 7.0 and up); on a CPU it is slow and
+    It is faster on GPUs with tensor cores (compute capability 7.0 and up); on a CPU it is slow and
     useful for tests only.
 
     Args:

@@ -28,7 +28,7 @@ class TraceTotals(NamedTuple):
     seconds: float | None  # None under emulation
 
 
-_COUNTS = TraceTotals._fields[1:-1]  # what a span counts under the same names
+_COUNTS = TraceTotals._fields[1:-1]  # the counters of a span
 
 
 class Trace:
@@ -128,7 +128,7 @@ class Trace:
         if uploads > 0.4 * self.wall:
             return f"Transfer-bound: {uploads / self.wall:.0%} of the time went to uploads."
         if waited < 0.2:
-            return f"Launch-bound: the host waited for the GPU {waited:.0%} of the time only."
+            return f"Launch-bound: the host waited for the GPU only {waited:.0%} of the time."
         if waited < 0.6 and total.synchronizations > 1:
             return f"Waiting: {total.synchronizations} synchronizations took {waited:.0%}."
         return f"Busy: the host waited for the GPU's work {waited:.0%} of the time."

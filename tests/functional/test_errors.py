@@ -117,7 +117,7 @@ TABLE: list[tuple[str, Callable[[], Any], type[TinynnError], str]] = [
     ("concat", lambda: F.concat([zeros(2, 3), zeros(2, 4)]), ShapeError, r"\(2, 3\), \(2, 4\)"),
     ("concat nothing", lambda: F.concat([]), ArgumentError, "at least one tensor"),
     ("stack", lambda: F.stack([zeros(2), zeros(3)]), ShapeError, "equal shapes"),
-    ("split", lambda: F.split(zeros(5), 2), ShapeError, "no multiple of 2"),
+    ("split", lambda: F.split(zeros(5), 2), ShapeError, "not a multiple of 2"),
     ("split sizes", lambda: F.split(zeros(5), [2, 2]), ShapeError, "do not add up to 5"),
     ("split negative", lambda: F.split(zeros(5), [6, -1]), ShapeError, r"\[6, -1\]"),
     ("pad", lambda: F.pad(zeros(2, 2), [(0, 1)]), ArgumentError, r"2 pairs \(before, after\)"),

@@ -2,7 +2,7 @@
 
 A formula is a Python function of arrays of one shape. It may use operators (also in place, as in
 ``p -= g``), the functions of NumPy in the table below, ``erf``, and Python numbers. Called with
-arrays, it computes. Called with a ``Symbol`` for each array, it writes C++ instead: NumPy passes
+arrays, it computes. Called with a ``Symbol`` for each array, it generates C++ instead: NumPy passes
 every operation on a ``Symbol`` to ``Symbol.__array_ufunc__``, which adds a statement.
 
     def silu(x):                          auto t0 = -x0;
@@ -37,12 +37,12 @@ _CPP = {  # NumPy's function: the C++ expression of its operands
     "negative": "-{}",
     "square": "{0} * {0}",
     "absolute": "fabs({})",
-    "sign": "{0} > 0 ? 1 : {0} < 0 ? -1 : {0}",  # 0 and NaN stay
+    "sign": "{0} > 0 ? 1 : {0} < 0 ? -1 : {0}",  # 0 and NaN are unchanged
     "less": "{} < {}",
     "less_equal": "{} <= {}",
     "greater": "{} > {}",
     "greater_equal": "{} >= {}",
-    "maximum": "{0} > {1} || {0} != {0} ? {0} : {1}",  # NaN wins, as in NumPy
+    "maximum": "{0} > {1} || {0} != {0} ? {0} : {1}",  # NaN propagates, as in NumPy
     "minimum": "{0} < {1} || {0} != {0} ? {0} : {1}",
     "clip": "{0} < {1} ? {1} : {0} > {2} ? {2} : {0}",
     "where": "{} ? {} : {}",
@@ -143,7 +143,7 @@ class Symbol(NDArrayOperatorsMixin):
 
 
 def _define_operators(name: str, function: str) -> None:
-    """Operators without the way through NumPy: an optimizer is traced at every step."""
+    """Operators that bypass NumPy's dispatch: an optimizer is traced at every step."""
 
     def binary(self: Symbol, other: Any) -> Symbol:
         return self.trace.emit(function, (self, other))

@@ -50,7 +50,7 @@ class Devices(list[Device]):
 
 
 def devices() -> Devices:
-    """The CPU and all CUDA devices; if there is none of those, ``why_no_cuda`` says why.
+    """The CPU and all CUDA devices; if there are none, ``why_no_cuda`` states the reason.
 
     Imports CuPy if it is installed, but runs nothing on a GPU: whether a GPU works is tested when
     it is first used.

@@ -1,10 +1,10 @@
-"""The reference implementation of every numeric kernel, in what NumPy and CuPy have in common.
+"""The reference of every numeric kernel, written with the operations that NumPy and CuPy share.
 
-Kernels map arrays to arrays and know neither tensors nor the computational graph. Images are
-(N, H, W, C), convolution weights (kh, kw, C / groups, O). The gradient kernels are vector-Jacobian
-products: ``grad`` is the gradient of the loss with respect to the kernel's output, and the result
-that with respect to an input. Functions of the array library that need no help (``exp``,
-``where``) are not repeated here: callers take them from ``backend.xp``.
+Kernels map arrays to arrays, without tensors or a computational graph. Images are (N, H, W, C),
+convolution weights (kh, kw, C / groups, O). The gradient kernels are vector-Jacobian products:
+``grad`` is the gradient of the loss with respect to the kernel's output, and the result is the
+gradient with respect to an input. Functions that the array library already has (``exp``, ``where``)
+are not repeated here: callers use ``backend.xp``.
 
 ``NumpyBackend`` and ``CupyBackend`` replace the kernels that they have faster versions of. Tests
 compare every replacement with this file in float64.
@@ -37,7 +37,7 @@ class NeedsGrad(NamedTuple):
 
 
 class PooledGrad(NamedTuple):
-    """The gradient of the output of ReLU and max-pooling, and what leads it back to the input."""
+    """The gradient of the output of ReLU and max-pooling, and the data that its VJP needs."""
 
     grad: Array
     out: Array  # the output
@@ -46,7 +46,7 @@ class PooledGrad(NamedTuple):
 
 
 class BatchNorm(NamedTuple):
-    """What a batch normalization does: weight · (x - mean) / √(var + eps) + bias."""
+    """Parameters of batch normalization: weight · (x - mean) / √(var + eps) + bias."""
 
     weight: Array | None
     bias: Array | None
@@ -104,7 +104,7 @@ class Backend:
         return nullcontext()
 
     def meter(self) -> tracing.Meter:
-        """What ``tinynn.trace`` counts and times with."""
+        """The counters and timers of ``tinynn.trace``."""
         return tracing.Meter()
 
     # -- moving data ------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class Backend:
     # -- elementwise ------------------------------------------------------------------------
 
     def elementwise(self, name: str, *operands: Any) -> Array:
-        """The array module's function of that name, of arrays and numbers that broadcast."""
+        """Apply the array module's function of that name to arrays and numbers that broadcast."""
         return getattr(self.xp, name)(*operands)
 
     def evaluate(self, formula: Formula, *arrays: Array) -> Array:
@@ -198,8 +198,8 @@ class Backend:
     def cross_entropy(self, logits: Array, labels: Array, origin: str | None) -> tuple[Any, Any]:
         """The mean of -log softmax(logits)[label] for logits (n, K) and int64 labels (n,).
 
-        Also returns what ``cross_entropy_gradient`` needs. ``origin`` describes the batch in the
-        error message for a label out of range.
+        Also returns the values that ``cross_entropy_gradient`` needs. ``origin`` describes the
+        batch in the error message for a label out of range.
         """
         self.check_labels(labels, logits.shape[1], origin)
         scores = self.log_softmax(logits, 1)
@@ -240,7 +240,7 @@ class Backend:
     # -- normalization ----------------------------------------------------------------------
 
     def normalize(self, x: Array, axes: tuple[int, ...], eps: float) -> Normalized:
-        """(x - mean) / √(var + eps) over the axes, which the statistics keep.
+        """(x - mean) / √(var + eps) over the axes, which have length 1 in the statistics.
 
         float16 is computed in float32, here and below; the statistics stay float32.
         """
@@ -420,7 +420,7 @@ class Backend:
     def max_pool2d_scatter(
         self, values: Array, winner: Array, window: Window, shape: tuple[int, ...]
     ) -> Array:
-        """Add each window's value to the pixel that won it, in zeros of ``shape``."""
+        """Add each window's value to the pixel that was its maximum, in zeros of ``shape``."""
         padded = self._padded_zeros(shape, window, values.dtype)
         for i, j, rows, columns in window.taps(*values.shape[1:3]):
             padded[:, rows, columns] += values * (winner == i * window.kernel[1] + j)
@@ -490,7 +490,7 @@ class Backend:
 
         ``totals`` is (3,) float64. ``logits`` is (n, classes), or (n, 1) for a binary classifier
         that predicts class 1 above 0. ``failed``, one bool, becomes true with the first loss that
-        is not finite; from then on ``totals[2]``, the number of batches before it, stays.
+        is not finite; from then on ``totals[2]``, the number of batches before it, is constant.
         """
         predicted = logits.argmax(axis=1) if logits.shape[1] > 1 else logits[:, 0] > 0
         totals[:1] += self.xp.asarray(loss, dtype=totals.dtype).reshape(1) * len(labels)

@@ -93,9 +93,9 @@ def default_device(device: str) -> AbstractContextManager[None]: ...
 def default_device(device: str | None = None) -> str | AbstractContextManager[None]:
     """The device of new tensors and parameters for which none is given.
 
-    Without an argument, returns its name: that of the innermost ``with`` block, else of
-    ``set_default_device``, else of the environment variable TINYNN_DEVICE (read once), else "cpu".
-    With one, returns a context in which the default is another device, on this thread only.
+    Without an argument, returns its name, as set by the innermost ``with`` block, else by
+    ``set_default_device``, else by the environment variable TINYNN_DEVICE (read once), else "cpu".
+    With an argument, returns a context in which the default is another device, on this thread only.
     Existing tensors stay where they are, and functions compute on the device of their operands.
 
     Example:

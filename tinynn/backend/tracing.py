@@ -40,7 +40,7 @@ class Meter:
         return {"memory": reported.get("result_bytes", 0)}
 
     def event(self) -> Any:
-        """A mark in the device's queue of work, if it has one."""
+        """An event in the device's queue of work, if it has a queue."""
         return None
 
     def time_spans(self, first: Any, spans: Sequence[Span]) -> float:
@@ -82,7 +82,7 @@ class Tracer:
         self.before, self.last = after, time.perf_counter()
 
     def recorded(self, name: str, size: int, order: int | None) -> None:
-        """A function has produced ``size`` bytes; ``order`` is that of its node, if any."""
+        """A function has produced ``size`` bytes; ``order`` is the order of its node, if any."""
         if threading.get_ident() != self.thread:
             return
         self.count("result_bytes", size)

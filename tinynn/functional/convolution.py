@@ -55,8 +55,8 @@ def conv2d(
         H' = floor((H + padding - (kh - 1)·dilation - 1) / stride) + 1.
 
     Raises:
-        ShapeError: If the operands do not fit each other, or the kernel is larger than the padded
-            image.
+        ShapeError: If the shapes of the operands do not match, or the kernel is larger than the
+        padded image.
 
     Example:
         >>> F.conv2d(tinynn.ones((1, 5, 5, 3)), tinynn.ones((3, 3, 3, 8))).shape
@@ -115,9 +115,9 @@ def conv_transpose2d(
 ) -> Tensor:
     """The adjoint of ``conv2d``, also called transposed convolution; it enlarges images.
 
-    The weight is that of the convolution from O to C channels whose input gradient this is.
-    ``output_padding`` adds rows and columns at the bottom and right. Zeiler, Krishnan, Taylor and
-    Fergus, "Deconvolutional networks" (2010).
+    The weight belongs to a convolution from O to C channels; this is the input gradient of that
+    convolution. ``output_padding`` adds rows and columns at the bottom and right. Zeiler, Krishnan,
+    Taylor and Fergus, "Deconvolutional networks" (2010).
 
     Shape:
         x (N, H, W, C), weight (kh, kw, O / groups, C), bias (O,) -> (N, H', W', O) with

@@ -69,7 +69,7 @@ def check_groups(name: str, inputs: int, outputs: int, groups: int) -> None:
 def conv2d_window(
     name: str, x_shape: Shape, weight_shape: Shape, groups: int, *arguments: Any
 ) -> Window:
-    """The window of a convolution; ShapeError if image and weight do not fit each other.
+    """The window of a convolution; ShapeError if image and weight do not match.
 
     ``arguments`` are stride, padding and dilation.
     """

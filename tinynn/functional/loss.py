@@ -81,7 +81,7 @@ def cross_entropy(
 
 
 def _mean_cross_entropy(logits: Tensor, labels: Any, origin: str | None) -> Tensor:
-    """The frequent case in one kernel: the mean for logits (n, K) and labels (n,)."""
+    """The common case in one kernel: the mean for logits (n, K) and labels (n,)."""
     backend = logits.backend
     loss, scores = backend.cross_entropy(logits.data, labels, origin)
 
@@ -164,7 +164,7 @@ def binary_cross_entropy_with_logits(
     """-pos_weight·t·log σ(x) - (1 - t)·log(1 - σ(x)) for logits x and targets t, without overflow.
 
     Shape:
-        logits and target, from 0 to 1: the same.
+        logits (...), target (...) from 0 to 1 -> (), or (...) without reduction.
     """
     x, t = _pair("binary_cross_entropy_with_logits", logits, target)
     losses = (1 - t) * softplus(x) + pos_weight * (t * softplus(-x))
@@ -180,7 +180,7 @@ def sigmoid_focal_loss(
     alpha < 0 omits α_t. Lin, Goyal, Girshick, He and Dollár (2017).
 
     Shape:
-        logits and target, from 0 to 1: the same.
+        logits (...), target (...) from 0 to 1 -> (), or (...) without reduction.
     """
     x, t = _pair("sigmoid_focal_loss", logits, target)
     p = sigmoid(x)

@@ -28,7 +28,7 @@ def _normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
 
 
 def _project(grad: Tensor, y: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """g - mean(g) - y·mean(g·y): what changes the mean or the variance has no effect on y."""
+    """g - mean(g) - y·mean(g·y): changes of mean or variance have no effect on y."""
     centered = grad - mean(grad, axes, keepdims=True)
     return centered - y * mean(grad * y, axes, keepdims=True)
 
@@ -46,7 +46,7 @@ def batch_norm(
 ) -> Tensor:
     """weight · (x - mean) / √(var + eps) + bias, for each channel (the last axis).
 
-    In training, mean and variance are those of the batch, over all other axes, and the running
+    In training, mean and variance are computed from the batch, over all other axes, and the running
     statistics are updated in place: running += momentum · (batch - running), with the unbiased
     variance. Otherwise the running statistics are used. Ioffe and Szegedy (2015).
 
@@ -56,7 +56,7 @@ def batch_norm(
         running_var: Running variance of each channel.
         weight: Scale of each channel.
         bias: Shift of each channel.
-        training: Use and follow the statistics of the batch.
+        training: Use the statistics of the batch and update the running ones.
         momentum: Step of the running statistics.
         eps: Added to the variance.
         relu: Apply ReLU to the output, in the same pass over memory.
@@ -160,7 +160,7 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 def _checked(name: str, x: Tensor, axes: int, *parameters: Tensor | None) -> Tensor:
-    """The input, if the parameters have the device, the dtype and the last axes of it."""
+    """The input, after checking that the parameters have its device, dtype and last axes."""
     x = widen(require_floating(name, x))
     check_same(name, x, *parameters)
     shape = x.shape[x.ndim - axes :]

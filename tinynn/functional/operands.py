@@ -1,4 +1,4 @@
-"""What functions require of their operands: one device, one dtype, existing axes."""
+"""Checks of operands: one device, one dtype, existing axes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def promote(name: str, a: Any, b: Any) -> tuple[Any, Any]:
         DeviceError: If the tensors are on two devices.
     """
     if type(b) is float and isinstance(a, Tensor) and a.data.dtype.kind == "f":
-        return a, b  # frequent
+        return a, b  # the common case
     a, b = _tensor_or_number(name, a), _tensor_or_number(name, b)
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
         a = as_tensor(name, a)
@@ -127,7 +127,7 @@ def _mixed_devices(name: str, a: Tensor, b: Tensor) -> DeviceError:
 
 def _mixed_dtypes(name: str, a: Tensor, b: Tensor) -> DtypeError:
     return DtypeError(
-        f"{name}: {a.dtype} of shape {a.shape} meets {b.dtype} of shape {b.shape}; "
+        f"{name}: got {a.dtype} of shape {a.shape} and {b.dtype} of shape {b.shape}; "
         "convert one of them with .astype()"
     )
 

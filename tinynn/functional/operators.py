@@ -1,6 +1,6 @@
 """Operators and methods of ``Tensor``: ``a + b``, ``x.sum()``, ``np.exp(x)``.
 
-``tinynn.autograd`` knows no mathematics, so the functions of this package are installed from here.
+``tinynn.autograd`` contains no mathematics, so this module installs the functions of this package.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def split(x: Operand, sections: int | Sequence[int], axis: int = 0) -> tuple[Ten
     length = x.shape[axis]
     if isinstance(sections, int):
         if sections < 1 or length % sections:
-            raise ShapeError(f"split: axis {axis} of {x.shape} is no multiple of {sections}")
+            raise ShapeError(f"split: axis {axis} of {x.shape} is not a multiple of {sections}")
         sections = [length // sections] * sections
     if sum(sections) != length or min(sections, default=0) < 0:
         raise ShapeError(f"split: sizes {list(sections)} do not add up to {length}")

@@ -43,12 +43,12 @@ class NumpyBackend(Backend):
     evaluate = elementwise.evaluate
     relu = elementwise.relu
     relu_gradient = elementwise.relu_gradient
-    elementwise = elementwise.elementwise  # last: it hides the module from here on
+    elementwise = elementwise.elementwise  # last: it shadows the module
 
     matmul = linalg.matmul
     sum = linalg.total
 
-    update = update.update  # last: it hides the module from here on
+    update = update.update  # last: it shadows the module
 
     def __init__(self) -> None:
         buffers.keep_freed_memory()
@@ -72,12 +72,12 @@ class NumpyBackend(Backend):
         parts = index if isinstance(index, tuple) else (index,)
         if any(isinstance(part, np.ndarray) and part.dtype != np.bool_ for part in parts):
             return super().scatter_add(shape, index, values)
-        out = np.zeros(shape, dtype=values.dtype)  # only integer arrays name an element twice
+        out = np.zeros(shape, dtype=values.dtype)  # only integer arrays can select an element twice
         out[index] = values
         return out
 
     def random_bits(self, seed: int, position: int, count: int) -> Array:
-        # NumPy's compiled generator increments its counter before it makes a block
+        # NumPy's compiled generator increments its counter before it generates a block
         counter = (position - 1) % (1 << 256)
         generator = np.random.Philox(key=seed & ((1 << 64) - 1), counter=counter)
         return np.asarray(generator.random_raw(-(-count // 2))).view(np.uint32)[:count]

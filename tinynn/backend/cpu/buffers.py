@@ -5,9 +5,9 @@ microseconds for a megabyte. So kernels take their workspace from buffers of the
 grow as needed and stay. A buffer is identified by a name; the next request for that name, on the
 same thread, returns the same memory. No locks are needed, and a buffer stays in its core's cache.
 
-``cached_views`` keeps what a kernel built on top of its buffers (a set of strided views, which
-take longer to make than a small product) until one of the buffers moves. ``Writer`` lets a kernel
-skip the clearing of padding that is still zero from its last tile.
+``cached_views`` keeps what a kernel built on top of its buffers (a set of strided views, which take
+longer to create than a small product) until one of the buffers moves. ``Writer`` lets a kernel skip
+the clearing of padding that is still zero from its last tile.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def aligned(size: int) -> Array:
 
 
 def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An uninitialized array, valid until this thread asks for the same name again."""
+    """An uninitialized array, valid until this thread requests the same name again."""
     size = dtype.itemsize
     for length in shape:
         size *= length
@@ -79,7 +79,7 @@ def buffer(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 
 class Writer:
-    """One user of a scratch buffer, who can tell whether it was the last to write there.
+    """One user of a scratch buffer, which detects whether it was the last to write there.
 
     Each write is enclosed by ``begin`` and ``finish``. A write that is interrupted in between
     leaves the buffer without a last writer.
@@ -126,7 +126,7 @@ def held_bytes() -> int:
 
 
 def free_buffers() -> None:
-    """Free the scratch buffers of all threads, and what the allocator kept of freed arrays."""
+    """Free the scratch buffers of all threads, and freed memory that the allocator kept."""
     for buffers in _alive():
         buffers.clear()
     libc = _glibc()
@@ -140,10 +140,10 @@ def _alive() -> list[_Buffers]:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next step instead of unmapping it.
+    """Configure glibc to keep freed memory for the next step instead of unmapping it.
 
     Large arrays otherwise come from fresh pages every time. TINYNN_KEEP_MEMORY=0 leaves the
-    allocator's settings alone.
+    allocator's settings unchanged.
     """
     libc = _glibc()
     if libc is None or os.environ.get("TINYNN_KEEP_MEMORY", "1") == "0":

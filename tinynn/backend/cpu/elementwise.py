@@ -2,7 +2,7 @@
 
 NumPy's vector loops run at about half their speed in two cases, which this module avoids:
 
-- an array that does not begin at a cache line (most of NumPy's begin 16 bytes behind one), because
+- an array that does not begin at a cache line (most NumPy arrays start 16 bytes past one), because
   vector loads then straddle two lines. ``empty`` aligns large arrays.
 - a scalar or a row shorter than 8192 elements (NumPy's iterator buffer) that is broadcast over a
   large array. ``repeat_row`` repeats a row until it is long enough, ``broadcast_row`` applies it.
@@ -65,7 +65,7 @@ def relu_gradient(backend: Backend, grad: Array, out: Array) -> Array:
 
 
 def _is_large_run(*arrays: Array, least: int = 2 * tuning.CHUNK) -> bool:
-    """Whether arrays are worth chunks, and contiguous: NumPy has a memory order for others."""
+    """Whether the arrays are large enough for chunks, of one shape and C-contiguous."""
     return bool(arrays) and all(
         array.size >= least and array.shape == arrays[0].shape and array.flags.c_contiguous
         for array in arrays
@@ -133,7 +133,7 @@ def relu_into(x: Array, out: Array) -> None:
 
 @lru_cache(maxsize=64)
 def zeros(size: int, dtype: np.dtype[Any]) -> Array:
-    """A shared row of zeros, not to be written to."""
+    """A shared row of zeros; do not write to it."""
     row = empty((size,), dtype)
     row[...] = 0
     return row
@@ -142,7 +142,7 @@ def zeros(size: int, dtype: np.dtype[Any]) -> Array:
 def split_rows(size: int, width: int, *arrays: Array) -> list[tuple[Array, ...]]:
     """Cut flat arrays into chunks of about ``size`` elements, as matrices of ``width`` columns.
 
-    What does not fill a row comes last, as a row of its own.
+    A remainder that does not fill a row comes last, as a shorter row.
     """
     flat = [array.reshape(-1) for array in arrays]
     rows, step = flat[0].size // width, max(1, size // width)

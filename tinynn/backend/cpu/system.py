@@ -58,7 +58,7 @@ def _quota(file: Path) -> float:
 
 
 def _numbers(*files: Path) -> list[int]:
-    """The whole numbers in these files; none where one says "max"."""
+    """The whole numbers in these files; none if one contains "max"."""
     try:
         return [int(word) for file in files for line in _lines(file) for word in line.split()]
     except ValueError:
@@ -66,7 +66,7 @@ def _numbers(*files: Path) -> list[int]:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines of a file of the kernel; none where it has no such file."""
+    """The lines of a file of the Linux kernel; none if it does not exist."""
     try:
         return file.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -74,7 +74,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def available_memory() -> int:
-    """Bytes that new arrays can take, of the machine and of the cgroup."""
+    """Bytes available for new arrays, limited by the machine and by the cgroup."""
     return min(_machine_memory(Path("/proc/meminfo")), _group_memory(_CGROUP))
 
 
@@ -85,7 +85,7 @@ def _machine_memory(file: Path) -> int:
 
 
 def _physical_memory() -> int | None:
-    """Bytes of the machine's memory; None where the system does not tell."""
+    """Bytes of the machine's memory; None if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows

@@ -1,9 +1,9 @@
 """A thread pool for the tiles of a kernel, and BLAS held to one thread meanwhile.
 
 **Threads, not processes.** NumPy releases the GIL in matrix products, copies and large elementwise
-operations, so plain threads run at once. Each NumPy call takes the GIL again when it returns; two
-threads contend for it there, and a thread that has to wait for it sleeps. That is why a tile should
-consist of a few long operations (see ``tuning.TILE_BYTES``).
+operations, so plain threads run in parallel. Each NumPy call takes the GIL again when it returns;
+two threads contend for it there, and a thread that has to wait for it sleeps. That is why a tile
+should consist of a few long operations (see ``tuning.TILE_BYTES``).
 
 **BLAS oversubscription.** OpenBLAS and MKL have thread pools of their own. With p of our threads
 calling a BLAS of p threads, p² threads would share p cores, and BLAS workers go on spinning for
@@ -52,12 +52,12 @@ class _Pool:
         self.tasks: SimpleQueue[tuple[Callable[[], None], threading.Lock]] = SimpleQueue()
 
     def submit(self, work: Callable[[], None], times: int) -> list[threading.Lock]:
-        """Call ``work`` on so many workers; each lock is released when one call has returned."""
+        """Call ``work`` on ``times`` workers; each lock is released when one call has returned."""
         with self.lock:
             for _ in range(self.started, get_num_threads() - 1):
                 threading.Thread(target=self._loop, name="tinynn", daemon=True).start()
-                # counted after it has started: an interrupt in between must not leave us
-                # waiting for a worker that does not exist
+                # counted after it has started: after an interrupt in between, the caller would wait
+                # for a worker that does not exist
                 self.started += 1
         locks = [threading.Lock() for _ in range(times)]
         for lock in locks:
@@ -71,7 +71,7 @@ class _Pool:
         while True:
             work, lock = self.tasks.get()
             work()
-            del work  # and with it the arrays it refers to: the next task may be long in coming
+            del work  # frees its arrays: the next task may come much later
             lock.release()
 
 

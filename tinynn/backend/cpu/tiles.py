@@ -44,7 +44,7 @@ def cut_tiles(images: int, rows: int, row_bytes: int, multiple: int = 1) -> Sequ
         images: Images of the batch.
         rows: Output rows of each image.
         row_bytes: Bytes that are read and written for one row of one image.
-        multiple: Tiles of a single image begin at multiples of so many rows.
+        multiple: Tiles of a single image begin at multiples of this many rows.
     """
     image_bytes = rows * row_bytes
     if not image_bytes:  # the output is empty
@@ -65,7 +65,7 @@ def _shares(length: int, total_bytes: int, multiple: int = 1) -> list[slice]:
 
 
 def cut(length: int, parts: int, multiple: int = 1) -> list[slice]:
-    """Cut an axis into nearly equal parts that begin at a multiple of so many elements."""
+    """Cut an axis into nearly equal parts that begin at multiples of ``multiple`` elements."""
     units = -(-length // multiple)
     edges = [min(length, units * part // parts * multiple) for part in range(parts + 1)]
     return [slice(*edge) for edge in pairwise(edges)]

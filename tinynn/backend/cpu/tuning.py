@@ -103,7 +103,7 @@ SMALL_GEMM_MIN_ROWS = 32
 # Elements to which the rows of a Winograd-transformed image are padded: one cache line of float32.
 ALIGNED_ELEMENTS = 16
 
-# Bytes. Input smaller than this is not prefetched: the processor has it soon enough by itself.
+# Bytes. Input smaller than this is not prefetched: the hardware prefetcher suffices.
 PREFETCH_FROM = 1 << 16
 
 # Positions of tiles in an image for which the views of a Winograd transform are kept.
@@ -137,12 +137,12 @@ FFT_SIZES = (8, 12, 16, 24, 32, 48, 64)
 # Pixels of the longer side of a kernel, at least.
 FFT_MIN_KERNEL = 5
 
-# The FFT must need so many times fewer multiplications than row products. It stands for the copies
-# between the steps. The value that chose wrong least often where both were timed, for kernels of 5
-# to 15 pixels and 3 to 128 channels.
+# Factor by which the FFT must need fewer multiplications than row products, to pay for its copies.
+# This value made the fewest wrong choices where both were timed, for kernels of 5 to 15 pixels and
+# 3 to 128 channels.
 FFT_MARGIN = 1.6
 
-# Bytes of spectra held at a time; a batch that has more is done in parts.
+# Bytes of spectra held at a time; a batch that has more is processed in parts.
 FFT_SPECTRA_BYTES = 1 << 26
 
 # Parts into which a batch is cut for the threads.

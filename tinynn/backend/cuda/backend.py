@@ -17,7 +17,7 @@ from tinynn.backend.cuda.device import CudaDevice
 
 
 class CupyBackend(CudaDevice):
-    """Kernels on one CUDA device; what is not listed runs as in the reference, on CuPy's arrays.
+    """Kernels on one CUDA device; kernels that are not listed run as in the reference, with CuPy.
 
     Each entry is a plain function in the module of its topic, with the CUDA kernels beside it:
     ``convolution.py`` launches those of ``convolution.cu``, and so on.
@@ -56,4 +56,4 @@ class CupyBackend(CudaDevice):
     masked = random.masked
 
     unscale = update.unscale
-    update = update.update  # last: it hides the module from here on
+    update = update.update  # last: it shadows the module

@@ -1,9 +1,10 @@
 """Convolution on a GPU: which kernels of ``convolution.cu``, and with what geometry.
 
-With few channels a GPU waits for memory. There an implicit GEMM gathers the patches into shared
-memory, so that im2col is never written, and bias, ReLU and pooling are its epilogue. With many
-channels arithmetic dominates: im2col writes patches for cuBLAS, a bounded workspace at a time.
-Groups of few channels (depthwise convolution) have no matrices to multiply: one thread per output.
+With few channels a convolution is limited by memory bandwidth. There an implicit GEMM gathers the
+patches into shared memory, so that im2col is never written, and bias, ReLU and pooling are its
+epilogue. With many channels arithmetic dominates: im2col writes patches for cuBLAS, a bounded
+workspace at a time. Groups of few channels (depthwise convolution) have no matrices to multiply:
+one thread per output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sizes of a convolution or a pooling, as kernels take them."""
+"""The sizes of a convolution or a pooling, as kernel arguments."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def _module(file: str, dtype: str, macros: tuple[tuple[str, int], ...], generate
 
 
 def source(file: str) -> str:
-    """The text of a kernel file, preceded by what all files share."""
+    """The text of a kernel file, preceded by ``prelude.cu``."""
     folder = Path(__file__).parent
     texts = [(folder / f"{name}.cu").read_text(encoding="utf-8") for name in ("prelude", file)]
     return "\n".join([geometry.C_SOURCE, *texts])

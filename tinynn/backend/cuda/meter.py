@@ -31,7 +31,7 @@ class CudaMeter(Meter):
 
     def time_spans(self, first: Any, spans: Sequence[Span]) -> float:
         began = time.perf_counter()
-        spans[-1].event.synchronize()  # and with it all earlier ones
+        spans[-1].event.synchronize()  # all earlier events are then complete
         waited = time.perf_counter() - began
         start = 0.0
         for span in spans:

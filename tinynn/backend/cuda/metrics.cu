@@ -1,9 +1,9 @@
 // The running loss and accuracy of an epoch, kept on the GPU so that no batch synchronizes.
 
-// totals[0] += loss * rows, totals[1] += correct predictions, and totals[2] counts the batches before the
-// first loss that is not finite, which sets `failed`. The prediction of a row is the index of its
-// largest logit, as numpy.argmax gives it: the first of equals, a NaN before all others. With one logit
-// per row it is 1 where that is positive. One block; each thread takes every THREADS-th row.
+// totals[0] += loss * rows, totals[1] += correct predictions, and totals[2] counts the batches before
+// the first loss that is not finite, which sets `failed`. The prediction of a row is the index of its
+// largest logit, as in numpy.argmax: the first of equal values; a NaN counts as the largest. With one
+// logit per row it is 1 where that is positive. One block; each thread takes every THREADS-th row.
 extern "C" __global__ void accumulate_metrics(const ACCUMULATE* loss, const SCALAR* logits,
                                               const long long* labels, long long rows, int classes,
                                               double* totals, bool* failed) {

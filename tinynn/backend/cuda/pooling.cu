@@ -1,6 +1,6 @@
-// Pooling. Every kernel gathers: a thread computes one element of the result from all that contributes
-// to it, so there are no atomics and the order of sums is fixed. Neighboring threads take neighboring
-// channels of one pixel, so that accesses coalesce.
+// Pooling. Every kernel gathers: a thread computes one element of the result from all values that
+// contribute to it, so there are no atomics and the order of sums is fixed. Neighboring threads take
+// neighboring channels of one pixel, so that accesses coalesce.
 
 #if WIDE
 typedef short Winner;  // the index of a tap
@@ -61,8 +61,9 @@ extern "C" __global__ void sum_pool(const Geometry g, long long count, const SCA
     }
 }
 
-// The adjoints: each pixel of x adds the values of the windows that contain it. With `winner` only of
-// those that it won; with `out`, the result of a ReLU after the pooling, only where that is positive.
+// The adjoints: each pixel of x adds the values of the windows that contain it. With `winner`, only of
+// those whose maximum it was; with `out`, the result of a ReLU after the pooling, only where that is
+// positive.
 extern "C" __global__ void scatter(const Geometry g, long long count, const SCALAR* values,
                                    const SCALAR* out, const Winner* winner, SCALAR* x) {
     for (long long e = FIRST; e < count; e += ALL) {

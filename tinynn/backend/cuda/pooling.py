@@ -41,7 +41,7 @@ def sum_pool2d(backend: CudaDevice, x: Array, window: Window) -> Array:
 def max_pool2d_scatter(
     backend: CudaDevice, values: Array, winner: Array, window: Window, shape: Shape
 ) -> Array:
-    """Each pixel adds the values of the windows that it won."""
+    """Each pixel adds the values of the windows whose maximum it was."""
     return relu_max_pool2d_gradient(backend, PooledGrad(values, None, winner, window), shape)
 
 

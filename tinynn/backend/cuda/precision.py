@@ -38,7 +38,7 @@ def get_matmul_precision() -> str:
 
 
 def apply_matmul_precision() -> None:
-    """Pass the setting on to CuPy, once that is imported."""
+    """Pass the setting to CuPy, once it is imported."""
     if _chosen is None:
         return
     from cupy._core import _routines_linalg as linalg

@@ -1,9 +1,9 @@
 // Precedes every kernel file: the types of a variant, and what several kernels share.
 //
-// SCALAR is the element type of arrays (__half, float or double), ACCUMULATE that of arithmetic and
+// SCALAR is the element type of arrays (__half, float or double), ACCUMULATE the type of arithmetic and
 // sums (float for __half). Arrays are contiguous unless a kernel says otherwise. Offsets into arrays
 // are 64 bits wide, sizes of single axes 32. The code is C++11 and runs from compute capability 3.7 on.
-// THREADS and other constants are those of tuning.py.
+// THREADS and other constants come from tuning.py.
 
 #include <cuda_fp16.h>
 

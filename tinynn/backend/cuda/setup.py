@@ -173,7 +173,7 @@ def _count_devices(cuda: Cuda) -> int:
 
 
 def _driver_title(cuda: Cuda) -> str:
-    """The release of NVIDIA's driver, where Linux tells it, and its CUDA version."""
+    """The release of NVIDIA's driver, if Linux reports it, and its CUDA version."""
     version, release = cuda.cupy.cuda.runtime.driverGetVersion(), ""
     with suppress(OSError):
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@
 __device__ inline ACCUMULATE row_max(ACCUMULATE value, int lanes) {
     for (int step = lanes / 2; step; step /= 2) {
         const ACCUMULATE other = __shfl_xor_sync(0xffffffffu, value, step);
-        value = other > value || other != other ? other : value;  // a NaN wins
+        value = other > value || other != other ? other : value;  // NaN propagates
     }
     return value;
 }

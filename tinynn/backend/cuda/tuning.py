@@ -1,4 +1,4 @@
-"""Tuning constants of the CUDA kernels: the unit and the reason of each."""
+"""Tuning constants of the CUDA kernels, each with its unit and reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ BLOCKS_PER_MULTIPROCESSOR = 4
 # Elements that make a block of a split reduction worth its partial sum: 4 per thread.
 MIN_ELEMENTS_PER_BLOCK = 1024
 
-# The same for the weight gradient of a convolution, in output pixels: 16 steps of a tile.
+# The corresponding minimum for the weight gradient of a convolution, in output pixels: 16 steps of
+# a tile.
 MIN_PIXELS_PER_BLOCK = 256
 
 # Terms up to which one thread computes a whole sum: no shared memory, no second step.

@@ -57,7 +57,7 @@ class UploadEngine:
     def _keep_until(self, copied: Any, pinned: list[np.ndarray]) -> None:
         """Hold pinned buffers until their copies are done.
 
-        If the GPU falls far behind, this blocks the loading thread, not the one that trains.
+        If the GPU falls far behind, this blocks the loading thread, not the training thread.
         """
         self._in_flight.append((copied, pinned))
         while self._in_flight:

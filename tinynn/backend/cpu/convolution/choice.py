@@ -3,7 +3,7 @@
 Each question has one function, from a ``Problem`` to a plan. A plan is either a ``Method``, or the
 parameters of a method that has some: a ``Layout`` of row products or a ``Tiling`` of the FFT. Plans
 depend on sizes and the chosen algorithm only, so they are cached; ``kernels.py`` and ``pooled.py``
-do what they say.
+execute them.
 
 | convolution | forward | its gradients |
 |---|---|---|
@@ -39,8 +39,8 @@ _chosen = "auto"
 def set_conv2d_algorithm(name: str) -> None:
     """Choose how convolutions are computed on a CPU.
 
-    Results differ by rounding. Where an image holds an infinity, "winograd" and "fft" give NaN in
-    more pixels of that image.
+    Results differ by rounding. Where an image contains an infinity, "winograd" and "fft" give NaN
+    in more pixels of that image.
 
     Args:
         name: One of
@@ -70,7 +70,7 @@ def get_conv2d_algorithm() -> str:
 
 
 class Problem(NamedTuple):
-    """A convolution, as far as the choice of its algorithm depends on it."""
+    """The properties of a convolution on which the choice of its algorithm depends."""
 
     images: Shape  # (N, H, W, C)
     size: Pair  # rows and columns of the output, or of the upstream gradient

@@ -1,4 +1,4 @@
-"""The convolution kernels of the CPU backend: each asks ``choice`` for a plan and carries it out.
+"""The convolution kernels of the CPU backend: each executes a plan made by ``choice``.
 
 A batch is cut into tiles, which run on several threads. The gradient of the image is again a
 convolution, of the upstream gradient with the flipped kernel. Sums over tiles (the gradient of the
@@ -250,10 +250,11 @@ def sum_gradients(
 ) -> tuple[Array | None, Array | None]:
     """The gradients of weight and bias, summed over the tiles; None where not needed.
 
-    ``flipped`` computes that of the image in the same pass; then tiles must be whole images.
+    ``flipped`` computes the gradient of the image in the same pass; then tiles must be whole
+    images.
     """
-    # partial sums are as many as tuning says, not as there are threads, and each adds its tiles in
-    # order: thread timing cannot change the result
+    # the number of partial sums is a constant, not the number of threads, and each adds its tiles
+    # in order: thread timing cannot change the result
     tiles = layout.tiles
     count = min(tuning.WEIGHT_GRADIENT_SUMS, len(tiles))
     kernels = np.zeros((count, *layout.kernel_shape), x.dtype)

@@ -2,14 +2,14 @@
 
 The result of the convolution in full size, four times as large as the pooled one, never reaches
 main memory: a tile is convolved, pooled, shifted and rectified while it is in the cache. Pooling
-commutes with adding the bias and with ReLU, which so have a quarter of the work.
+commutes with adding the bias and with ReLU, which then process a quarter of the elements.
 
 The products are laid out in planes of even and odd output rows and columns, (2, 2, pairs, blocks,
 N, W/2, O), so that pooling compares whole planes (``pooling.pool_planes``). A block has ``pairs``
 pairs of output rows; output row y of the pooled image is pair y mod pairs of block y // pairs.
 
-What the backward pass keeps is the result and the winner's number, one byte for each pooled pixel.
-The full-size gradient is made again tile by tile, and both gradients read it at once.
+The backward pass needs the result and the index of each winner, one byte for each pooled pixel. It
+rebuilds the full-size gradient tile by tile, and both gradients read it while it is in the cache.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def conv2d_relu_pool(
 def conv2d_relu_pool_gradients(
     backend: Backend, x: Array, weight: Array, pooled: PooledGrad, window: Window, needs: NeedsGrad
 ) -> tuple[Array | None, ...]:
-    """Both gradients from one full-size upstream gradient, which is made tile by tile."""
+    """Both gradients from one full-size upstream gradient, which is rebuilt tile by tile."""
     plan = choice.pooled_gradients(_problem(x, weight, window), pooled.pool)
     if not isinstance(plan, Joint):
         return Backend.conv2d_relu_pool_gradients(backend, x, weight, pooled, window, needs)

@@ -14,9 +14,9 @@ changes where patches begin; dilated columns are a kernel with zeros in between.
 
 **Memory layout.** The input rows of a tile are packed as (row, image, column, channel), so that the
 patches for the next row of the kernel begin a fixed offset further, and one product spans all rows
-and images of the tile. A row has its left padding in front, which is the right padding of the row
-before as well. ``pitch`` is the distance of two rows, in output pixels. Patches that straddle two
-rows yield columns that are computed and dropped.
+and images of the tile. A row has its left padding in front, which is also the right padding of the
+previous row. ``pitch`` is the distance between two rows, in output pixels. Patches that straddle
+two rows yield columns that are computed and dropped.
 
 **Direct or Winograd.** ``DirectRows`` takes one product for each row of the kernel and adds them
 up: m·kh products for m output rows. ``WinogradRows`` transforms m + kh - 1 input rows first and
@@ -134,7 +134,7 @@ class _Rows:
     ``planes``; then ``weight_gradient``.
 
     All arrays are scratch buffers, overwritten by the next convolution of the thread. Everything
-    that depends on the layout alone, most of all the strided views, is made once.
+    that depends on the layout alone, especially the strided views, is created once.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -427,10 +427,10 @@ def contiguous_rows(array: Array, copy: bool = True) -> Array:
 
 
 def prefetch(array: Array) -> None:
-    """Read one element of each cache line, in the order of memory.
+    """Read one element of each cache line, in memory order.
 
     The hardware prefetcher recognizes that order. It does not recognize the order in which a tile
-    is packed (a row of each image by turns), where each line would be waited for.
+    is packed (one row of each image in turn), where each access would wait for its line.
     """
     if array.flags.c_contiguous and array.nbytes > tuning.PREFETCH_FROM:
         lines = array.reshape(-1)[:: tuning.CACHE_LINE // array.itemsize]
