@@ -279,12 +279,13 @@ def run(report: Report, arguments: argparse.Namespace, devices: list[str]) -> No
 
 def measure_limits(report: Report, device: str) -> None:
     """Measure the peak rates of the device, unless its memory is too small."""
+    backend = get_backend(device)
     try:
         report.limits[device] = {
-            "launch": limits.launch_time(device),
-            "copy": limits.copy_bandwidth(device),
-            "upload": limits.upload_bandwidth(device),
-            "matmul": limits.matmul_peak(device),
+            "launch": limits.launch_time(backend),
+            "copy": limits.copy_bandwidth(backend),
+            "upload": limits.upload_bandwidth(backend),
+            "matmul": limits.matmul_peak(backend),
         }
     except MemoryError as error:
         report.stopped[f"the limits of {device}"] = str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,6 @@ from tinynn.errors import ArgumentError, DataError, DtypeError, FileFormatError,
 from tinynn.random import numpy_generator
 
 __all__ = ["DataLoader"]
-
-Result = TypeVar("Result")
 
 
 @dataclass(eq=False, repr=False)
@@ -175,7 +173,7 @@ class DataLoader:
         return floats, labels.astype(np.int64, copy=False)
 
 
-def _prefetched(function: Callable[[int], Result], numbers: range, ahead: int) -> Iterator[Result]:
+def _prefetched(function: Callable[[int], Any], numbers: range, ahead: int) -> Iterator[Any]:
     """Map ``function`` over ``numbers`` in order, evaluating up to ``ahead`` early on a thread."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -183,7 +181,7 @@ def _prefetched(function: Callable[[int], Result], numbers: range, ahead: int) -
         yield from map(function, numbers)
         return
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tinynn-loader")
-    pending: deque[Future[Result]] = deque()
+    pending: deque[Future[Any]] = deque()
     try:
         for number in numbers:
             pending.append(thread.submit(function, number))

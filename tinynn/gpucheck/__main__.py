@@ -84,7 +84,7 @@ def _check_all(backend: Backend, quick: bool, timed: bool, report: dict[str, Any
     for key, table in parity.TABLES.items():
         report[key] = _check(table, backend, table.dtypes[:1] if quick else table.dtypes, timed)
     if timed and backend.device != "cpu":
-        report["limits"] = _measure(backend.device)
+        report["limits"] = _measure(backend)
     return sum(not row["ok"] for key in parity.TABLES for row in report[key])
 
 
@@ -122,13 +122,13 @@ def _seconds(table: parity.Table, cases: list[Case], backend: Backend, dtype: st
     return total / len(cases)
 
 
-def _measure(device: str) -> dict[str, float | None]:
+def _measure(backend: Backend) -> dict[str, float | None]:
     """Measure and print the limits of a real device."""
     _print("\ndevice limits, measured")
     found = {}
     for name, measure in limits.LIMITS.items():
         try:
-            found[name] = measure(device)
+            found[name] = measure(backend)
             _print(f"  {name:<46}{found[name]:>12.3g}")
         except Exception as error:  # such as out of memory: go on with the others
             _print(f"  {name:<46}not measured: {type(error).__name__}: {error}")

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from tinynn.backend import Backend, get_backend
+from tinynn.backend import Backend
 
 _REPEATS = 7
 
@@ -34,39 +34,35 @@ def seconds(backend: Backend, work: Callable[[], object], times: int = 1) -> flo
     return statistics.median(runs[1:])
 
 
-def launch_time(device: str) -> float:
+def launch_time(backend: Backend) -> float:
     """Seconds per launch of a kernel on a single element, over many launches in a row."""
-    backend = get_backend(device)
     one = backend.from_host(np.ones(1, np.float32))
     return seconds(backend, lambda: backend.relu(one), times=200)
 
 
-def copy_bandwidth(device: str, size: int = 1 << 28) -> float:
+def copy_bandwidth(backend: Backend, size: int = 1 << 28) -> float:
     """Bytes per second, read and written, of a copy within device memory."""
-    backend = get_backend(device)
     source = backend.xp.ones(size // 4, dtype="float32")
     target = backend.xp.empty_like(source)
     return 2 * size / seconds(backend, lambda: backend.xp.copyto(target, source), times=4)
 
 
-def upload_bandwidth(device: str, size: int = 1 << 26) -> float | None:
+def upload_bandwidth(backend: Backend, size: int = 1 << 26) -> float | None:
     """Bytes per second of the loader's host-to-device copies; None for a CPU."""
-    if device == "cpu":
+    if backend.device == "cpu":
         return None
-    backend = get_backend(device)
     host = np.ones(size // 4, dtype=np.float32)
     uploads = backend.uploads()
     return size / seconds(backend, lambda: uploads.receive(uploads.start(host)), times=4)
 
 
-def matmul_peak(device: str, dtype: str = "float32", size: int = 2048) -> float:
+def matmul_peak(backend: Backend, dtype: str = "float32", size: int = 2048) -> float:
     """Floating-point operations per second of a product of two square matrices."""
-    backend = get_backend(device)
     factor = backend.xp.ones((size, size), dtype=dtype)
     return 2 * size**3 / seconds(backend, lambda: backend.matmul(factor, factor), times=3)
 
 
-LIMITS: dict[str, Callable[[str], float | None]] = {
+LIMITS: dict[str, Callable[[Backend], float | None]] = {
     "kernel launch, seconds": launch_time,
     "copy within device memory, bytes/s": copy_bandwidth,
     "host-to-device copy of the loader, bytes/s": upload_bandwidth,

@@ -107,14 +107,8 @@ class Detector:
         limit = self.threshold if threshold is None else threshold
         gray = to_gray(photo)
         smallest = max(self.min_size, self.min_share * max(gray.shape))
-        side = self.window
-        found = [
-            Windows(
-                np.zeros((0, 4), np.float32),
-                np.zeros(0, np.float32),
-                np.zeros((0, side, side, 1), np.uint8),
-            )
-        ]
+        no_patches = np.zeros((0, self.window, self.window, 1), np.uint8)
+        found = [Windows(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), no_patches)]
         # Batch norm is folded into the convolutions once, for all levels and strips.
         with self.network.in_mode(training=False), no_grad(), constant_weights():
             for level in image_pyramid(gray, self.step, self.window, smallest):

@@ -6,7 +6,6 @@ that the decision is correct, nor why those pixels matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import product
 from typing import Any
@@ -61,7 +60,7 @@ def grad_cam(
     Selvaraju et al., "Grad-CAM: Visual explanations from deep networks via gradient-based
     localization" (2017).
     """
-    return _cams(model, images, classes, layer, lambda slope: slope.mean((1, 2), keepdims=True))
+    return _cams(model, images, classes, layer, average=True)
 
 
 def hires_cam(
@@ -76,7 +75,7 @@ def hires_cam(
     Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional
     neural networks" (2020).
     """
-    return _cams(model, images, classes, layer, lambda slope: slope)
+    return _cams(model, images, classes, layer, average=False)
 
 
 def occlusion_map(
@@ -171,27 +170,21 @@ def overlay(image: NDArray[np.uint8], heat: Maps, strength: float = 0.6) -> Imag
 
 # -- implementation --------------------------------------------------------------------------------
 
-Weighting = Callable[[Tensor], Tensor]
-
 
 def _cams(
-    model: Module,
-    images: Images,
-    classes: ArrayLike | None,
-    path: str | None,
-    weighting: Weighting,
+    model: Module, images: Images, classes: ArrayLike | None, path: str | None, average: bool
 ) -> Maps:
     floats, wanted = _checked(model, images, classes)
     layer = _image_layer(model, path, floats[:1])
     maps = [
-        _cam(model, layer, floats[part], None if wanted is None else wanted[part], weighting)
+        _cam(model, layer, floats[part], None if wanted is None else wanted[part], average)
         for part in _parts(len(floats))
     ]
     return np.concatenate(maps)
 
 
 def _cam(
-    model: Module, layer: Module, images: Maps, classes: Classes | None, weighting: Weighting
+    model: Module, layer: Module, images: Maps, classes: Classes | None, average: bool
 ) -> Maps:
     outputs: list[Tensor] = []
     x = _to_input(model, images).requires_grad_()
@@ -202,12 +195,13 @@ def _cam(
             parameter.requires_grad_(False)
         logits = _checked_logits(model(x))
         wanted = logits.numpy().argmax(axis=1) if classes is None else classes
-        weights = np.full(logits.shape, -1 / logits.shape[1], logits.dtype)
-        weights[np.arange(len(wanted)), wanted] += 1
-        score = (logits * tensor(weights, device=logits.device)).sum()
+        shares = np.full(logits.shape, -1 / logits.shape[1], logits.dtype)
+        shares[np.arange(len(wanted)), wanted] += 1
+        score = (logits * tensor(shares, device=logits.device)).sum()
         (slope,) = grad(score, [outputs[-1]])
     with no_grad():
-        cam = F.relu((weighting(slope) * outputs[-1]).sum(axis=3, keepdims=True)).astype("float32")
+        weights = slope.mean((1, 2), keepdims=True) if average else slope
+        cam = F.relu((weights * outputs[-1]).sum(axis=3, keepdims=True)).astype("float32")
         large = F.resize_bilinear(cam, images.shape[1:3]).numpy()[..., 0]
     top = large.max(axis=(1, 2), keepdims=True)
     return np.asarray(np.divide(large, top, out=np.zeros_like(large), where=top > 0))
