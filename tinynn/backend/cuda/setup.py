@@ -102,13 +102,11 @@ def _preload_cuda11_wheels(found: list[Distribution]) -> None:
     from importlib.metadata import PackageNotFoundError, distribution
 
     for wheel, libraries in _CUDA11_WHEELS.items():
-        try:
+        with suppress(PackageNotFoundError):  # the system may have the libraries
             files = {file.name: file for file in distribution(wheel).files or ()}
-        except PackageNotFoundError:
-            continue  # the system may have the libraries
-        for library in libraries:
-            if library in files:
-                ctypes.CDLL(str(files[library].locate()), mode=ctypes.RTLD_GLOBAL)
+            for library in libraries:
+                if library in files:
+                    ctypes.CDLL(str(files[library].locate()), mode=ctypes.RTLD_GLOBAL)
 
 
 _CUDA11_WHEELS = {  # dependencies first
@@ -125,24 +123,22 @@ def _import_cupy(found: list[Distribution]) -> Any:
             warnings.filterwarnings("ignore", message=r"[\s-]*CuPy may not function correctly")
             import cupy
     except ImportError as error:
-        if not found:
-            raise _device_error(_no_cupy()) from error
-        raise _device_error(
-            f"{found[0].name} {found[0].version} is installed but cannot be imported "
-            f"({_last_line(error)}): {_install(_extra_of(found[0].name))}, which installs its "
-            "dependencies"
-        ) from error
+        if found:
+            problem = (
+                f"{found[0].name} {found[0].version} is installed but cannot be imported "
+                f"({_last_line(error)}): {_install(_extra_of(found[0].name))}, which installs its "
+                "dependencies"
+            )
+        elif sys.platform == "darwin":
+            problem = "a CUDA device needs CuPy, which is not available for macOS"
+        else:
+            problem = (
+                f"a CUDA device needs CuPy, which is not installed: {_install('cuda12')} (driver "
+                f"{EXTRAS[12].driver}) or, for a K80 (AWS p2) with driver 470, pip install -e "
+                f"'.[cuda11]'{_python_for_cuda11()}"
+            )
+        raise _device_error(problem) from error
     return cupy
-
-
-def _no_cupy() -> str:
-    if sys.platform == "darwin":
-        return "a CUDA device needs CuPy, which is not available for macOS"
-    return (
-        f"a CUDA device needs CuPy, which is not installed: {_install('cuda12')} (driver "
-        f"{EXTRAS[12].driver}) or, for a K80 (AWS p2) with driver 470, pip install -e '.[cuda11]'"
-        f"{_python_for_cuda11()}"
-    )
 
 
 # -- the driver and its devices --------------------------------------------------------------------
@@ -168,7 +164,12 @@ def _count_devices(cuda: Cuda) -> int:
             ) from error
         count = 0
     if not count:
-        raise _device_error(_no_device(cuda))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hint = "" if visible is None else f"CUDA_VISIBLE_DEVICES={visible!r} may hide it; "
+        raise _device_error(
+            f"{cuda.title} and the {_driver_title(cuda)} are installed, but there is no GPU: "
+            f"{hint}nvidia-smi should list one; {_for_a_k80(cuda)}"
+        )
     return count
 
 
@@ -197,15 +198,6 @@ def _old_driver(cuda: Cuda) -> str:
     return (
         f"the {_driver_title(cuda)} is too old for {cuda.title}, which is built for CUDA "
         f"{_dotted(cuda.cupy.cuda.driver.get_build_version())}: {advice}"
-    )
-
-
-def _no_device(cuda: Cuda) -> str:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    hint = "" if visible is None else f"CUDA_VISIBLE_DEVICES={visible!r} may hide it; "
-    return (
-        f"{cuda.title} and the {_driver_title(cuda)} are installed, but there is no GPU: {hint}"
-        f"nvidia-smi should list one; {_for_a_k80(cuda)}"
     )
 
 
