@@ -18,7 +18,7 @@ from tinynn.backend.cpu.buffers import buffer
 from tinynn.backend.cpu.linalg import column_sums
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
-from tinynn.backend.reference import Array
+from tinynn.backend.reference import Array, Backend
 from tinynn.backend.window import Window
 
 
@@ -38,13 +38,13 @@ def conv2d(x: Array, weight: Array, window: Window, out: Array) -> None:
     parallel(work, cut_tiles(len(out), out.shape[1], row_bytes))
 
 
-def input_gradient(grad: Array, weight: Array, window: Window, out: Array) -> None:
+def input_gradient(
+    backend: Backend, grad: Array, weight: Array, window: Window, out: Array
+) -> None:
     """out = the gradient of the image."""
     (top, bottom), (left, right) = window.padding
-    height, width = out.shape[1:3]
-    shape = (1, height + top + bottom, width + left + right, out.shape[3])
-    target_rows, rows = overlap(top, height, shape[1])
-    target_columns, columns = overlap(left, width, shape[2])
+    shape = (1, out.shape[1] + top + bottom, out.shape[2] + left + right, out.shape[3])
+    unpadding = window._replace(padding=((-top, -bottom), (-left, -right)))
 
     def work(n: int) -> None:
         padded = buffer("padded", shape, out.dtype)
@@ -53,8 +53,7 @@ def input_gradient(grad: Array, weight: Array, window: Window, out: Array) -> No
         for image, gradient, term, tap in _terms(padded, upstream, weight, window):
             np.multiply(gradient, tap, out=term)
             image += term
-        out[n] = 0
-        out[n, target_rows, target_columns] = padded[0, rows, columns]
+        out[n] = backend.pad_image(padded, unpadding)[0]
 
     parallel(work, range(len(out)))
 

@@ -61,7 +61,7 @@ def conv2d_input_gradient(
         return Backend.conv2d_input_gradient(backend, grad, weight, window, shape)
     out = elementwise.empty(shape, grad.dtype)
     if plan is Method.DEPTHWISE:
-        depthwise.input_gradient(grad, weight, window, out)
+        depthwise.input_gradient(backend, grad, weight, window, out)
         return out
     for channels, outputs in _groups(window, shape[3], weight.shape[3]):
         if isinstance(plan, Adjoint):
