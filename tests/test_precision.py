@@ -67,6 +67,12 @@ class TestAutocast:
         with pytest.raises(tinynn.errors.DtypeError):
             F.add(x, y)
 
+    def test_normalization_by_float16_parameters_is_float32(self, device: str) -> None:
+        x, half = (tinynn.ones((2, 4), dtype, device) for dtype in ("float32", "float16"))
+        with tinynn.autocast():
+            assert F.layer_norm(x, 1, half[0], half[0]).dtype == np.float32
+            assert F.group_norm(half, 2, half[0], half[0]).dtype == np.float32
+
     def test_other_dtypes_are_errors(self) -> None:
         with pytest.raises(ArgumentError, match="float16"), tinynn.autocast("float8"):
             pass

@@ -128,6 +128,7 @@ def layer_norm(
     """
     if not 1 <= axes <= x.ndim:
         raise ArgumentError(f"layer_norm over the last {axes} axes of shape {x.shape}")
+    weight, bias = _widen_all(weight, bias)
     x = _checked("layer_norm", x, axes, weight, bias)
     return _affine(_normalize(x, tuple(range(x.ndim - axes, x.ndim)), eps), weight, bias)
 
@@ -146,11 +147,16 @@ def group_norm(
     Shape:
         x (N, ..., C) -> (N, ..., C); weight and bias (C,).
     """
+    weight, bias = _widen_all(weight, bias)
     x = _checked("group_norm", x, 1, weight, bias)
     if x.ndim < 2 or groups < 1 or x.shape[-1] % groups:
         raise ShapeError(f"group_norm: {groups} groups do not divide the channels of {x.shape}")
     split = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
     return _affine(_normalize(split, (1, 3), eps).reshape(x.shape), weight, bias)
+
+
+def _widen_all(*parameters: Tensor | None) -> list[Tensor | None]:
+    return [None if parameter is None else widen(parameter) for parameter in parameters]
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
