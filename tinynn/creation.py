@@ -104,8 +104,11 @@ def _filled(
     name: str, arguments: tuple[Any, ...], dtype: DType, device: str | None, requires_grad: bool
 ) -> Tensor:
     backend = _backend(device)
-    with backend.session():
+    try:
         array = getattr(backend.xp, name)(*arguments, dtype=_numeric(dtype))
+    except Exception:
+        with backend.session():  # explains a GPU's errors; on a CPU it would limit BLAS for nothing
+            raise
     return Tensor(array, requires_grad)
 
 
