@@ -117,6 +117,12 @@ def test_pooled_otherwise(device: str, pool: Window) -> None:
     compare(device, "conv2d_relu_pool", "float64", x, weight, None, Window((3, 3)), pool)
 
 
+def test_pooled_in_groups(device: str) -> None:
+    x, weight = normal(2, 8, 8, 4, dtype="float64"), normal(3, 3, 2, 6, dtype="float64")
+    window, pool = Window((3, 3), groups=2), Window((2, 2), (2, 2))
+    compare(device, "conv2d_relu_pool", "float64", x, weight, None, window, pool)
+
+
 def test_nan_stays_in_its_window(device: str) -> None:
     x = normal(1, 8, 8, 1, dtype="float64")
     x[0, 1, 1, 0] = np.nan
