@@ -247,7 +247,7 @@ def count_calls(bench: Bench) -> dict[str, Any]:
     bench.step()
     with tinynn.trace(bench.device) as trace:
         bench.step()
-    total = asdict(trace.total)
+    total = trace.total._asdict()
     names = ("launches", "library_calls", "bytes_up", "bytes_down", "synchronizations")
     return {name: total[name] for name in names}
 
