@@ -107,7 +107,7 @@ def small_products() -> Comparison:
 
 
 def fused_pooling(size: int, inputs: int, outputs: int) -> Comparison:
-    """Convolution, ReLU and max-pooling with their gradients, separate and fused."""
+    """Convolution, ReLU and max pooling with their gradients, separate and fused."""
     x = tinynn.tensor(normal(32, size, size, inputs), requires_grad=True)
     weight = tinynn.tensor(normal(3, 3, inputs, outputs), requires_grad=True)
     grad = tinynn.tensor(normal(32, size // 2, size // 2, outputs))
@@ -152,7 +152,7 @@ def long_rows() -> Comparison:
 
 
 def prefetch() -> Comparison:
-    """Rows of several images by turns, from main memory, without and with a prefetch."""
+    """Rows of several images in turn, from main memory, without and with a prefetch."""
     batches = [normal(64, 32, 512) for _ in range(16)]  # more than any cache holds
     rows, lines = np.empty((32, 8, 512), np.float32), np.empty(8 * 32 * 32, np.float32)
 
@@ -164,11 +164,11 @@ def prefetch() -> Comparison:
                     np.copyto(lines, tile.reshape(-1)[::16])
                 np.copyto(rows, tile.transpose(1, 0, 2))
 
-    return Comparison("prefetch in the order of memory", lambda: run(False), lambda: run(True))
+    return Comparison("prefetch in memory order", lambda: run(False), lambda: run(True))
 
 
 def aligned() -> Comparison:
-    """An elementwise product of arrays 16 bytes behind a cache line, and aligned to one."""
+    """An elementwise product of arrays 16 bytes past a cache line, and aligned to one."""
     x, result = (elementwise.empty(((1 << 17) + 4,), np.float32) for _ in range(2))
     x[:] = normal(len(x))
 

@@ -185,7 +185,7 @@ class Bench:
 
         Each stored activation is written and read once and each parameter is read; in training the
         same holds for the gradients, plus the update of parameters and momentum buffers.
-        Convolution, ReLU and max-pooling count as one kernel, Flatten as none.
+        Convolution, ReLU and max pooling count as one kernel, Flatten as none.
         """
         summary = self._summary()
         kinds = [layer.kind for layer in summary.layers]

@@ -52,7 +52,7 @@ def count_calls(work: Callable[[], object]) -> int:
 
 
 def operations() -> dict[str, Callable[[], object]]:
-    """Small operations, whose time is that of the interpreter."""
+    """Small operations, dominated by interpreter overhead."""
     rng = np.random.default_rng(0)
 
     def leaf(*shape: int) -> tinynn.Tensor:

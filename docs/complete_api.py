@@ -1,4 +1,4 @@
-"""A hook of mkdocs: a warning (an error if strict) for public names that no API page documents."""
+"""An mkdocs hook: a warning (an error if strict) for public names that no API page documents."""
 
 import importlib
 import logging

@@ -1,4 +1,4 @@
-"""An extension of mkdocstrings: docstrings as people read them in a terminal, shown as Markdown."""
+"""A mkdocstrings extension: docstrings written for a terminal, shown as Markdown."""
 
 import re
 from typing import Any
@@ -28,7 +28,7 @@ def as_markdown(docstring: str) -> str:
 
 
 def _shape(section: re.Match[str]) -> str:
-    """Shapes as a list like that of the arguments."""
+    """Shapes as a list, like the arguments."""
     lines = re.sub(r"^    (?=\S)", "- ", section[1], flags=re.MULTILINE)
     return f"**Shape:**\n\n{lines}"
 

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: the pictures of the front page, drawn by the example when the pages are built.
+"""An mkdocs hook: the pictures of the front page, drawn by the example when the pages are built.
 
 No photo is part of the repository. The pictures come from the first of these that has them:
 

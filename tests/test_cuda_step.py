@@ -1,5 +1,5 @@
 """A training step of the face CNN on a GPU: its launches, copies and synchronizations, by the
-counters of an emulated device; and whether its results are those of the CPU."""
+counters of an emulated device; and whether its results equal the CPU's."""
 
 import os
 import subprocess

@@ -34,7 +34,7 @@ class LabelError(TinynnError, ValueError):
 
 
 class DataError(TinynnError, ValueError):
-    """An image file is damaged, a data set is inconsistent, or a split leaks."""
+    """An image file is damaged, a dataset is inconsistent, or a split leaks."""
 
 
 class NonFiniteError(TinynnError, FloatingPointError):

@@ -44,7 +44,7 @@ CANVAS, FACE = 68, 48  # faces are stored at twice the size of the window, with 
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes and lengths of the training; the defaults are the full training.
+    """Hyperparameters of the training; the defaults are the full training.
 
     Each mining round is followed by one epoch, the last by ``last_epochs``. The fields are part of
     every checkpoint, so their names are fixed.
@@ -178,7 +178,7 @@ def train(
 ) -> Training:
     """Train a detector on the packaged photos; equal seeds give equal detectors.
 
-    With ``checkpoints`` an interrupted training is resumed.
+    With ``checkpoints`` an interrupted run is resumed.
     """
     tinynn.manual_seed(seed)
     training = Training(face_detector(face_network().to(device)))

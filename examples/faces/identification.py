@@ -379,9 +379,9 @@ def train(
     checkpoints: Checkpoints | None = None,
     callbacks: Sequence[Callable[[str, TrainingState], None]] = (),
 ) -> Outcome:
-    """Split, train and test. The result is that of the last epoch: no choice uses test images.
+    """Split, train and test. The result is from the last epoch: no choice uses test images.
 
-    With ``checkpoints`` an interrupted training is resumed.
+    With ``checkpoints`` an interrupted run is resumed.
     """
     training, test = split(portraits, seed)
     images = resized(training.images, recipe.height, recipe.width)

@@ -101,7 +101,7 @@ def _command(commands: Any, name: str, text: str) -> _Parser:
 
 
 def _add(parser: argparse.ArgumentParser, epochs: str, names: Sequence[str]) -> None:
-    """Add the options ``names``; those of checkpoints follow ``--epochs``, in their own section."""
+    """Add the options ``names``; checkpoint options follow ``--epochs``, in their own section."""
     for name in names:
         settings = {"help": epochs} if name == "--epochs" else {}
         parser.add_argument(name, **OPTIONS[name], **settings)

@@ -79,7 +79,7 @@ def _identification(identify: Report, pictures: Pictures) -> str:
         f"trained on {identify['train_images']} images for {identify['epochs']} epochs and tested "
         f"on {identify['test_images']} others. The random split is stratified by person and "
         "precedes all processing; no image is in both sets. The test set was not used for model "
-        "selection: the results are those of the last epoch.</p>"
+        "selection: the results are from the last epoch.</p>"
         f"<p>Test accuracy: <b>{identify['accuracy']:.1%}</b>; "
         f"{wrong} of {identify['test_images']} images are misclassified.</p>"
     )
@@ -102,8 +102,8 @@ def _explanation(identify: Report, pictures: Sequence[Picture]) -> str:
         "saliency maps show which pixels a prediction depends on. <b>HiResCAM</b>, a variant of "
         "Grad-CAM, shows the evidence for the predicted person in the last convolutional layer, at "
         "the low resolution of that layer. <b>Occlusion</b> shows how much the predicted "
-        "probability drops while a gray square covers a pixel. Bright means much, dark means "
-        "nothing.</p>"
+        "probability drops while a gray square covers a pixel. Bright pixels matter most, dark "
+        "ones do not matter.</p>"
         "<p>The central ellipse, which contains the inner face if the face is centered, covers "
         f"<b>{area:.0%}</b> of the pixels and <b>{inside:.0%}</b> of the HiResCAM. "
         + _verdict(inside, area)
@@ -159,7 +159,7 @@ _QUICK = "<p><b>This was a quick run:</b> a smoke test with far too little train
 _LIMITS = """
 <h2>Limitations</h2>
 <p>The ORL faces are 40 people, mostly light-skinned men, photographed from 1992 to 1994 in one
-laboratory. The results above hold for such images and say nothing about other people, lighting or
+laboratory. The results above apply to such images and may not carry over to other people, lighting or
 cameras: no general accuracy is claimed. A network can also learn hair, glasses or the background
 instead of the face. These networks are not fit for any decision about a person.</p>
 <p>Credits: ORL database of faces, AT&amp;T Laboratories Cambridge; Labeled Faces in the Wild (a

@@ -69,7 +69,7 @@ class TestTrace:
     @pytest.mark.parametrize(
         ("call", "message"),
         [
-            (np.floor, r"cannot use floor: it may use operators, erf, and of NumPy absolute, add"),
+            (np.floor, r"cannot use floor: it may use operators, erf, and NumPy's absolute, add"),
             (np.add.reduce, r"cannot use add\.reduce"),
             (np.sum, "cannot use sum"),
             (lambda x: x * np.ones(3), "with Python numbers, got ndarray"),

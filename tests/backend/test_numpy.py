@@ -184,7 +184,7 @@ class TestConvolution:
     def test_after_an_interrupt(
         self, algorithm: str, interrupted: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Padding that was not cleared again is not taken for that of the last tile."""
+        """Padding that was not cleared is not mistaken for the padding of the last tile."""
         padded = Window((3, 3), padding=((1, 1), (1, 1)))
         ours = normal(4, 12, 10, 3), normal(3, 3, 3, 8), None, padded
         others = 9 + normal(4, 10, 16, 3), ours[1], None, Window((3, 3))

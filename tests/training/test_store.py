@@ -172,7 +172,7 @@ def test_a_url_of_a_folder_is_a_folder(tmp_path: Path) -> None:
 
 
 def test_an_unknown_protocol() -> None:
-    with pytest.raises(StorageError, match="not a URL that fsspec knows"):
+    with pytest.raises(StorageError, match="not a URL that fsspec supports"):
         open_store("nowhere://run")
 
 

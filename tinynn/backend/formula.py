@@ -102,7 +102,7 @@ class Trace:
         """Add ``target = function(operands)``; a new variable without a target."""
         if function not in _CPP:
             raise ArgumentError(
-                f"a formula cannot use {function}: it may use operators, erf, and of NumPy "
+                f"a formula cannot use {function}: it may use operators, erf, and NumPy's "
                 f"{', '.join(sorted(_CPP))}"
             )
         if target is None:

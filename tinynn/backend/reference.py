@@ -37,7 +37,7 @@ class NeedsGrad(NamedTuple):
 
 
 class PooledGrad(NamedTuple):
-    """The gradient of the output of ReLU and max-pooling, and the data that its VJP needs."""
+    """The gradient of the output of ReLU and max pooling, and the data that its VJP needs."""
 
     grad: Array
     out: Array  # the output
@@ -450,7 +450,7 @@ class Backend:
             padded[:, rows, columns] += grad
         return self._unpad_image(padded, window)
 
-    # -- convolution, ReLU and max-pooling in one -------------------------------------------
+    # -- convolution, ReLU and max pooling in one -------------------------------------------
 
     def conv2d_relu_pool(
         self,
@@ -461,7 +461,7 @@ class Backend:
         pool: Window,
         keep: bool = True,
     ) -> tuple[Array, Array | None]:
-        """relu(max_pool2d(conv2d(x))) and the winners; ReLU and max-pooling commute.
+        """relu(max_pool2d(conv2d(x))) and the winners; ReLU and max pooling commute.
 
         Without ``keep`` the winners, which only the gradients need, may be None.
         """
@@ -469,7 +469,7 @@ class Backend:
         return self.relu(out), winner
 
     def relu_max_pool2d_gradient(self, pooled: PooledGrad, shape: tuple[int, ...]) -> Array:
-        """The gradient of the input, of ``shape``, of max-pooling and ReLU."""
+        """The gradient of the input, of ``shape``, of max pooling and ReLU."""
         grad = self.relu_gradient(pooled.grad, pooled.out)
         return self.max_pool2d_scatter(grad, pooled.winner, pooled.pool, shape)
 

@@ -39,7 +39,7 @@ class DataLoader:
         dataset: Any sized object whose items are (image, label), see :class:`Dataset`.
         batch_size: Examples per batch.
         shuffle: Visit the examples in a new random order in each epoch.
-        seed: Of the order and the augmentation.
+        seed: Seed of the order and the augmentation.
         drop_last: Drop the last batch if it is smaller than ``batch_size``.
         augment: ``augment(images, rng)``, see :mod:`tinynn.data.augment`.
         prefetch: Batches prepared ahead; 0 uses no thread.
@@ -86,7 +86,7 @@ class DataLoader:
         epoch = self.epoch
         try:
             for pair in self.batches(epoch, self.position):
-                self.position += 1  # before the step, so a state saved after it resumes behind it
+                self.position += 1  # first, so that a state saved in the loop resumes after it
                 yield pair
         finally:
             self.epoch, self.position = epoch + 1, 0

@@ -27,7 +27,7 @@ def split_stratified(
         parts: Fractions that sum to 1, such as (0.8, 0.2), or examples per class, such as (5, 5).
             Of n examples of a class, a part with fraction f receives n · f, rounded up or down;
             with counts, surplus examples of a class are left out.
-        seed: Of the random assignment.
+        seed: Seed of the random assignment.
 
     Returns:
         The sorted indices of the examples in each part.
@@ -63,7 +63,7 @@ def split_by_group(groups: ArrayLike, fractions: Sequence[float], seed: int = 0)
     Args:
         groups: Group of each example, numbers or strings, (N,).
         fractions: Approximate share of the examples in each part; they sum to 1.
-        seed: Of the random order.
+        seed: Seed of the random order.
 
     Returns:
         The sorted indices of the examples in each part.
@@ -100,7 +100,7 @@ def check_disjoint(
         images_a: First set, (N, ...).
         images_b: Second set, (M, ...), of the same dtype and image shape.
         names_a: Names for the error message, such as file paths; by default the indices are given.
-        names_b: The same for the second set.
+        names_b: Names for the second set.
 
     Raises:
         DataError: If an image occurs in both sets.

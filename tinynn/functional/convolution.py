@@ -56,7 +56,7 @@ def conv2d(
 
     Raises:
         ShapeError: If the shapes of the operands do not match, or the kernel is larger than the
-        padded image.
+            padded image.
 
     Example:
         >>> F.conv2d(tinynn.ones((1, 5, 5, 3)), tinynn.ones((3, 3, 3, 8))).shape

@@ -41,7 +41,7 @@ def max_pool2d(
 
 
 def scatter(values: Tensor, winner: Array, window: Window, shape: tuple[int, ...]) -> Tensor:
-    """Add each value to the pixel that was the maximum of its window: the VJP of max-pooling."""
+    """Add each value to the pixel that was the maximum of its window: the VJP of max pooling."""
     out = values.backend.max_pool2d_scatter(values.data, winner, window, shape)
     return record("max_pool2d_scatter", out, (values, lambda g: _gather(g, winner, window)))
 

@@ -1,7 +1,7 @@
 """Device limits, measured: launch latency, bandwidth and arithmetic throughput.
 
 All times are wall-clock times around synchronized work: the median of several runs after a warm-up
-run. They mean nothing on an emulated device.
+run. They are meaningless on an emulated device.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ class Conv2d(Module):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: one size, or (rows, columns); the same holds for ``stride`` and ``dilation``.
-        padding: zeros around the image: a number, (rows, columns), ((top, bottom), (left, right)),
-            or "same" for an output of ceil(H / stride) rows.
+        kernel_size: an integer or (rows, columns), as for ``stride`` and ``dilation``.
+        padding: zeros around the image: an integer, (rows, columns), ((top, bottom), (left,
+            right)), or "same" for an output of ceil(H / stride) rows.
         groups: divide the channels into groups that are convolved separately.
         bias: whether to add b.
 
@@ -77,7 +77,7 @@ class ConvTranspose2d(Module):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: one size, or (rows, columns); the same holds for the arguments below.
+        kernel_size: an integer or (rows, columns), as for the arguments below.
         stride: step in the output from one input pixel to the next.
         padding: rows and columns cut off the output on each side.
         output_padding: rows and columns appended to the output, below and to the right.

@@ -8,8 +8,8 @@ Conv2d, BatchNorm2d in evaluation mode      a convolution with the normalization
 BatchNorm2d, ReLU                           batch norm that clips its output at 0
 ==========================================  ====================================================
 
-The first two combine. Users write ordinary layers, and the results are those of the layers one by
-one, up to rounding. A layer with a forward hook runs by itself, so that the hook gets its output.
+The first two combine. Users write ordinary layers, and the results equal those of the separate
+layers up to rounding. A layer with a forward hook runs by itself, so that the hook gets its output.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _run_fused(layers: _Layers, compute: _Compute, x: Tensor) -> Any:
     try:
         out = compute(x)
     except TinynnError:
-        for layer in layers:  # fails again, this time in the layer that is to blame
+        for layer in layers:  # fails again, now in the layer at fault
             x = layer(x)
         return x
     note_call(layers, out)

@@ -63,7 +63,7 @@ def _allocate(shape: tuple[int, ...], value: float) -> Array:
     if allowance is not None:
         allowance[0] -= math.prod(shape)
         if allowance[0] < 0:
-            raise FileFormatError(f"an array of shape {shape} is more than the file holds")
+            raise FileFormatError(f"an array of shape {shape} is larger than the file")
     return default_backend().from_host(np.full(shape, value, dtype=np.float32))
 
 

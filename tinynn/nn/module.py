@@ -140,7 +140,7 @@ class Module:
 
     def _walk(self, path: str, above: tuple[Module, ...]) -> Iterator[tuple[str, Module]]:
         if any(self is module for module in above):
-            raise ArgumentError(f"the module at {path!r} holds itself as a descendant")
+            raise ArgumentError(f"the module at {path!r} contains itself as a descendant")
         yield path, self
         for name, child in self.named_children():
             yield from child._walk(f"{path}.{name}" if path else name, (*above, self))
@@ -191,7 +191,7 @@ class Module:
 
         Args:
             state: tensors or arrays by path.
-            strict: whether the paths must agree; otherwise, the common ones are loaded.
+            strict: whether the paths must be equal; if not, only the common ones are loaded.
 
         Raises:
             FileFormatError: lists what is missing, unexpected or of another shape or dtype. Then

@@ -15,7 +15,7 @@ __all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm"]
 
 
 class BatchNorm(Module):
-    """What BatchNorm1d and BatchNorm2d have in common."""
+    """Base class of BatchNorm1d and BatchNorm2d."""
 
     _layouts: Mapping[int, str]  # of the input, by number of axes
 
@@ -51,8 +51,8 @@ class BatchNorm1d(BatchNorm):
 class BatchNorm2d(BatchNorm):
     """Batch normalization of images: y = (x - E[x]) / √(Var[x] + eps) · γ + β.
 
-    Mean and variance are per channel. In training mode they are those of the batch, and the
-    running statistics move towards them by ``momentum``; in evaluation mode the running statistics
+    Mean and variance are per channel. In training mode they are computed from the batch, and the
+    running statistics move toward them by ``momentum``; in evaluation mode the running statistics
     are used. Ioffe and Szegedy, "Batch normalization" (2015).
 
     Args:

@@ -18,11 +18,11 @@ class MaxPool2d(Module):
     """Max pooling: the largest value in each window.
 
     Args:
-        kernel_size: one size of the window, or (rows, columns); the same holds for the others.
+        kernel_size: an integer or (rows, columns), as for the arguments below.
         stride: step from one window to the next; None: the size of the window.
         padding: rows and columns of -∞ on each side of the image.
         dilation: step between the pixels of a window.
-        ceil_mode: whether windows may exceed the image at the bottom and on the right.
+        ceil_mode: whether windows may extend beyond the image at the bottom and right.
 
     Shape:
         x: (N, H, W, C) -> (N, H', W', C) with
@@ -50,10 +50,10 @@ class AvgPool2d(Module):
     """Average pooling: the mean of each window.
 
     Args:
-        kernel_size: one size of the window, or (rows, columns); the same holds for the others.
+        kernel_size: an integer or (rows, columns), as for the arguments below.
         stride: step from one window to the next; None: the size of the window.
         padding: rows and columns of zeros on each side of the image.
-        ceil_mode: whether windows may exceed the image at the bottom and on the right.
+        ceil_mode: whether windows may extend beyond the image at the bottom and right.
         count_include_pad: whether the padding counts in the mean.
 
     Shape:

@@ -1,8 +1,8 @@
-"""Models in files: safetensors for the weights, the construction of the model in the header.
+"""Models in files: safetensors for the weights, the architecture of the model in the header.
 
 The header stores the class names and constructor arguments of the layers as JSON. Loading builds
 the model from classes known by name (those of ``tinynn.nn`` and those passed in) and copies the
-weights into it: a file cannot make it run any other code.
+weights into it: a file cannot execute any other code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Classes = dict[str, type[Module]]
 
 
 def save(model: Module, path: FilePath, extra: dict[str, Any] | None = None) -> None:
-    """Write a model to a safetensors file: parameters, buffers and construction.
+    """Write a model to a safetensors file: parameters, buffers and architecture.
 
     The write is atomic: the file appears under its name when it is complete.
 
@@ -52,8 +52,8 @@ def load(path: FilePath, classes: Iterable[type[Module]] = (), device: str | Non
     """Load a model that ``save`` wrote; it is in evaluation mode.
 
     Args:
-        classes: the module classes of your own that the model contains.
-        device: where its parameters go; None: the default device.
+        classes: your own module classes that the model contains.
+        device: the device of its parameters; None: the default device.
 
     Raises:
         FileFormatError: the file is damaged, of another format, or needs a class that is not in

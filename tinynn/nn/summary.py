@@ -72,7 +72,7 @@ class Summary(NamedTuple):
 def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) -> Summary:
     """Run the model once on zeros, in evaluation mode, and describe the output of each layer.
 
-    Layers without children are listed; what a ``forward`` computes besides calling layers is not.
+    Only layers without children are listed, no other operations of a ``forward``.
 
     Args:
         input_shape: the shape of one example, without the batch axis, such as (48, 48, 3).

@@ -147,7 +147,7 @@ class AdamW(Adam):
 
 
 class RMSprop(Optimizer):
-    """Divides the gradient by a running root mean square of it.
+    """Divides the gradient by its running root mean square.
 
         g = g + weight_decay · p
         s = decay · s + (1 - decay) · g²

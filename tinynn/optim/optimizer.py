@@ -58,7 +58,7 @@ class Optimizer:
         self.schedule = learning_rate
         self.steps = 0
         self.state: dict[str, State] = {}
-        self.updates: dict[str, int] = {}  # by path: a parameter may join later, or pause
+        self.updates: dict[str, int] = {}  # by path: a parameter may start later, or skip steps
 
     @property
     def learning_rate(self) -> float:

@@ -1,6 +1,6 @@
 """Learning-rate schedules: functions of the number of steps taken so far.
 
-Each function returns such a schedule, which takes the place of a learning rate.
+Each function returns such a schedule, to be passed as ``learning_rate``.
 
 Example:
     >>> optim.SGD(model, learning_rate=optim.warm_up(optim.cosine(0.1, steps=1000), steps=100))

@@ -1,4 +1,4 @@
-"""Training: the loop, checkpoints that survive the loss of the machine, metrics and logs.
+"""Training: the training loop, checkpoints that survive the loss of the machine, metrics, logs.
 
 Each module lists its public names in ``__all__``; this package re-exports them.
 """

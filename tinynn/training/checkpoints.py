@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a training needs to resume, saved atomically in the background."""
+"""Checkpoints: all that a training run needs to resume, saved atomically in the background."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tinynn.training.store import Store, open_store
 __all__ = ["EXIT_CODE", "Checkpoints"]
 
 EXIT_CODE = 75
-"""What a program should exit with after Interrupted: EX_TEMPFAIL of sysexits.h, "try again"."""
+"""The exit code of a program after Interrupted: EX_TEMPFAIL of sysexits.h, "try again"."""
 
 _NAME = re.compile(r"step-(\d{12})\.safetensors")
 
 
 class Part(Protocol):
-    """What a checkpoint can hold: a model, an optimizer, a loader, anything with these methods."""
+    """An object that a checkpoint can contain: a model, an optimizer, a loader, and so on."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """The complete state: numbers, strings, lists, dicts and arrays."""
@@ -36,14 +36,14 @@ class Part(Protocol):
 
 
 class Checkpoints:
-    """Saves the state of a training every few seconds and restores it in a later process.
+    """Saves the state of a training run every few seconds and restores it in a later process.
 
     A checkpoint is a snapshot, written by a background thread: atomically, durably, with a checksum
-    per tensor. The last ``keep`` are kept. A snapshot takes the memory of the state once more.
+    per tensor. The last ``keep`` are kept. A snapshot takes as much memory again as the state.
 
-    As a context manager it installs signal handlers: after SIGTERM or Ctrl-C the training ends with
-    the current step, a checkpoint and :class:`Interrupted`. A program should then exit with
-    ``EXIT_CODE``, 75.
+    As a context manager it installs signal handlers: after SIGTERM or Ctrl-C the training stops
+    after the current step, writes a checkpoint and raises :class:`Interrupted`. A program should
+    then exit with ``EXIT_CODE``, 75.
 
     Args:
         place: a folder or a URL of fsspec ("s3://bucket/run").
@@ -56,7 +56,7 @@ class Checkpoints:
         watch_spot: treat the two-minute preemption notice of an AWS spot instance like SIGTERM.
 
     Attributes:
-        steps: steps of the whole training so far, including those before it was resumed.
+        steps: total number of steps so far, including those before a resume.
         resumed_from: the name of the checkpoint that was resumed from, or None.
 
     Raises:
@@ -171,7 +171,7 @@ class Checkpoints:
 
     def _write(self, name: str, arrays: Arrays, metadata: dict[str, str]) -> None:
         self._store.write(name, safetensors_content(arrays, metadata))
-        # later checkpoints are damaged ones of a run that was resumed before them: do not count
+        # later checkpoints are damaged, or the run was resumed before them: they do not count
         until_now = [other for other in self._names() if other <= name]
         for old in until_now[: -self.keep]:
             self._store.delete(old)
@@ -282,6 +282,6 @@ def say(text: str) -> None:
 
 
 def _versions() -> dict[str, str]:
-    """The versions that decide the bits of a result."""
+    """The versions on which the bits of a result depend."""
     loaded = {name: sys.modules.get(name) for name in ("tinynn", "numpy", "cupy")}
     return {name: module.__version__ for name, module in loaded.items() if module is not None}

@@ -1,4 +1,4 @@
-"""Where a training diverged: computes the step of the first NaN again, layer by layer."""
+"""Find the origin of a NaN: recompute its training step, layer by layer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ForwardPass(NamedTuple):
     """One call of the model in training.
 
     Attributes:
-        batch: the number of the batch in the epoch.
-        examples: which examples of the batch.
+        batch: the index of the batch in the epoch.
+        examples: the slice of the batch.
         random: the state of the random sequence before it.
     """
 
@@ -32,7 +32,7 @@ class ForwardPass(NamedTuple):
 
 
 def recompute_batch(loader: Any, epoch: int, batch: int) -> tuple[Tensor, Tensor] | None:
-    """A batch of an epoch once more; None if the loader cannot repeat it."""
+    """A batch of an epoch again; None if the loader cannot repeat it."""
     if hasattr(loader, "batches"):
         batches: Iterator[tuple[Tensor, Tensor]] = loader.batches(epoch, batch)
         return next(batches, None)
@@ -46,7 +46,7 @@ def find_fault(model: Module, images: Tensor, failed: ForwardPass) -> str:
     images = images[failed.examples]
     if not is_finite(images):
         return "the input is not finite"
-    # the backward pass spoils the layers from the last to the first
+    # the backward pass reaches the layers from the last to the first
     spoiled = [path for path, p in model.named_parameters() if not is_finite(p)]
     if spoiled:
         return f"the parameter {spoiled[-1]} is not finite: its gradient in the step before was not"

@@ -19,7 +19,7 @@ class BestEpoch:
 
     Args:
         metric: "loss" (smaller is better), "accuracy" or a metric (larger is better).
-        patience: stop after so many epochs without improvement; None: never.
+        patience: stop after this many epochs without improvement; None: never.
         keeps_weights: whether the weights are copied, for ``restore``.
     """
 

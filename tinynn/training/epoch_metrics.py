@@ -34,7 +34,7 @@ class EpochMetrics(NamedTuple):
 class MetricAccumulator:
     """Accumulates mean loss and accuracy over batches, and guards against NaN.
 
-    The sums are on the device: one kernel launch per batch on a GPU, and no synchronization before
+    The sums are on the device: one kernel launch per batch on a GPU, and no synchronization until
     ``compute``. ``failed`` is an array of one bool on the device, true from the first infinite or
     NaN loss on: ``optimizer.step(skip=meter.failed)`` then leaves the parameters unchanged.
 
@@ -91,7 +91,7 @@ class MetricAccumulator:
 
     @property
     def first_failure(self) -> int | None:
-        """The number, from 0, of the first batch with an infinite or NaN loss; synchronizes."""
+        """The index of the first batch with an infinite or NaN loss; synchronizes."""
         finite = int(self._totals.numpy()[2])
         return finite if finite < self.batches else None
 
@@ -121,7 +121,7 @@ class MetricAccumulator:
 
 @dataclass
 class History:
-    """What ``fit`` measured, one entry per epoch.
+    """The metrics of a training run, one entry per epoch.
 
     Attributes:
         training: measured during the epoch, in training mode: on augmented images, with dropout,

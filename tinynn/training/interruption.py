@@ -68,7 +68,8 @@ def stop_on_spot_notice(
     """Poll the instance metadata service every few seconds for AWS's preemption notice.
 
     The notice comes about two minutes ahead; then ``request`` is called. If no service answers,
-    ``say`` is told so once. ``AWS_EC2_METADATA_SERVICE_ENDPOINT`` sets another address.
+    ``say`` is called once with a message. ``AWS_EC2_METADATA_SERVICE_ENDPOINT`` sets another
+    address.
     """
     ended = threading.Event()
     service = MetadataService()

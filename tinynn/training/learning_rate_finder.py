@@ -58,9 +58,8 @@ def find_learning_rate(
 ) -> RateTest:
     """Train for ``steps`` steps while the learning rate grows exponentially from low to high.
 
-    Ends early when the loss diverges. Afterwards model, optimizer, loader and random sequence are
-    back in their state of before. Smith, "Cyclical learning rates for training neural networks"
-    (2017).
+    Ends early when the loss diverges. Afterwards the states of model, optimizer, loader and random
+    sequence are restored. Smith, "Cyclical learning rates for training neural networks" (2017).
 
     Raises:
         ArgumentError: the loss diverges already at ``low``.

@@ -1,4 +1,4 @@
-"""Callbacks that log the metrics of a training to files.
+"""Callbacks that log training metrics to files.
 
 A file is rewritten atomically after each epoch, from the whole history: after a resume it has
 neither gaps nor duplicate lines.

@@ -1,7 +1,7 @@
 """The training loop.
 
-``fit`` does what a hand-written loop does and owns neither data nor model nor schedule: the lines
-of ``fit`` and of ``TrainingState.train_step`` can be copied and changed.
+``fit`` does what a hand-written loop does and owns neither data nor model nor schedule: ``fit`` and
+``TrainingState.train_step`` can be copied and changed.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def fit(
     callbacks: Sequence[Callback] = (),
     description: str | None = "training",
 ) -> History:
-    """Train ``model`` for ``epochs`` passes over ``loader``; leave it in the mode that it had.
+    """Train ``model`` for ``epochs`` passes over ``loader``; restore its mode at the end.
 
     Args:
         validation: a loader for validation after each epoch, in evaluation mode.
         metrics: further validation metrics by name: functions of (logits, labels).
         micro_batch: accumulate the gradients of a batch over micro-batches of this size. The step
-            is that of the whole batch up to rounding, except that batch norm normalizes each
-            micro-batch by itself. "auto" finds the largest size that fits into memory.
+            equals a step with the whole batch up to rounding, except that batch norm normalizes
+            each micro-batch by itself. "auto" finds the largest size that fits into memory.
         keep_best: "loss", "accuracy" or the name of a metric. Training ends with the weights of
             the epoch with the smallest loss, or the largest value of any other metric, in
             validation if there is one.
-        patience: early stopping: end after so many epochs without improvement of ``keep_best``
+        patience: early stopping: end after this many epochs without improvement of ``keep_best``
             (default: the loss).
-        checkpoints: where to save, and from where to resume exactly, even within an epoch.
+        checkpoints: where to save and resume, exactly and even within an epoch.
         callbacks: called as ``callback(event, state)`` with the :class:`TrainingState`; a callback
             that sets ``state.stop`` ends the training after the epoch.
         description: title of the progress on standard error: a bar on a terminal or in a notebook,

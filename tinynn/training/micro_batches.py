@@ -1,4 +1,4 @@
-"""Gradient accumulation: a large batch in micro-batches, with the memory of one of them."""
+"""Gradient accumulation: a large batch in micro-batches, with the memory footprint of one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def choose_micro_batch(
     loader: Loader,
     loss_function: LossFunction,
 ) -> int | None:
-    """The micro-batch size that ``fit`` was asked for; "auto" tries it out with the first batch."""
+    """The micro-batch size for ``fit``; "auto" determines it by trial with the first batch."""
     if micro_batch != "auto":
         if micro_batch is not None and micro_batch < 1:
             raise ArgumentError(f'micro_batch must be at least 1, or "auto", got {micro_batch}')
@@ -83,7 +83,7 @@ def _may_fit(model: Module, images: Tensor) -> bool:
 def _try_step(model: Module, loss_function: LossFunction, images: Tensor, labels: Tensor) -> None:
     """Run one training step without the update, and undo it."""
     with restored(model):
-        # as much as an optimizer's state takes
+        # as much memory as an optimizer's state
         held = [p.backend.xp.empty((2, *p.shape), p.dtype) for p in model.parameters()]
         loss_function(model(images), labels).backward()
         del held

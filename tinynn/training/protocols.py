@@ -1,4 +1,4 @@
-"""What training expects of a data loader, a loss function and a metric."""
+"""Interfaces of data loaders, loss functions and metrics."""
 
 from __future__ import annotations
 

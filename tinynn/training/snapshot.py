@@ -1,4 +1,4 @@
-"""Copies of weights, and experiments that leave no trace."""
+"""Copies of weights, and temporary training that is undone."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def copy_weights(model: Module) -> dict[str, npt.NDArray[Any]]:
 
 @contextmanager
 def restored(model: Module, *parts: Any) -> Iterator[None]:
-    """Undo at the end of the block what it changed.
+    """Restore the state of training at the end of the block.
 
-    That is: the parameters, their gradients and the buffers of ``model``, the random sequence, and
+    This covers the parameters, gradients and buffers of ``model``, the random sequence, and
     ``parts``, which have ``state_dict()`` and ``load_state_dict()``. The model is in training mode
     in the block.
     """

@@ -1,4 +1,4 @@
-"""The state of a running training: what callbacks see and what a checkpoint stores."""
+"""The state of a training run: passed to callbacks and stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["TrainingState"]
 
 @dataclass(eq=False, repr=False)
 class TrainingState:
-    """A training in progress, as ``fit`` runs it: ``callback(event, state)`` gets it.
+    """A training run in progress; ``fit`` passes it to ``callback(event, state)``.
 
     Attributes:
         steps: optimizer steps so far.
-        epoch: the loader's number of the current epoch, from 0.
+        epoch: the index of the current epoch.
         position: batches of the current epoch that are done.
         meter: loss and accuracy of the current epoch.
         stop: why training ends after this epoch; callbacks may set it.
@@ -124,7 +124,7 @@ class TrainingState:
             raise self._explain(error) from None
 
     def _explain(self, error: NonFiniteError) -> NonFiniteError:
-        """The error with what was not finite, found by computing the step again."""
+        """The error, with the origin of the NaN, found by recomputing the step."""
         failure = self.meter.first_failure
         if failure is None or failure not in self._passes:  # before this process resumed the epoch
             return error
@@ -142,7 +142,7 @@ class TrainingState:
     # -- checkpoints --------------------------------------------------------------------------
 
     def parts(self) -> dict[str, Any]:
-        """Everything that a checkpoint of this training tracks, by name."""
+        """Everything that a checkpoint of this run tracks, by name."""
         if not hasattr(self.loader, "state_dict"):
             got = type(self.loader).__name__
             raise ArgumentError(f"checkpoints need a DataLoader, with state_dict(), got a {got}")

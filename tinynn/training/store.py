@@ -1,4 +1,4 @@
-"""Where checkpoints are stored: a local folder, or any URL that fsspec knows (S3 among them).
+"""Where checkpoints are stored: a local folder, or any URL that fsspec supports, such as S3.
 
 Writes are atomic and streamed: a name refers to a complete file or to none. A folder gets that by
 renaming, an object store because an object appears when its multipart upload is completed, other
@@ -76,7 +76,7 @@ class Remote:
                 "pip install -e '.[s3]' installs fsspec and s3fs, other protocols need their own"
             ) from error
         except ValueError as error:
-            raise StorageError(f"{location} is not a URL that fsspec knows: {error}") from error
+            raise StorageError(f"{location} is not a URL that fsspec supports: {error}") from error
         self._files: Any = files
         self._root = str(root).rstrip("/")
         self._is_object_store = location.partition("://")[0] in _OBJECT_STORES

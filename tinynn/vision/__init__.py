@@ -1,4 +1,4 @@
-"""Photos, bounding boxes, an object detector, and explanations of what a network responds to.
+"""Photos, bounding boxes, an object detector, and saliency maps.
 
 A public name is listed in the ``__all__`` of the module that defines it, and nowhere else.
 """

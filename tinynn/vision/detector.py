@@ -41,7 +41,7 @@ class Detections(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Single windows: boxes, scores and pixels as the network sees them, uint8 (n, w, w, 1)."""
+    """Single windows: boxes, scores and pixels at the network's input size, uint8 (n, w, w, 1)."""
 
     boxes: Boxes
     scores: Scores
@@ -100,7 +100,7 @@ class Detector:
         return Detections(clip_boxes(boxes[kept], height, width), scores[kept])
 
     def windows(self, photo: NDArray[np.uint8], threshold: float | None = None) -> Windows:
-        """All windows of ``photo`` that score above ``threshold`` (None: that of the detector).
+        """All windows of ``photo`` that score above ``threshold`` (None: the detector's threshold).
 
         In a photo without objects these are the false positives, for hard-negative mining.
         """
@@ -119,7 +119,7 @@ class Detector:
     def _strips(self, level: Photo) -> Iterator[tuple[int, Logits]]:
         """For each strip of ``level``, its first row and its logits (rows, columns).
 
-        Strips overlap by window - stride rows, so the logits are those of the whole level.
+        Strips overlap by window - stride rows, so the logits equal those of the whole level.
         """
         device = next((weights.device for weights in self.network.parameters()), "cpu")
         height, width = level.shape[:2]

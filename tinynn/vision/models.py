@@ -1,4 +1,4 @@
-"""The two networks that the examples, benchmarks and GPU checks have in common.
+"""The two networks that the examples, benchmarks and GPU checks share.
 
 ``layers`` is the module that provides the layers: ``tinynn.nn``, or ``torch.nn`` for a comparison.
 Both accept the same names and arguments.

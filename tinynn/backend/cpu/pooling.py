@@ -1,6 +1,6 @@
 """Pooling, a few images at a time on several threads.
 
-Max-pooling with 2×2 windows and stride 2 is done in two halvings. The pixels are first copied into
+Max pooling with 2×2 windows and stride 2 is done in two halvings. The pixels are first copied into
 four planes, by the parity of their row and column. Then one comparison of whole planes reduces the
 columns, and one the rows: long contiguous arrays, instead of a strided pass for each tap.
 """

@@ -100,7 +100,7 @@ __device__ inline void multiply_tiles(const ACCUMULATE (&a)[DEPTH][ROWS],
 // A block computes TILE_M rows by TILE_O outputs of one group, a thread 4 x 4 of them.
 // blockIdx.x = tile of rows, .y = tile of outputs, .z = group.
 //
-// With POOL the four rows of a thread are the four pixels of one 2 x 2 window, so that max-pooling
+// With POOL the four rows of a thread are the four pixels of one 2 x 2 window, so that max pooling
 // happens in registers: row m is pixel (m % 4) of window m / 4.
 
 #ifdef TILE_O
@@ -156,7 +156,7 @@ correlate(const SCALAR* x, const SCALAR* weight, const SCALAR* bias, const Geome
         __syncthreads();
     }
 
-    // The epilogue: bias, and with POOL max-pooling and ReLU.
+    // The epilogue: bias, and with POOL max pooling and ReLU.
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         const int o = first_output + column + j;

@@ -111,7 +111,7 @@ def _correlate(
     out: Array,
     winner: Array | None = None,
 ) -> None:
-    """Fill ``out``; with ``winner`` the epilogue is ReLU and 2 x 2 max-pooling."""
+    """Fill ``out``; with ``winner`` the epilogue is ReLU and 2 x 2 max pooling."""
     if not out.size:
         return
     arguments = (x, weight, backend.pointer(bias), packed(g), out)

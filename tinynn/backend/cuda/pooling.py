@@ -51,7 +51,7 @@ def sum_pool2d_adjoint(backend: CudaDevice, grad: Array, window: Window, shape: 
 
 
 def relu_max_pool2d_gradient(backend: CudaDevice, pooled: PooledGrad, shape: Shape) -> Array:
-    """The backward passes of ReLU and max-pooling in one launch.
+    """The backward passes of ReLU and max pooling in one launch.
 
     Without ``out`` there is no ReLU; without ``winner`` each pixel of a window gets its value.
     """

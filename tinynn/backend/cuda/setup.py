@@ -160,7 +160,7 @@ def _count_devices(cuda: Cuda) -> int:
         if error.status != no_device:
             raise _device_error(
                 f"{cuda.title} and the {_driver_title(cuda)} do not work together ({error}): "
-                "nvidia-smi may tell more; a driver that was just updated needs a restart"
+                "nvidia-smi may show more; a driver that was just updated needs a restart"
             ) from error
         count = 0
     if not count:

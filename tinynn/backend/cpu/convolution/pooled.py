@@ -1,4 +1,4 @@
-"""Convolution, 2×2 max-pooling, bias and ReLU in one pass over tiles, and their gradients.
+"""Convolution, 2×2 max pooling, bias and ReLU in one pass over tiles, and their gradients.
 
 The result of the convolution in full size, four times as large as the pooled one, never reaches
 main memory: a tile is convolved, pooled, shifted and rectified while it is in the cache. Pooling
