@@ -159,8 +159,8 @@ _QUICK = "<p><b>This was a quick run:</b> a smoke test with far too little train
 _LIMITS = """
 <h2>Limitations</h2>
 <p>The ORL faces are 40 people, mostly light-skinned men, photographed from 1992 to 1994 in one
-laboratory. The results above apply to such images and may not carry over to other people, lighting or
-cameras: no general accuracy is claimed. A network can also learn hair, glasses or the background
+laboratory. The results above apply to such images and may not carry over to other people, lighting
+or cameras: no general accuracy is claimed. A network can also learn hair, glasses or the background
 instead of the face. These networks are not fit for any decision about a person.</p>
 <p>Credits: ORL database of faces, AT&amp;T Laboratories Cambridge; Labeled Faces in the Wild (a
 subset of 100 faces); astronaut: Eileen Collins, photographed by NASA; photos without faces from

@@ -219,7 +219,7 @@ def test_an_emulated_device_is_counted_and_never_timed(device: str, tmp_path: Pa
     assert figures["counts"][0]["launches"] > 0
 
 
-def test_one_round_is_enough_for_figures() -> None:
+def test_one_round_is_enough_for_quartiles() -> None:
     class Once:
         device, name, work, batch, host = "cpu", "face", "training", 2, np.zeros(3)
 

@@ -49,7 +49,7 @@ class TestStratified:
         half, _ = split_stratified(labels, (0.5, 0.5))
         assert not np.array_equal(half[:50], half[50:] - 100)
 
-    def test_small_classes_favour_no_part(self):
+    def test_small_classes_favor_no_part(self):
         labels = np.arange(1000)  # one example each: half of them go either way
         first, _ = split_stratified(labels, (0.5, 0.5))
         assert 400 < len(first) < 600

@@ -32,7 +32,7 @@ class TestReadPhoto:
     @pytest.mark.parametrize(
         ("orientation", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)], ids=["0", "180", "90", "270"]
     )
-    def test_honours_the_cameras_rotation(
+    def test_honors_the_cameras_rotation(
         self, tmp_path: Path, photo: np.ndarray, orientation: int, turns: int
     ) -> None:
         exif = Image.Exif()
