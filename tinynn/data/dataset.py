@@ -29,7 +29,6 @@ class Dataset(Protocol):
 
     def __len__(self) -> int:
         """The number of examples."""
-        ...
 
     def __getitem__(self, index: Index, /) -> tuple[Any, Any]:
         """One (image, label) for an integer, a batch (images, labels) for an integer array.
@@ -37,7 +36,6 @@ class Dataset(Protocol):
         Batched images are uint8 in [0, 255] or float32 in [0, 1], shape (N, H, W, C); labels are
         integers, shape (N,).
         """
-        ...
 
 
 class ArrayDataset:

@@ -14,17 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinynn import optim
-from tinynn.backend import (
-    Array,
-    Backend,
-    BatchNorm,
-    NeedsGrad,
-    Normalized,
-    PooledGrad,
-    Window,
-    get_backend,
-)
+from tinynn.backend import Window, get_backend
 from tinynn.backend.formula import erf
+from tinynn.backend.reference import Array, Backend, BatchNorm, NeedsGrad, Normalized, PooledGrad
 from tinynn.random import manual_seed
 
 Sampler = Callable[[np.random.Generator, tuple[int, ...]], Any]

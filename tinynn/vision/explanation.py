@@ -60,7 +60,7 @@ def grad_cam(
     Selvaraju et al., "Grad-CAM: Visual explanations from deep networks via gradient-based
     localization" (2017).
     """
-    return _cams(model, images, classes, layer, average=True)
+    return _cams(model, images, classes, layer, mean=True)
 
 
 def hires_cam(
@@ -75,7 +75,7 @@ def hires_cam(
     Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional
     neural networks" (2020).
     """
-    return _cams(model, images, classes, layer, average=False)
+    return _cams(model, images, classes, layer, mean=False)
 
 
 def occlusion_map(
@@ -104,7 +104,7 @@ def occlusion_map(
 
     Zeiler and Fergus, "Visualizing and understanding convolutional networks" (2014).
     """
-    floats, wanted = _checked(model, images, classes)
+    floats, wanted = _check(model, images, classes)
     count, height, width = floats.shape[:3]
     side = max(1, min(height, width) // 4) if patch is None else patch
     step = max(1, side // 2) if stride is None else stride
@@ -172,20 +172,18 @@ def overlay(image: NDArray[np.uint8], heat: Maps, strength: float = 0.6) -> Imag
 
 
 def _cams(
-    model: Module, images: Images, classes: ArrayLike | None, path: str | None, average: bool
+    model: Module, images: Images, classes: ArrayLike | None, path: str | None, mean: bool
 ) -> Maps:
-    floats, wanted = _checked(model, images, classes)
+    floats, wanted = _check(model, images, classes)
     layer = _image_layer(model, path, floats[:1])
     maps = [
-        _cam(model, layer, floats[part], None if wanted is None else wanted[part], average)
+        _cam(model, layer, floats[part], None if wanted is None else wanted[part], mean)
         for part in _parts(len(floats))
     ]
     return np.concatenate(maps)
 
 
-def _cam(
-    model: Module, layer: Module, images: Maps, classes: Classes | None, average: bool
-) -> Maps:
+def _cam(model: Module, layer: Module, images: Maps, chosen: Classes | None, mean: bool) -> Maps:
     outputs: list[Tensor] = []
     x = _to_input(model, images).requires_grad_()
     with model.in_mode(training=False), ExitStack() as undo:
@@ -194,13 +192,13 @@ def _cam(
             undo.callback(parameter.requires_grad_, parameter.requires_grad)
             parameter.requires_grad_(False)
         logits = _checked_logits(model(x))
-        wanted = logits.numpy().argmax(axis=1) if classes is None else classes
+        wanted = logits.numpy().argmax(axis=1) if chosen is None else chosen
         shares = np.full(logits.shape, -1 / logits.shape[1], logits.dtype)
         shares[np.arange(len(wanted)), wanted] += 1
         score = (logits * tensor(shares, device=logits.device)).sum()
         (slope,) = grad(score, [outputs[-1]])
     with no_grad():
-        weights = slope.mean((1, 2), keepdims=True) if average else slope
+        weights = slope.mean((1, 2), keepdims=True) if mean else slope
         cam = F.relu((weights * outputs[-1]).sum(axis=3, keepdims=True)).astype("float32")
         large = F.resize_bilinear(cam, images.shape[1:3]).numpy()[..., 0]
     top = large.max(axis=(1, 2), keepdims=True)
@@ -252,9 +250,7 @@ def _image_layer(model: Module, path: str | None, example: Maps) -> Module:
     return found[-1]
 
 
-def _checked(
-    model: Module, images: Images, classes: ArrayLike | None
-) -> tuple[Maps, Classes | None]:
+def _check(model: Module, images: Images, classes: ArrayLike | None) -> tuple[Maps, Classes | None]:
     """Images as float32 in [0, 1], classes as int64."""
     values = np.asarray(images)
     if values.ndim != 4 or not values.size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from tinynn.backend.reference import Array, Backend, Uploads
 from tinynn.errors import DeviceMemoryError
 
 _NO_MEMORY = 2  # cudaErrorMemoryAllocation
+_Started = tuple[tuple[Array, ...], Any]  # the new arrays, and an event recorded after the copies
 
 
 class UploadEngine:
@@ -52,7 +53,7 @@ class UploadEngine:
                 copied = cuda.Event(disable_timing=True)
                 copied.record(stream)
             self._keep_until(copied, pinned)
-        return _Started(targets, copied)
+        return targets, copied
 
     def _keep_until(self, copied: Any, pinned: list[np.ndarray]) -> None:
         """Hold pinned buffers until their copies are done.
@@ -69,11 +70,6 @@ class UploadEngine:
             self._in_flight.popleft()
 
 
-class _Started(NamedTuple):
-    arrays: tuple[Array, ...]
-    copied: Any  # event recorded after the copies
-
-
 class _StreamUploads(Uploads):
     def __init__(self, backend: Backend, engine: UploadEngine, compute: Any) -> None:
         super().__init__(backend)
@@ -84,9 +80,10 @@ class _StreamUploads(Uploads):
 
     def receive(self, started: _Started) -> tuple[Array, ...]:
         """Make the compute stream wait for the copies; the host does not wait."""
-        with tracing.transfer("upload", sum(array.nbytes for array in started.arrays)):
-            self.compute.wait_event(started.copied)
-        return started.arrays
+        arrays, copied = started
+        with tracing.transfer("upload", sum(array.nbytes for array in arrays)):
+            self.compute.wait_event(copied)
+        return arrays
 
 
 def _pinned(array: np.ndarray) -> np.ndarray:
