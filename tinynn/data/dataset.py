@@ -19,7 +19,6 @@ from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
 
 __all__ = ["ArrayDataset", "Dataset", "ImageFolder"]
 
-Images = NDArray[np.uint8] | NDArray[np.float32]
 Labels = NDArray[np.int64]
 Index = int | NDArray[np.integer[Any]]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 from tinynn.backend.cuda import tuning
 from tinynn.backend.cuda.device import CudaDevice
@@ -33,7 +34,7 @@ def conv2d(
     out = backend.xp.empty((x.shape[0], *size, weight.shape[3]), x.dtype)
     if not (_uses_cublas(window, weight.shape) and out.size):
         g = sliding(x.shape, size, window, weight.shape[3])
-        _correlate(backend, x, weight, bias, g, out)
+        _correlate(x, weight, backend.pointer(bias), g, out)
         return out
     matrix, rows = _rows(weight), _rows(out)
     for begin, columns in _im2col(backend, x, window, size):
@@ -59,7 +60,7 @@ def conv2d_relu_pool(
     out = backend.xp.empty((x.shape[0], *pooled, weight.shape[3]), x.dtype)
     winner = backend.xp.empty(out.shape, backend.xp.int8)
     g = sliding(x.shape, size, window, weight.shape[3])
-    _correlate(backend, x, weight, bias, g, out, winner)
+    _correlate(x, weight, backend.pointer(bias), g, out, winner)
     return out, winner
 
 
@@ -72,7 +73,7 @@ def conv2d_input_gradient(
     if _uses_cublas(window, weight.shape) and grad.size:
         _col2im(backend, grad, weight, window, x)
     else:
-        _correlate(backend, grad, weight, None, _backward(grad.shape, shape, window), x)
+        _correlate(grad, weight, 0, _backward(grad.shape, shape, window), x)
     return x
 
 
@@ -103,18 +104,15 @@ def conv2d_weight_gradient(backend: CudaDevice, x: Array, grad: Array, window: W
 
 
 def _correlate(
-    backend: CudaDevice,
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    g: Geometry,
-    out: Array,
-    winner: Array | None = None,
+    x: Array, weight: Array, bias: Any, g: Geometry, out: Array, winner: Array | None = None
 ) -> None:
-    """Fill ``out``; with ``winner`` the epilogue is ReLU and 2 x 2 max pooling."""
+    """Fill ``out``; with ``winner`` the epilogue is ReLU and 2 x 2 max pooling.
+
+    ``bias`` is a pointer, 0 for none.
+    """
     if not out.size:
         return
-    arguments = (x, weight, backend.pointer(bias), packed(g), out)
+    arguments = (x, weight, bias, packed(g), out)
     if _is_depthwise(g):
         _kernels.for_each("correlate_depthwise", x.dtype, out.size, *arguments)
         return
