@@ -346,11 +346,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--instance", choices=known, metavar="NAME",
                         help=f"instance type of this machine: {', '.join(known)}")  # fmt: skip
     parser.add_argument("--price", type=price, metavar="DOLLARS",
-                        help="price per hour, instead of that in the price table")  # fmt: skip
+                        help="price per hour (default: from the price table)")  # fmt: skip
     parser.add_argument("--epochs", type=positive, default=30,
                         help="for the cost per trained model (default: 30)")  # fmt: skip
     parser.add_argument("--images", type=positive, default=10_000,
-                        help="images per epoch, for the same (default: 10000)")  # fmt: skip
+                        help="images per epoch, for the same cost (default: 10000)")  # fmt: skip
     parser.add_argument(
         "--require-gpu", action="store_true", help="fail (exit code 2) without a GPU"
     )

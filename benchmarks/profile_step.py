@@ -172,7 +172,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--rows", type=positive, default=16, help="rows to show")
     add("--json", metavar="FILE", help="write the measurements to a file")
     add("--chrome", metavar="FILE", help="write a trace for Perfetto or chrome://tracing")
-    add("--calls", action="store_true", help="count Python function calls, and nothing else")
+    add("--calls", action="store_true", help="only count Python function calls")
     return parser.parse_args()
 
 

@@ -175,7 +175,7 @@ print(*(f"{value:.5g}" for value in predict(model, data.images, 4).ravel()))
 
 
 def train_elsewhere(device: str, memory: str = "pool", **settings: str) -> list[float]:
-    """Metrics and predictions of a short training in a process with these settings."""
+    """Metrics and predictions of a short training run in a process with these settings."""
     finished = subprocess.run(
         [sys.executable, "-c", TRAINING, device, memory],
         env={**os.environ, **settings}, cwd=Path(__file__).parents[1],

@@ -42,7 +42,7 @@ print([name for name in opened if not name.endswith(modules) and ".pyc." not in 
     assert result.stdout == "[]\n"
 
 
-def test_importing_leaves_the_upper_floors_for_later():
+def test_importing_leaves_the_upper_levels_for_later():
     code = "import sys, tinynn; print('tinynn.nn' in sys.modules, tinynn.nn.__name__)"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

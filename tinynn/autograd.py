@@ -296,7 +296,7 @@ class Node:
         self.jointly: tuple[Callable[..., Sequence[Any]], int] | None = None
 
     def vjps(self, grad: Tensor, inputs: _Inputs) -> list[Tensor]:
-        """The gradients of some of the inputs, from the gradient of the output."""
+        """The gradients of ``inputs``, given the gradient of the output."""
         if self.jointly is not None:
             function, count = self.jointly
             positions = [position for _, position in inputs]
@@ -594,7 +594,7 @@ def _visit(node: Node, grad: Tensor, inputs: _Inputs, found: _Gradients) -> None
 
 
 def _accumulate(found: _Gradients, tensor: Tensor, grad: Tensor) -> None:
-    """Add a gradient to what other uses of the tensor have contributed."""
+    """Add a gradient to the sum over the tensor's other uses."""
     key = id(tensor if tensor._node is None else tensor._node)
     if key in found:
         grad = found[key][1] + grad

@@ -46,7 +46,7 @@ class StorageError(TinynnError, OSError):
 
 
 class Interrupted(TinynnError):  # noqa: N818 - like KeyboardInterrupt, not a failure
-    """Training was asked to stop; its checkpoint is written."""
+    """Training was interrupted, by a signal for example; its checkpoint is written."""
 
 
 class FileFormatError(TinynnError, ValueError):

@@ -19,7 +19,7 @@ QUICK_EPOCHS = 8
 EXAMPLES = """\
 examples:
   %(prog)s                        train and test both networks, at most 5 minutes
-  %(prog)s --quick                the same with little training, under 60 s
+  %(prog)s --quick                both with little training, under 60 s
   %(prog)s train --seed 1         train the face detector only
   %(prog)s detect party.jpg       detect faces with the weights trained last
   %(prog)s identify               identify 40 people, 5 training images of each
@@ -209,7 +209,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--micro-batch": {
         "metavar": "N", "type": _micro_batch,
         "help": "identification: accumulate gradients over micro-batches of N images to save "
-        "memory; auto: of as many as fit",
+        "memory; auto: as many as fit",
     },
     "--tensorboard": {
         "metavar": "DIR", "type": Path,

@@ -48,7 +48,7 @@ def run(code: str, site: Path | None = None, **environment: str) -> str:
 
 
 def install(site: Path, *packages: str, release: str = "14.2.0") -> None:
-    """Write the metadata that pip leaves of packages."""
+    """Write the metadata that pip installs for packages."""
     for package in packages:
         folder = site / f"{package.replace('-', '_')}-{release}.dist-info"
         folder.mkdir()

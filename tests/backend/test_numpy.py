@@ -28,7 +28,7 @@ def threads() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def poisoned() -> Iterator[None]:
-    """Fill new arrays with NaN, so that an element that no kernel writes shows."""
+    """Fill new arrays with NaN, so that an element that no kernel writes is detected."""
 
     def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         array = usual(shape, dtype)

@@ -10,7 +10,7 @@ SEEDS = [0, 1, 12345, 2**64 - 1]
 
 
 def numpy_words(seed: int, position: int, count: int) -> np.ndarray:
-    """NumPy's Philox, which counts one on before its first block."""
+    """NumPy's Philox, which increments its counter before its first block."""
     generator = np.random.Philox(key=seed, counter=(position - 1) % 2**256)
     return generator.random_raw(-(-count // 2)).view(np.uint32)[:count]
 

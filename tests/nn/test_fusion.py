@@ -1,4 +1,4 @@
-"""Fused layers compute what the layers compute one by one."""
+"""Fused layers compute the same as the separate layers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A training with everything that a resume must restore; also a program to be killed.
+"""A training run with everything that a resume must restore; also a program to be killed.
 
 ``python -m tests.training.scenario PLACE EVERY PAUSE EPOCHS DEVICE`` trains, with checkpoints in
 PLACE every EVERY seconds and a pause of PAUSE seconds after each step; prints a fingerprint.

@@ -1,4 +1,4 @@
-"""A lost training resumes exactly, and no checkpoint is ever incomplete."""
+"""A killed run resumes exactly, and no checkpoint is ever incomplete."""
 
 import json
 import os

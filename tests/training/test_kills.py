@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: the resumed training ends with the bits of an undisturbed one."""
+"""SIGKILL at random moments: the resumed run ends with the bits of an uninterrupted run."""
 
 import os
 import random
@@ -18,9 +18,9 @@ PAUSE = 0.04  # seconds after each step, so that the training lasts long enough
 
 @pytest.mark.parametrize("kills", [3, pytest.param(500, marks=pytest.mark.slow)])
 def test_killed_at_random(kills: int, tmp_path: Path) -> None:
-    """Checkpoints are written without a pause, so that many kills interrupt a write.
+    """Checkpoints are written continuously, so that many kills interrupt a write.
 
-    A training that finishes before the last kill is checked, and the next one starts elsewhere.
+    A run that finishes before the last kill is checked, and the next one starts elsewhere.
     """
     chance, killed, run, resumed = random.Random(1), 0, 0, 0
     epochs = 4 if kills < 10 else 100
@@ -50,7 +50,7 @@ def _start_up_time() -> float:
 
 
 def _live(place: Path, epochs: int, life: float | None) -> tuple[bool, str, str]:
-    """Whether a process ended by itself, what it said, and its result; killed after ``life``."""
+    """Whether a process ended by itself, its output, and its result; killed after ``life``."""
     command = [sys.executable, "-m", "tests.training.scenario", place, "0", PAUSE, epochs, "cpu"]
     pause = 0.0 if life is None else PAUSE
     command[5] = pause

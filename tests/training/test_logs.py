@@ -94,7 +94,7 @@ def test_plots_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestEarlyStopping:
     def run(self, losses: list[float], **options: Any) -> tuple[History, np.ndarray, list[Any]]:
-        """A training whose validation losses are made up; the weights after each epoch, too."""
+        """A training run with given validation losses, and the weights after each epoch."""
         weights: list[np.ndarray] = []
         made_up = iter(losses)
 

@@ -356,7 +356,7 @@ class Backend:
         return self._unpad_image(padded, window)
 
     def conv2d_weight_gradient(self, x: Array, grad: Array, window: Window) -> Array:
-        """The gradient of the weight, the adjoint of ``conv2d`` in it: (kh, kw, C/groups, O).
+        """The gradient of the weight, the adjoint of ``conv2d`` in weight: (kh, kw, C/groups, O).
 
         weight[i, j] = Σ padded[n, y·stride + i, x·stride + j]ᵀ @ grad[n, y, x].
         """

@@ -46,7 +46,7 @@ class Case(NamedTuple):
     def call(self, function: Callable[..., Any], convert: Callable[[np.ndarray], Any]) -> Any:
         """Call with every array converted, from left to right.
 
-        The random sequence starts anew, so that every call draws the same values.
+        The random sequence restarts, so that every call draws the same values.
         """
         manual_seed(0)
         return function(*(_convert(value, convert) for value in self.inputs), **self.options)

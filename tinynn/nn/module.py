@@ -194,8 +194,8 @@ class Module:
             strict: whether the paths must be equal; if not, only the common ones are loaded.
 
         Raises:
-            FileFormatError: lists what is missing, unexpected or of another shape or dtype. Then
-                nothing was changed.
+            FileFormatError: lists what is missing, unexpected or of another shape or dtype; nothing
+                is changed then.
         """
         own = self.state_dict()
         problems = [f"missing: {path} {own[path].shape}" for path in own if path not in state]

@@ -46,12 +46,12 @@ class Checkpoints:
     then exit with ``EXIT_CODE``, 75.
 
     Args:
-        place: a folder or a URL of fsspec ("s3://bucket/run").
+        place: a folder or an fsspec URL ("s3://bucket/run").
         every: seconds between two checkpoints.
         keep: how many checkpoints are kept.
-        resume: "auto" resumes from the newest intact checkpoint and starts anew if there is none; a
-            damaged one is reported and the one before it used. "never" raises an error if there is
-            a checkpoint. Otherwise the name of the checkpoint.
+        resume: "auto" resumes from the newest intact checkpoint and starts from scratch if there is
+            none; a damaged one is reported and the previous one is used. "never" raises an error if
+            there is a checkpoint. Otherwise the name of the checkpoint.
         config: JSON data of your own that must be equal on resume; the error names the differences.
         watch_spot: treat the two-minute preemption notice of an AWS spot instance like SIGTERM.
 

@@ -1,8 +1,8 @@
 """Find a usable GPU for the name "cuda", or explain why there is none.
 
 Each check that can fail has one message: what was found, what is missing, what to run. CuPy is
-imported here, when a CUDA device is first asked for, and nowhere earlier. Only names that exist in
-both CuPy 13.6 and 14 are used; the one difference is in ``_preload_cuda11_wheels``.
+imported here, when a CUDA device is first requested, and not earlier. Only names that exist in both
+CuPy 13.6 and 14 are used; the one difference is in ``_preload_cuda11_wheels``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Optimizer updates: all parameters of one dtype in one launch, whatever the formula."""
+"""Optimizer updates: all parameters of one dtype in one launch, for any formula."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ class UploadEngine:
             with self._stream as stream:
                 pinned = [_pinned(array) for array in arrays]
                 targets = tuple(xp.empty(array.shape, array.dtype) for array in arrays)
-                # The pool may hand out memory of a batch that was freed a moment ago and that
-                # kernels launched before still read: the copy waits for them.
+                # The pool may return memory of a batch that was just freed and that running kernels
+                # still read: the copy waits for them.
                 launched = cuda.Event(disable_timing=True)
                 launched.record(compute)
                 stream.wait_event(launched)

@@ -21,7 +21,7 @@ class CUDARuntimeError(RuntimeError):
 
 
 class DynamicLibNotFoundError(RuntimeError):
-    """What cuda-pathfinder raises, which CuPy 14 asks for libraries."""
+    """Raised by cuda-pathfinder, with which CuPy 14 finds libraries."""
 
 
 class Device:

@@ -50,8 +50,8 @@ def set_conv2d_algorithm(name: str) -> None:
             - "matrix": a matrix product of each row of the image with each row of the kernel.
             - "winograd": several output rows at a time, F(m, kh), with fewer products. Not with
               dilated rows.
-            - "fft" (or "spectral"): by FFT, whatever the kernel. With a stride, a dilation or
-              groups as "winograd".
+            - "fft" (or "spectral"): by FFT, for any kernel size; "winograd" with a stride, a
+              dilation or groups.
 
     Raises:
         ArgumentError: There is no such algorithm.
@@ -201,7 +201,7 @@ def _without_blas(problem: Problem) -> Method | None:
 
 
 def _fft_tiling(problem: Problem) -> fft.Tiling | None:
-    """The FFT's tiling, where it is possible and saves enough multiplications or is asked for."""
+    """The FFT's tiling, where it is possible, and saves enough multiplications or is requested."""
     images, size, outputs, window, dtype, algorithm = problem
     possible = window.groups == 1 and dtype.itemsize >= 4 and 0 not in images
     if not possible or window.stride != (1, 1) or window.dilation != (1, 1):

@@ -188,7 +188,7 @@ class FlippedConvolution:
             parallel(lambda part: self.run(grad[part], part), parts)
 
     def run(self, grad: Array, images: slice) -> None:
-        """The gradient of some images, from that of their outputs."""
+        """The gradient of some images, given the gradient of their outputs."""
         out = self.out[images]
         # columns are computed ``stride`` at a time; the last ones may be beyond the image
         columns = -(-out.shape[2] // self.stride)

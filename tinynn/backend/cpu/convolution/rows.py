@@ -106,7 +106,7 @@ class Layout(NamedTuple):
         return np.ascontiguousarray(rows).reshape(self.kernel_shape)
 
     def kernel_rows_adjoint(self, kernel: Array) -> Array:
-        """The gradient of the weight (kh, kw, C, O), from that of ``kernel_rows``."""
+        """The gradient of the weight (kh, kw, C, O), given the gradient of ``kernel_rows``."""
         if self.m > 1:
             kernel = self.transforms.kernel.T @ kernel.reshape(self.products, -1)
         shape = (self.window.kernel[0], self.window.extent[1], self.channels, self.outputs)
@@ -143,7 +143,7 @@ class _Rows:
         phases, outputs = layout.phases, layout.outputs
         pitch = _pitch(layout)
         self.blocks = -(-layout.rows // layout.m)
-        pixels = self.blocks * layout.images * pitch  # those that are dropped included
+        pixels = self.blocks * layout.images * pitch  # including the dropped ones
         # A residue's patches, residues · stride pixels apart, must not overlap: BLAS wants a
         # leading dimension of at least kw·C. Each phase has residues of its own.
         self.residues = -(-window.extent[1] // (stride * phases)) * phases
@@ -269,7 +269,7 @@ class DirectRows(_Rows):
         np.copyto(out, self.result)
 
     def load_gradient(self, grad: Array) -> None:
-        """Copy the upstream gradient (N, rows, width, O) to where the output was."""
+        """Copy the upstream gradient (N, rows, width, O) into the output buffer."""
         np.copyto(self.result, grad)
         self.dropped[...] = 0
 
@@ -379,7 +379,7 @@ class WinogradRows(_Rows):
             np.copyto(out, target)
 
     def load_gradient(self, grad: Array) -> None:
-        """The gradient of the products from that of the output (N, rows, width, O)."""
+        """The gradient of the products, given the gradient of the output (N, rows, width, O)."""
         grad = contiguous_rows(grad)
         self.dropped[...] = 0
         for matrix, products, first in self.parts:
@@ -391,7 +391,7 @@ class WinogradRows(_Rows):
         np.matmul(self.matrices.output, self._plane_products, out=self._plane_rows)
 
     def from_planes(self) -> None:
-        """The gradient of the products from that of the output's planes."""
+        """The gradient of the products, given the gradient of the output's planes."""
         np.matmul(self.matrices.output.T, self._plane_rows, out=self._plane_products)
 
 
@@ -410,7 +410,7 @@ def matmul_small(a: Array, b: Array, out: Array) -> None:
 
 
 def _small_products(rows: int, kernel_size: int) -> tuple[int, int]:
-    """The number of small products for so many rows, and the rows of each."""
+    """The number of small products for ``rows`` rows, and the rows of each."""
     most = tuning.SMALL_GEMM // kernel_size
     batch = max(1, -(-rows // most)) if most >= tuning.SMALL_GEMM_MIN_ROWS else 1
     return batch, -(-rows // batch)
