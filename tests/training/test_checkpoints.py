@@ -1,5 +1,6 @@
 """A killed run resumes exactly, and no checkpoint is ever incomplete."""
 
+import gc
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from tinynn.errors import (
 )
 from tinynn.files import Content
 from tinynn.training import Checkpoints, TrainingState, fit
+from tinynn.training.packing import capture
 from tinynn.training.store import Folder
 
 ROOT = Path(__file__).parents[2]
@@ -468,6 +471,17 @@ class TestMemory:
         finally:
             tracemalloc.stop()
         assert peak - before <= 2.1 * size
+
+    def test_a_snapshot_is_freed_without_the_garbage_collector(self) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            arrays, _ = capture({"weights": np.ones(3), "steps": [1, (2, {"three": 3})]})
+            snapshot = weakref.ref(arrays["weights"])
+            del arrays
+            assert snapshot() is None
+        finally:
+            gc.enable()
 
 
 class TestInTheBackground:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,26 +29,32 @@ def capture(state: Mapping[str, Any]) -> tuple[files.Arrays, dict[str, str]]:
     are not copied.
     """
     arrays: files.Arrays = {}
-
-    def encode(value: Any, path: str) -> Any:
-        if isinstance(value, np.generic):
-            return value.item()
-        if isinstance(value, tuple):
-            return files.to_json(list(value), encode, path)
-        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-            return files.entries_to_json(value, encode, path)
-        data = value.data if isinstance(value, Tensor) else value
-        backend = backend_of(data)
-        if backend is None:
-            raise ArgumentError(f"cannot store {path}, neither JSON nor an array: {value!r:.60}")
-        name = path
-        while name in arrays:
-            name += "'"
-        arrays[name] = files.read_only(backend.to_host(data))
-        return {_TENSOR: name}
-
-    described = json.dumps(encode(state, ""))
+    described = json.dumps(_encode(arrays, state, ""))
     return arrays, {"tinynn": FORMAT, "state": described}
+
+
+def _encode(arrays: files.Arrays, value: Any, path: str) -> Any:
+    """A value as JSON, its arrays added to ``arrays``.
+
+    Not a closure that calls itself: such a cycle would keep the arrays until the garbage collector
+    runs.
+    """
+    encode = partial(_encode, arrays)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple):
+        return files.to_json(list(value), encode, path)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return files.entries_to_json(value, encode, path)
+    data = value.data if isinstance(value, Tensor) else value
+    backend = backend_of(data)
+    if backend is None:
+        raise ArgumentError(f"cannot store {path}, neither JSON nor an array: {value!r:.60}")
+    name = path
+    while name in arrays:
+        name += "'"
+    arrays[name] = files.read_only(backend.to_host(data))
+    return {_TENSOR: name}
 
 
 def unpack(content: bytes, name: str) -> dict[str, Any]:
