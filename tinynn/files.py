@@ -92,7 +92,8 @@ def read_metadata(path: FilePath) -> dict[str, str]:
     """The metadata of a safetensors file, without reading its arrays."""
     from safetensors import safe_open
 
-    with _reading(path), safe_open(_existing(path), framework="np") as file:
+    _existing(path).open("rb").close()  # OSError with number and name: safe_open has neither
+    with _reading(path), safe_open(path, framework="np") as file:
         metadata = dict(file.metadata() or {})
         checksums = json.loads(metadata.pop(_CHECKSUMS, "null"))
         intact = checksums is None or checksums["metadata"] == _metadata_checksum(metadata)

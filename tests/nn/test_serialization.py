@@ -1,5 +1,6 @@
 """Models in files: round trips, damage, and models that cannot be rebuilt."""
 
+import errno
 import json
 import os
 import pickle
@@ -220,6 +221,9 @@ class TestDamage:
             tinynn.load(tmp_path)
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="absent") as caught:
+            tinynn.load_extra(tmp_path / "absent")
+        assert caught.value.errno == errno.ENOENT
         with pytest.raises(FileNotFoundError, match="absent"):
             tinynn.load(tmp_path / "absent")
 
