@@ -8,7 +8,6 @@ sampled independently for each image and shared by the channels of that image.
 
 import math
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,7 +186,8 @@ class RandomGamma(_Transform):
         self.range = _positive_range("gamma", (low, high))
 
     def apply(self, images: Images, rng: np.random.Generator) -> Images:
-        return cast(Images, images ** _per_image(_log_uniform(rng, self.range, len(images))))
+        gamma = _per_image(_log_uniform(rng, self.range, len(images)))
+        return np.asarray(images**gamma)
 
 
 class RandomBlur(_Transform):

@@ -115,7 +115,10 @@ class Optimizer:
         backend.update(formula, [[tensor.data for tensor in tensors], grads, *states], skip)
 
     def init_single(self, parameter: Tensor) -> State:
-        """The arrays by name that the formula keeps for one parameter: none, unless overridden."""
+        """The arrays by name that the formula keeps for one parameter: none, unless overridden.
+
+        On a GPU there can be at most four.
+        """
         return {}
 
     def apply_single(
