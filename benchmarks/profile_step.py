@@ -109,7 +109,7 @@ def limits(threads: int) -> dict[str, float]:
 def rows_of(trace: tinynn.Trace, steps: int, work: dict[str, int]) -> list[dict[str, Any]]:
     """Layer, function, seconds per step, and multiply-adds where they are known.
 
-    A backward pass counts twice, for the gradients of input and weight; that of the first layer
+    A backward pass counts twice, for the gradients of input and weight; the first layer counts
     once, because the gradient of the images is not computed.
     """
     first = next((path for path, count in work.items() if count), None)

@@ -32,7 +32,7 @@ def tensor(
 
     Args:
         data: The values. Python floats become float32.
-        dtype: The dtype of the elements (default: that of ``data``).
+        dtype: The dtype of the elements (default: the dtype of ``data``).
         device: Where to create it; the copy of a tensor stays on its device by default.
         requires_grad: Whether ``backward`` computes its gradient.
 

@@ -99,7 +99,7 @@ class Trace:
     def save_chrome(self, path: str | Path) -> None:
         """Write Chrome's trace event format, for Perfetto or chrome://tracing.
 
-        Under emulation the durations are those of the emulator.
+        Under emulation the durations measure the emulator.
         """
         events = [
             {"name": span.function, "cat": span.layer, "ph": "X", "pid": 1, "tid": 1}

@@ -59,7 +59,7 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Tensor:
-    """The mean of each window; arguments and shape are those of ``max_pool2d``.
+    """The mean of each window; arguments and shape as in ``max_pool2d``.
 
     Padding counts as zeros, or not at all with ``count_include_pad=False``. The part of a window
     that hangs over the padded image in ``ceil_mode`` never counts.

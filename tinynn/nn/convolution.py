@@ -23,13 +23,13 @@ class Conv2d(Module):
     summed over the kernel positions u, v and the input channels c.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: an integer or (rows, columns), as for ``stride`` and ``dilation``.
-        padding: zeros around the image: an integer, (rows, columns), ((top, bottom), (left,
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: An integer or (rows, columns), as for ``stride`` and ``dilation``.
+        padding: Zeros around the image: an integer, (rows, columns), ((top, bottom), (left,
             right)), or "same" for an output of ceil(H / stride) rows.
-        groups: divide the channels into groups that are convolved separately.
-        bias: whether to add b.
+        groups: Divide the channels into groups that are convolved separately.
+        bias: Whether to add b.
 
     Shape:
         x: (N, H, W, in_channels) -> (N, H', W', out_channels) with
@@ -75,15 +75,15 @@ class ConvTranspose2d(Module):
     Used to upsample: each input pixel adds a kernel, times its value, to the output.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: an integer or (rows, columns), as for the arguments below.
-        stride: step in the output from one input pixel to the next.
-        padding: rows and columns cut off the output on each side.
-        output_padding: rows and columns appended to the output, below and to the right.
-        dilation: step between kernel elements.
-        groups: divide the channels into groups that are convolved separately.
-        bias: whether to add a bias.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: An integer or (rows, columns), as for the arguments below.
+        stride: Step in the output from one input pixel to the next.
+        padding: Rows and columns cut off the output on each side.
+        output_padding: Rows and columns appended to the output, below and to the right.
+        dilation: Step between kernel elements.
+        groups: Divide the channels into groups that are convolved separately.
+        bias: Whether to add a bias.
 
     Shape:
         x: (N, H, W, in_channels) -> (N, H', W', out_channels) with

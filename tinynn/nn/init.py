@@ -32,7 +32,7 @@ def skip_initialization(limit: int) -> Iterator[None]:
     """Skip the random initialization of layers whose weights are about to be loaded.
 
     Raises:
-        FileFormatError: the layers hold more than ``limit`` elements together; raised before the
+        FileFormatError: The layers hold more than ``limit`` elements together; raised before the
             memory for them is allocated.
     """
     token = _allowance.set([limit])
@@ -46,7 +46,7 @@ def new_parameter(layer: str, *shape: int, value: float = 0.0) -> Parameter:
     """A float32 parameter on the default device, filled with ``value``.
 
     Raises:
-        ArgumentError: a size is not an integer >= 1.
+        ArgumentError: A size is not an integer >= 1.
     """
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
         raise ArgumentError(f"{layer} expects sizes that are integers >= 1, got {shape}")

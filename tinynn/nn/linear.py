@@ -16,9 +16,9 @@ class Linear(Module):
     """Fully connected layer over the last axis: y = x @ W + b.
 
     Args:
-        in_features: size of the last axis of the input.
-        out_features: size of the last axis of the output.
-        bias: whether to add b.
+        in_features: Size of the last axis of the input.
+        out_features: Size of the last axis of the output.
+        bias: Whether to add b.
 
     Shape:
         x: (..., in_features) -> (..., out_features). ``weight`` is (in_features, out_features),

@@ -190,11 +190,11 @@ class Module:
         """Copy values into the parameters and buffers with the same paths.
 
         Args:
-            state: tensors or arrays by path.
-            strict: whether the paths must be equal; if not, only the common ones are loaded.
+            state: Tensors or arrays by path.
+            strict: Whether the paths must be equal; if not, only the common ones are loaded.
 
         Raises:
-            FileFormatError: lists what is missing, unexpected or of another shape or dtype; nothing
+            FileFormatError: Lists what is missing, unexpected or of another shape or dtype; nothing
                 is changed then.
         """
         own = self.state_dict()

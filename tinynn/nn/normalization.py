@@ -56,10 +56,10 @@ class BatchNorm2d(BatchNorm):
     are used. Ioffe and Szegedy, "Batch normalization" (2015).
 
     Args:
-        channels: size of the last axis.
-        eps: added to the variance for numerical stability.
-        momentum: weight of the batch in the running statistics.
-        affine: whether there are γ (``weight``, initially 1) and β (``bias``, initially 0).
+        channels: Size of the last axis.
+        eps: Added to the variance for numerical stability.
+        momentum: Weight of the batch in the running statistics.
+        affine: Whether there are γ (``weight``, initially 1) and β (``bias``, initially 0).
 
     Shape:
         x: (N, H, W, channels); the output has the shape of x. The buffers ``running_mean`` and
@@ -76,8 +76,8 @@ class LayerNorm(Module):
     normalization" (2016).
 
     Args:
-        normalized_shape: the sizes of the last axes, or the size of the last one.
-        eps: added to the variance for numerical stability.
+        normalized_shape: The sizes of the last axes, or the size of the last one.
+        eps: Added to the variance for numerical stability.
 
     Shape:
         x: (..., *normalized_shape); the output has the shape of x. ``weight`` (γ) and ``bias`` (β)
@@ -101,9 +101,9 @@ class GroupNorm(Module):
     (2018).
 
     Args:
-        groups: number of groups of equally many consecutive channels.
-        channels: size of the last axis.
-        eps: added to the variance for numerical stability.
+        groups: Number of groups of equally many consecutive channels.
+        channels: Size of the last axis.
+        eps: Added to the variance for numerical stability.
 
     Shape:
         x: (N, ..., channels); the output has the shape of x. ``weight`` (γ) and ``bias`` (β) are

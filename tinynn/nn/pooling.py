@@ -18,11 +18,11 @@ class MaxPool2d(Module):
     """Max pooling: the largest value in each window.
 
     Args:
-        kernel_size: an integer or (rows, columns), as for the arguments below.
-        stride: step from one window to the next; None: the size of the window.
-        padding: rows and columns of -∞ on each side of the image.
-        dilation: step between the pixels of a window.
-        ceil_mode: whether windows may extend beyond the image at the bottom and right.
+        kernel_size: An integer or (rows, columns), as for the arguments below.
+        stride: Step from one window to the next; None: the size of the window.
+        padding: Rows and columns of -∞ on each side of the image.
+        dilation: Step between the pixels of a window.
+        ceil_mode: Whether windows may extend beyond the image at the bottom and right.
 
     Shape:
         x: (N, H, W, C) -> (N, H', W', C) with
@@ -50,11 +50,11 @@ class AvgPool2d(Module):
     """Average pooling: the mean of each window.
 
     Args:
-        kernel_size: an integer or (rows, columns), as for the arguments below.
-        stride: step from one window to the next; None: the size of the window.
-        padding: rows and columns of zeros on each side of the image.
-        ceil_mode: whether windows may extend beyond the image at the bottom and right.
-        count_include_pad: whether the padding counts in the mean.
+        kernel_size: An integer or (rows, columns), as for the arguments below.
+        stride: Step from one window to the next; None: the size of the window.
+        padding: Rows and columns of zeros on each side of the image.
+        ceil_mode: Whether windows may extend beyond the image at the bottom and right.
+        count_include_pad: Whether the padding counts in the mean.
 
     Shape:
         x: (N, H, W, C) -> (N, H', W', C) with H' as for :class:`MaxPool2d` without dilation.
@@ -90,7 +90,7 @@ class Resize(Module):
     """Resize images by interpolation.
 
     Args:
-        size: the new height and width, or one number for both.
+        size: The new height and width, or one number for both.
         mode: "nearest" or "bilinear".
 
     Shape:

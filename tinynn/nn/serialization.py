@@ -33,7 +33,7 @@ def save(model: Module, path: FilePath, extra: dict[str, Any] | None = None) -> 
         extra: JSON data of your own, which ``load_extra`` returns.
 
     Raises:
-        ArgumentError: the model could not be rebuilt from the file, because a constructor argument
+        ArgumentError: The model could not be rebuilt from the file, because a constructor argument
             is not JSON, or because layers were replaced, shared or changed after construction.
 
     Example:
@@ -52,11 +52,11 @@ def load(path: FilePath, classes: Iterable[type[Module]] = (), device: str | Non
     """Load a model that ``save`` wrote; it is in evaluation mode.
 
     Args:
-        classes: your own module classes that the model contains.
-        device: the device of its parameters; None: the default device.
+        classes: Your own module classes that the model contains.
+        device: The device of its parameters; None: the default device.
 
     Raises:
-        FileFormatError: the file is damaged, of another format, or needs a class that is not in
+        FileFormatError: The file is damaged, of another format, or needs a class that is not in
             ``classes``.
     """
     header, arrays = files.read_safetensors(path)

@@ -27,7 +27,7 @@ class Summary(NamedTuple):
     """The layers of a model in the order of execution; printing it shows a table.
 
     Attributes:
-        parameters: parameters of the whole model; shared ones count once.
+        parameters: Parameters of the whole model; shared ones count once.
     """
 
     model: str
@@ -75,8 +75,8 @@ def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) ->
     Only layers without children are listed, no other operations of a ``forward``.
 
     Args:
-        input_shape: the shape of one example, without the batch axis, such as (48, 48, 3).
-        batch_size: the number of examples.
+        input_shape: The shape of one example, without the batch axis, such as (48, 48, 3).
+        batch_size: The number of examples.
 
     Example:
         >>> print(tinynn.summary(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (48, 48, 3)))

@@ -46,22 +46,22 @@ class Checkpoints:
     then exit with ``EXIT_CODE``, 75.
 
     Args:
-        place: a folder or an fsspec URL ("s3://bucket/run").
-        every: seconds between two checkpoints.
-        keep: how many checkpoints are kept.
+        place: A folder or an fsspec URL ("s3://bucket/run").
+        every: Seconds between two checkpoints.
+        keep: How many checkpoints are kept.
         resume: "auto" resumes from the newest intact checkpoint and starts from scratch if there is
             none; a damaged one is reported and the previous one is used. "never" raises an error if
             there is a checkpoint. Otherwise the name of the checkpoint.
         config: JSON data of your own that must be equal on resume; the error names the differences.
-        watch_spot: treat the two-minute preemption notice of an AWS spot instance like SIGTERM.
+        watch_spot: Treat the two-minute preemption notice of an AWS spot instance like SIGTERM.
 
     Attributes:
-        steps: total number of steps so far, including those before a resume.
-        resumed_from: the name of the checkpoint that was resumed from, or None.
+        steps: Total number of steps so far, including those before a resume.
+        resumed_from: The name of the checkpoint that was resumed from, or None.
 
     Raises:
-        StorageError: the location cannot be read or written.
-        FileFormatError: no checkpoint is intact, or it belongs to another run.
+        StorageError: The location cannot be read or written.
+        FileFormatError: No checkpoint is intact, or it belongs to another run.
 
     Example:
         >>> with Checkpoints("runs/ann", every=60) as checkpoints:
@@ -106,7 +106,7 @@ class Checkpoints:
         """Save these parts from now on, by name; restore those that the checkpoint contains.
 
         Raises:
-            FileFormatError: a saved state does not fit its part.
+            FileFormatError: A saved state does not fit its part.
         """
         for name, part in parts.items():
             if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
@@ -128,7 +128,7 @@ class Checkpoints:
         """Count an optimizer step, and save if it is time.
 
         Raises:
-            Interrupted: after a last checkpoint, if a signal or a preemption notice has come.
+            Interrupted: After a last checkpoint, if a signal or a preemption notice has come.
         """
         self.steps += 1
         self.save_if_due()

@@ -19,8 +19,8 @@ def plot_history(
     """Plot loss and accuracy over the epochs. Needs matplotlib (``'.[examples]'``).
 
     Args:
-        training: label of the training curves.
-        validation: label of the validation curves.
+        training: Label of the training curves.
+        validation: Label of the validation curves.
 
     Returns:
         A matplotlib Figure; ``savefig`` writes it to a file.

@@ -21,9 +21,9 @@ class ForwardPass(NamedTuple):
     """One call of the model in training.
 
     Attributes:
-        batch: the index of the batch in the epoch.
-        examples: the slice of the batch.
-        random: the state of the random sequence before it.
+        batch: The index of the batch in the epoch.
+        examples: The slice of the batch.
+        random: The state of the random sequence before it.
     """
 
     batch: int

@@ -19,8 +19,8 @@ class BestEpoch:
 
     Args:
         metric: "loss" (smaller is better), "accuracy" or a metric (larger is better).
-        patience: stop after this many epochs without improvement; None: never.
-        keeps_weights: whether the weights are copied, for ``restore``.
+        patience: Stop after this many epochs without improvement; None: never.
+        keeps_weights: Whether the weights are copied, for ``restore``.
     """
 
     def __init__(self, metric: str, patience: int | None, keeps_weights: bool) -> None:

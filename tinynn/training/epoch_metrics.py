@@ -56,7 +56,7 @@ class MetricAccumulator:
         """Add a batch.
 
         Args:
-            loss: the mean loss of the batch, a scalar.
+            loss: The mean loss of the batch, a scalar.
             logits: (n, classes), or (n, 1) or (n,) for a single logit.
             labels: (n,), integers.
         """
@@ -124,10 +124,10 @@ class History:
     """The metrics of a training run, one entry per epoch.
 
     Attributes:
-        training: measured during the epoch, in training mode: on augmented images, with dropout,
+        training: Measured during the epoch, in training mode: on augmented images, with dropout,
             while the parameters change.
-        validation: measured after the epoch; empty without a validation loader.
-        learning_rate: the learning rate of the last step of the epoch.
+        validation: Measured after the epoch; empty without a validation loader.
+        learning_rate: The learning rate of the last step of the epoch.
     """
 
     training: list[EpochMetrics] = field(default_factory=list)

@@ -27,10 +27,10 @@ def evaluate(
     """Compute loss and accuracy of ``model`` over ``loader``, in evaluation mode.
 
     Args:
-        metrics: further metrics by name, functions of all logits (n, ...) and labels (n,).
+        metrics: Further metrics by name, functions of all logits (n, ...) and labels (n,).
 
     Raises:
-        NonFiniteError: the loss is infinite or NaN.
+        NonFiniteError: The loss is infinite or NaN.
     """
     accumulator = MetricAccumulator()
     kept: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
@@ -54,7 +54,7 @@ def predict(
 
     Args:
         images: (N, H, W, C), uint8 or float32. uint8 is divided by 255, as in training.
-        batch_size: the number of images in one forward pass on the model's device.
+        batch_size: The number of images in one forward pass on the model's device.
 
     Returns:
         The outputs, a NumPy array (N, ...).

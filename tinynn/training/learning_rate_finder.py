@@ -62,7 +62,7 @@ def find_learning_rate(
     sequence are restored. Smith, "Cyclical learning rates for training neural networks" (2017).
 
     Raises:
-        ArgumentError: the loss diverges already at ``low``.
+        ArgumentError: The loss diverges already at ``low``.
 
     Example:
         >>> result = find_learning_rate(model, loader, optimizer, F.cross_entropy)

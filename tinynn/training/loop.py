@@ -42,24 +42,24 @@ def fit(
     """Train ``model`` for ``epochs`` passes over ``loader``; restore its mode at the end.
 
     Args:
-        validation: a loader for validation after each epoch, in evaluation mode.
-        metrics: further validation metrics by name: functions of (logits, labels).
-        micro_batch: accumulate the gradients of a batch over micro-batches of this size. The step
+        validation: A loader for validation after each epoch, in evaluation mode.
+        metrics: Further validation metrics by name: functions of (logits, labels).
+        micro_batch: Accumulate the gradients of a batch over micro-batches of this size. The step
             equals a step with the whole batch up to rounding, except that batch norm normalizes
             each micro-batch by itself. "auto" finds the largest size that fits into memory.
         keep_best: "loss", "accuracy" or the name of a metric. Training ends with the weights of
             the epoch with the smallest loss, or the largest value of any other metric, in
             validation if there is one.
-        patience: early stopping: end after this many epochs without improvement of ``keep_best``
+        patience: Early stopping: end after this many epochs without improvement of ``keep_best``
             (default: the loss).
-        checkpoints: where to save and resume, exactly and even within an epoch.
-        callbacks: called as ``callback(event, state)`` with the :class:`TrainingState`; a callback
+        checkpoints: Where to save and resume, exactly and even within an epoch.
+        callbacks: Called as ``callback(event, state)`` with the :class:`TrainingState`; a callback
             that sets ``state.stop`` ends the training after the epoch.
-        description: title of the progress on standard error: a bar on a terminal or in a notebook,
+        description: Title of the progress on standard error: a bar on a terminal or in a notebook,
             about ten lines elsewhere. None: no progress.
 
     Raises:
-        NonFiniteError: the loss became infinite or NaN; names layer and step. On a CPU it is
+        NonFiniteError: The loss became infinite or NaN; names layer and step. On a CPU it is
             raised in that step; on a GPU, to avoid synchronization, at the end of the epoch or at
             the next checkpoint. The parameters are still those from before that step.
         Interrupted: ``checkpoints`` received a signal or a preemption notice.

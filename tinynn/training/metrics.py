@@ -35,8 +35,8 @@ def accuracy(predictions: Labels, labels: Labels) -> float:
     """Accuracy: correct predictions / all predictions, from 0 to 1.
 
     Args:
-        predictions: predicted classes, integers (n,).
-        labels: true classes, integers (n,).
+        predictions: Predicted classes, integers (n,).
+        labels: True classes, integers (n,).
     """
     predicted, true = _checked(predictions, labels)
     if true.size == 0:
@@ -51,7 +51,7 @@ def confusion_matrix(predictions: Labels, labels: Labels, classes: int) -> Count
         Counts, int64 (classes, classes).
 
     Raises:
-        LabelError: a prediction or label is not in 0 ... classes - 1.
+        LabelError: A prediction or label is not in 0 ... classes - 1.
     """
     predicted, true = _checked(predictions, labels)
     for name, values in (("predictions", predicted), ("labels", true)):
@@ -95,7 +95,7 @@ def roc_auc(scores: Scores, labels: Labels) -> float:
         labels: (n,), 0 or 1.
 
     Raises:
-        ArgumentError: the examples are all of one class, or a score is NaN.
+        ArgumentError: The examples are all of one class, or a score is NaN.
     """
     values, true = np.asarray(scores), np.asarray(labels)
     if values.ndim != 1 or true.shape != values.shape:

@@ -57,7 +57,7 @@ def largest_micro_batch(
     free memory are skipped. Parameters, running statistics and random sequence stay unchanged.
 
     Raises:
-        DeviceMemoryError: not even one example fits.
+        DeviceMemoryError: Not even one example fits.
     """
     size = len(labels)
     while True:

@@ -26,11 +26,11 @@ class TrainingState:
     """A training run in progress; ``fit`` passes it to ``callback(event, state)``.
 
     Attributes:
-        steps: optimizer steps so far.
-        epoch: the index of the current epoch.
-        position: batches of the current epoch that are done.
-        meter: loss and accuracy of the current epoch.
-        stop: why training ends after this epoch; callbacks may set it.
+        steps: Optimizer steps so far.
+        epoch: The index of the current epoch.
+        position: Batches of the current epoch that are done.
+        meter: Loss and accuracy of the current epoch.
+        stop: Why training ends after this epoch; callbacks may set it.
     """
 
     model: Module

@@ -192,7 +192,7 @@ def parallel(function: Callable[[T], object], items: Sequence[T], pays: bool = T
     worker, or with a single item, they run on the calling thread.
 
     Raises:
-        BaseException: the first exception that an item raised.
+        BaseException: The first exception that an item raised.
     """
     if not pays or len(items) == 1 or _this_thread.is_worker or get_num_threads() == 1:
         with single_threaded_blas():

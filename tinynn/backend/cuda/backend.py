@@ -1,4 +1,4 @@
-"""An NVIDIA GPU through CuPy: the table of kernels that replace those of the reference."""
+"""An NVIDIA GPU through CuPy: the table of kernels that override the reference."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CupyBackend(CudaDevice):
     """Kernels on one CUDA device; kernels that are not listed run as in the reference, with CuPy.
 
     Each entry is a plain function in the module of its topic, with the CUDA kernels beside it:
-    ``convolution.py`` launches those of ``convolution.cu``, and so on.
+    ``convolution.py`` launches the kernels of ``convolution.cu``, and so on.
     """
 
     conv2d = convolution.conv2d

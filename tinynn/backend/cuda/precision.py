@@ -22,7 +22,7 @@ def set_matmul_precision(precision: str) -> None:
         precision: "float32" (the default) or "tf32".
 
     Raises:
-        ArgumentError: for any other precision.
+        ArgumentError: For any other precision.
     """
     global _chosen
     if precision not in _PRECISIONS:
