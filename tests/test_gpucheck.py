@@ -83,7 +83,7 @@ def run(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_without_a_gpu_it_says_why(tmp_path: Path) -> None:
+def test_without_a_gpu_it_states_the_reason(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     done = run("--json", str(file), CPUCUDA_DEVICES="0", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2

@@ -67,7 +67,7 @@ def test_each_dependency_says_what_it_is_for():
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_nobody_is_told_to_install_the_other_tinynn(path):
+def test_no_page_installs_the_other_tinynn(path):
     text = path.read_text(encoding="utf-8")
     assert "pip install tinynn" not in text
     assert "tinynn[" not in text

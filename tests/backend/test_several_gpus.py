@@ -66,7 +66,7 @@ X: dict[str, Callable[[Tensor], Any]] = {
 
 
 @pytest.mark.parametrize("name", X)
-def test_what_else_is_done_to_tensors(name: str, current_elsewhere: Callable[[], None]) -> None:
+def test_other_array_functions(name: str, current_elsewhere: Callable[[], None]) -> None:
     x = tinynn.randn((3, 4), device=HERE)
     current_elsewhere()
     assert X[name](x).device == HERE

@@ -133,7 +133,7 @@ class TestCommandLine:
     def test_batch_sizes_are_sorted(self) -> None:
         assert cpu_vs_gpu.parse(["--batch-sizes", "64,1,8,8"]).batch_sizes == [1, 8, 64]
 
-    def test_what_is_measured_is_a_step(self) -> None:
+    def test_a_measurement_is_one_step(self) -> None:
         options = argparse.Namespace(models=["linear"], work=["training", "inference"])
         options.batch_sizes, options.rounds = [2, 3], 2
         found = Report({}, [], None, False)
@@ -189,7 +189,7 @@ def run(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
 NO_GPU = {"CPUCUDA_DEVICES": "0", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def test_without_a_gpu_it_measures_the_cpu_and_says_why() -> None:
+def test_without_a_gpu_it_measures_the_cpu_and_states_the_reason() -> None:
     done = run("--models", "linear", "--batch-sizes", "1,2", "--rounds", "2", **NO_GPU)
     assert done.returncode == 0, done.stderr
     assert "NO GPU IS MEASURED: " in done.stdout

@@ -39,7 +39,7 @@ class TestEveryTransform:
         assert out.min() >= 0
         assert out.max() <= 1
 
-    def test_leaves_its_input_alone(self, transform: augment.Augmentation) -> None:
+    def test_does_not_change_its_input(self, transform: augment.Augmentation) -> None:
         batch = images()
         transform(batch, generator())
         np.testing.assert_array_equal(batch, images())
@@ -240,7 +240,7 @@ def test_noise_has_at_most_max_sigma_and_differs_from_value_to_value() -> None:
         (lambda: augment.RandomNoise(3), "max_sigma must be from 0 to 1, got 3"),
     ],
 )
-def test_amounts_that_make_no_sense_are_refused(make: object, message: str) -> None:
+def test_invalid_amounts_are_refused(make: object, message: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         make()  # type: ignore[operator]
     assert str(caught.value) == message

@@ -154,7 +154,7 @@ class TestImageFolder:
         Image.new(mode, (9, 9), color).save(folder / "ada" / f"0.{suffix}")
         assert ImageFolder(folder, size=8)[0][0].shape == (8, 8, 3)
 
-    def test_what_is_transparent_is_white(self, folder):
+    def test_transparent_pixels_become_white(self, folder):
         Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(folder / "ada" / "1.png")
         assert (ImageFolder(folder, size=8)[0][0] == 255).all()
 
@@ -177,7 +177,7 @@ class TestImageFolder:
             path.unlink()
         assert dataset[np.array([0, 3])][0].shape == (2, 8, 8, 3)
 
-    def test_what_does_not_fit_into_memory_is_read_again_and_is_the_same(self, folder):
+    def test_uncached_images_are_decoded_again_and_equal(self, folder):
         cached, read_again = (ImageFolder(folder, size=8, cache_bytes=n) for n in (1 << 20, 0))
         for index in (1, np.array([3, 0, -1]), np.array([], np.int64)):
             assert np.array_equal(cached[index][0], read_again[index][0])
@@ -225,7 +225,7 @@ class TestDamagedFiles:
         ):
             ImageFolder(folder, size=8)
 
-    def test_what_is_too_large_is_named_with_the_limit(self, folder):
+    def test_too_large_files_are_named_with_the_limit(self, folder):
         bomb(folder / "ada" / "bomb.png")
         with pytest.raises(
             DataError, match=r"bomb.png is too large \(the limit is 178,956,970 pixels\)"

@@ -124,7 +124,7 @@ class TestOrder:
             break
         assert loader.epoch == 1
 
-    def test_a_run_goes_on_in_the_middle_of_an_epoch(self):
+    def test_a_run_resumes_in_the_middle_of_an_epoch(self):
         def noise(images, rng):
             return images + rng.random(images.shape, np.float32)
 

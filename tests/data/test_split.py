@@ -89,7 +89,7 @@ class TestStratified:
 
 class TestByGroup:
     @given(LABELS, FRACTIONS, SEEDS)
-    def test_no_group_is_on_two_sides(self, groups, fractions, seed):
+    def test_no_group_is_in_two_parts(self, groups, fractions, seed):
         if len(np.unique(groups)) < len(fractions):
             return
         parts = split_by_group(groups, fractions, seed)
@@ -139,7 +139,7 @@ class TestDisjoint:
     def test_different_images_pass(self):
         check_disjoint(self.images[:3], self.images[3:])
 
-    def test_an_image_twice_on_one_side_passes(self):
+    def test_an_image_twice_in_one_part_passes(self):
         check_disjoint(self.images[[0, 0]], self.images[[1, 1]])
 
     def test_a_common_image_is_refused_and_named(self):

@@ -34,7 +34,7 @@ class TestPhotos:
         for name in ("skimage/data/astronaut.png", "skimage/data/camera.png"):
             assert name not in photos.MINING_PHOTOS + photos.HELD_OUT_PHOTOS
 
-    def test_a_missing_package_says_what_to_install(self) -> None:
+    def test_a_missing_package_error_names_the_extra(self) -> None:
         with pytest.raises(DataError, match=r"'nowhere'.*pip install -e '\.\[examples\]'"):
             photos._packaged_photo("nowhere/photo.png")
 
@@ -230,7 +230,7 @@ class TestTraining:
     def test_the_same_seed_trains_the_same_detector(self) -> None:
         self.assert_same(detection.train(self.TINY, 5), detection.train(self.TINY, 5))
 
-    def test_who_is_held_out_does_not_change_the_training(
+    def test_held_out_people_do_not_change_the_training(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Training uses neither held-out people nor held-out photos."""
@@ -245,7 +245,7 @@ class TestTraining:
         assert len(detection.train(self.TINY, 2**64 - 1).mined) == 1
 
     @pytest.mark.parametrize("step", [1, 3, 5])  # in the first round, at its end, in the second
-    def test_a_training_that_is_lost_goes_on(self, step: int, tmp_path: Path) -> None:
+    def test_an_interrupted_training_resumes(self, step: int, tmp_path: Path) -> None:
         class Lost(Checkpoints):
             def after_step(self) -> None:
                 super().after_step()
@@ -285,7 +285,7 @@ class TestTraining:
             np.testing.assert_array_equal(one, other)
 
     @pytest.mark.parametrize("threshold", ["abc", None, [], 7.0, True])
-    def test_a_threshold_that_is_none_is_refused(self, tmp_path: object, threshold: object) -> None:
+    def test_an_invalid_threshold_is_refused(self, tmp_path: object, threshold: object) -> None:
         import tinynn
 
         path = f"{tmp_path}/odd.safetensors"

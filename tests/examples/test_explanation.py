@@ -44,7 +44,7 @@ def test_a_mistake_is_four_pictures(outcome: Outcome) -> None:
     assert explanation.mistake(outcome, 0).shape == (height, 4 * width, 3)
 
 
-def test_mistakes_begin_with_the_most_confident() -> None:
+def test_mistakes_are_sorted_by_confidence() -> None:
     rng = np.random.default_rng(1)
     test = Portraits(rng.integers(0, 9, (5, 4, 4, 1)).astype(np.uint8), np.arange(5), (), "")
     outcome = Outcome(
@@ -63,7 +63,7 @@ def test_mistakes_begin_with_the_most_confident() -> None:
         (0.28, "as much as"),
     ],
 )
-def test_the_page_says_it_in_words(inside: float, words: str) -> None:
+def test_the_page_explains_the_attention(inside: float, words: str) -> None:
     identify = {"attention": {"inside_middle_ellipse": inside, "area_of_middle_ellipse": 0.28}}
     text = page._explanation(identify, [])
     assert words in text

@@ -104,14 +104,14 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- all stages -----------------------------------------------------------------------------------
 
 
-def test_the_quick_form_leaves_everything_that_is_promised(quick: Path) -> None:
+def test_the_quick_run_writes_all_documented_files(quick: Path) -> None:
     names = {path.name for path in quick.iterdir()}
     assert {"detect.safetensors", "identify.safetensors", "report.json", "report.html"} <= names
     assert {"astronaut.png", "identify_curves.png", "identify_confusion.png"} <= names
     assert not [name for name in names if name.startswith(".")], "an unfinished file was left"
 
 
-def test_the_report_holds_the_promised_keys(quick: Path) -> None:
+def test_the_report_has_the_documented_keys(quick: Path) -> None:
     report = json.loads((quick / "report.json").read_text())
     montage, astronaut = report["detect"]["montage"], report["detect"]["astronaut"]
     assert 0 <= montage["recall"] <= 1
@@ -203,7 +203,7 @@ def test_the_same_seed_gives_the_same_report_and_weights(
         np.testing.assert_array_equal(one[path].numpy(), two[path].numpy(), err_msg=path)
 
 
-def test_a_picture_on_both_sides_is_refused(program: Program, tmp_path: Path) -> None:
+def test_an_image_in_both_parts_is_refused(program: Program, tmp_path: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (20, 20, 20)).astype(np.uint8)
     pictures[13] = pictures[2]
     np.save(tmp_path / "ann.npy", pictures[:10])
@@ -224,14 +224,14 @@ def album(tmp_path: Path) -> Path:
     return tmp_path / "album"
 
 
-def test_a_photo_that_is_there_twice_is_named(program: Program, album: Path) -> None:
+def test_duplicate_photos_are_named(program: Program, album: Path) -> None:
     shutil.copy(album / "ann" / "1.png", album / "ann" / "copy.png")
     message = refusal(program("identify", "--data", album))
     assert str(album / "ann" / "1.png") in message
     assert str(album / "ann" / "copy.png") in message
 
 
-def test_what_is_no_photo_stops_or_is_skipped(program: Program, album: Path) -> None:
+def test_unreadable_photos_stop_or_are_skipped(program: Program, album: Path) -> None:
     (album / "ann" / "Thumbs.db").write_bytes(b"no image")
     (album / "ann" / "holiday").mkdir()
     message = refusal(program("identify", "--data", album))
@@ -281,7 +281,9 @@ def refusal(result: Result) -> str:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_bad_input_is_said_in_one_line(program: Program, arguments: list[str], words: str) -> None:
+def test_invalid_input_is_reported_in_one_line(
+    program: Program, arguments: list[str], words: str
+) -> None:
     assert words in refusal(program(*arguments))
 
 
@@ -328,7 +330,7 @@ def test_a_header_that_claims_more_than_the_file_holds_is_named(
 
 
 @pytest.mark.parametrize("arguments", [[], ["train", "--quick"], ["identify"]], ids=str)
-def test_a_missing_extra_is_said_before_the_work(
+def test_a_missing_extra_is_reported_before_training(
     program: Program, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -360,7 +362,7 @@ def test_no_photo_of_the_users_own_is_replaced(
     }  # fmt: skip
 
 
-def test_photos_of_one_name_get_pictures_of_their_own(script: ModuleType) -> None:
+def test_photos_of_the_same_name_get_separate_outputs(script: ModuleType) -> None:
     drawn = script._drawn_paths([Path("a/x.jpg"), Path("b/x.jpg"), Path("c/X.JPG")], Path("o"))
     assert [path.name for path in drawn] == ["x_faces.jpg", "x_faces_2.jpg", "X_faces_3.JPG"]
 
@@ -460,7 +462,7 @@ def test_weights_that_are_not_a_detectors_are_refused(
     assert "odd.safetensors" in refusal(program("detect", "wall.png", "--weights", weights))
 
 
-def test_an_output_folder_that_cannot_be_is_said_before_the_work(
+def test_an_unwritable_output_folder_is_reported_before_training(
     program: Program, two_people: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "taken").write_text("a file")
@@ -520,7 +522,7 @@ def started(folder: Path, *arguments: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_identification_that_is_lost_goes_on(
+def test_an_interrupted_identification_resumes(
     number: signal.Signals, program: Program, two_people: list[str], tmp_path: Path
 ) -> None:
     options = ["identify", "--arrays", *two_people, "--epochs", 40, "--batch-size", 4]
@@ -546,7 +548,7 @@ def test_an_identification_that_is_lost_goes_on(
         assert resumed.read_bytes() == undisturbed.read_bytes()
 
 
-def test_a_place_that_holds_checkpoints_is_not_used_by_accident(
+def test_a_directory_with_checkpoints_is_not_used_by_accident(
     program: Program, two_people: list[str]
 ) -> None:
     options = ["identify", "--arrays", *two_people, "--epochs", 1, "--checkpoint-dir", "saved"]
@@ -565,13 +567,13 @@ def test_other_options_are_not_the_same_run(program: Program, two_people: list[s
     assert "belongs to another run: epochs was 1, is 2" in other.stderr
 
 
-def test_resume_needs_a_place(program: Program, two_people: list[str]) -> None:
+def test_resume_needs_a_checkpoint_directory(program: Program, two_people: list[str]) -> None:
     result = program("identify", "--arrays", *two_people, "--resume", "auto")
     assert result.returncode == 2
     assert "need a --checkpoint-dir" in result.stderr
 
 
-def test_seconds_that_are_none(program: Program) -> None:
+def test_invalid_numbers_of_seconds(program: Program) -> None:
     result = program("identify", "--checkpoint-every", "soon")
     assert result.returncode == 2
     assert "must be a number of seconds >= 0, got 'soon'" in result.stderr

@@ -40,7 +40,7 @@ def test_the_original_halves_91_pixels_rounding_up() -> None:
         assert model(tinynn.zeros((1, 91, 91, 1))).shape == (1, 3)
 
 
-def test_what_enters_the_original_is_centered_and_of_known_spread() -> None:
+def test_inputs_of_the_original_are_centered_and_scaled() -> None:
     standardize = identification.Standardize(91, 91)
     standardize.measure(PICTURES)
     entering = standardize(tinynn.tensor(PICTURES.astype(np.float32) / 255)).numpy()
@@ -48,7 +48,7 @@ def test_what_enters_the_original_is_centered_and_of_known_spread() -> None:
     assert entering.std() == pytest.approx(identification.Standardize.SPREAD, rel=1e-3)
 
 
-def test_light_and_contrast_do_not_matter_to_what_enters() -> None:
+def test_inputs_do_not_depend_on_light_and_contrast() -> None:
     standardize = identification.Standardize(91, 91)
     picture = tinynn.tensor(PICTURES[:1].astype(np.float32) / 255)
     np.testing.assert_allclose(
@@ -127,12 +127,12 @@ def test_identical_pictures_are_named_whatever_the_split(copy: int, seed: int) -
         identification.split(data, seed)
 
 
-def test_no_picture_of_orl_is_there_twice() -> None:
+def test_orl_has_no_duplicate_images() -> None:
     identification.split(identification.orl(), seed=0)
 
 
 @pytest.mark.parametrize("counts", [(2, 2), (3, 12), (9, 40)])
-def test_everybody_is_on_both_sides(counts: tuple[int, ...]) -> None:
+def test_every_person_is_in_both_parts(counts: tuple[int, ...]) -> None:
     for seed in range(20):
         for side in identification.split(portraits(counts), seed):
             assert (np.bincount(side.labels, minlength=len(counts)) > 0).all()

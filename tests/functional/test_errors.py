@@ -201,6 +201,6 @@ def test_index_out_of_range_names_the_shape() -> None:
         zeros(2, 3)[:, 3]
 
 
-def test_things_that_are_no_tensors() -> None:
+def test_operands_that_are_not_tensors() -> None:
     with pytest.raises(TypeError, match="add expects a tensor, got str"):
         zeros(2) + "a"  # type: ignore[operator]

@@ -295,7 +295,7 @@ class TestArguments:
             kind(nn.Linear(1, 1), **options)
 
 
-def test_a_parameter_that_joins_later_starts_its_own_count(device: str) -> None:
+def test_a_parameter_added_later_has_its_own_step_count(device: str) -> None:
     early, late = (tinynn.ones(1, device=device, requires_grad=True) for _ in range(2))
     optimizer = optim.Adam([early, late], learning_rate=0.1)
     for step in range(5):

@@ -436,7 +436,7 @@ class TestStorageFailures:
 
 
 class TestMemory:
-    def test_saving_takes_the_memory_of_the_state_once_more(self, tmp_path: Path) -> None:
+    def test_saving_takes_one_copy_of_the_state(self, tmp_path: Path) -> None:
         """The snapshot itself: neither the optimizer nor the writer makes another copy."""
         model = nn.Linear(700, 700)
         optimizer = optim.Adam(model, 0.01)
@@ -505,7 +505,7 @@ class TestInTheBackground:
         arrays = load_file(tmp_path / names(tmp_path)[0])
         np.testing.assert_array_equal(arrays["parts.model.weight"], before)
 
-    def test_only_as_often_as_asked(self, tmp_path: Path) -> None:
+    def test_saves_at_the_interval(self, tmp_path: Path) -> None:
         checkpoints = Checkpoints(tmp_path, every=3600)
         checkpoints.track(model=nn.Linear(2, 2))
         for _ in range(10):

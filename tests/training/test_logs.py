@@ -114,7 +114,7 @@ class TestEarlyStopping:
         assert len(history.validation) == 4
         np.testing.assert_array_equal(kept, weights[1])
 
-    def test_the_last_ones_unless_asked(self) -> None:
+    def test_the_last_weights_by_default(self) -> None:
         _, kept, weights = self.run([3.0, 1.0, 2.0, 4.0], keep_best=None)
         np.testing.assert_array_equal(kept, weights[3])
 
@@ -123,7 +123,7 @@ class TestEarlyStopping:
         assert len(history.validation) == 4
         np.testing.assert_array_equal(kept, weights[1])
 
-    def test_a_run_that_ran_out_of_patience_stays_ended(self, tmp_path: Path) -> None:
+    def test_a_run_stopped_early_stays_stopped(self, tmp_path: Path) -> None:
         steps: list[str] = []
         for _ in range(2):
             steps.clear()

@@ -27,7 +27,7 @@ def test_the_predicted_class_is_the_one_with_the_largest_logit() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1)])
-def test_a_single_logit_says_yes_above_zero(shape: tuple[int, ...]) -> None:
+def test_a_single_logit_predicts_class_1_above_zero(shape: tuple[int, ...]) -> None:
     logits = np.array([-0.5, 0.0, 0.5], dtype=np.float32).reshape(shape)
     np.testing.assert_array_equal(predicted_classes(logits), [0, 0, 1])
 

@@ -68,7 +68,7 @@ def _until_it_answers(address: str) -> None:
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 class TestS3:
-    def test_a_run_that_loses_its_machine(self, s3: str) -> None:
+    def test_a_run_on_another_machine(self, s3: str) -> None:
         """Two processes that share nothing but the URL."""
         command = [sys.executable, "-m", "tests.training.scenario", f"{s3}/run", "0"]
         lost = subprocess.Popen(
@@ -86,7 +86,7 @@ class TestS3:
         assert f"resuming from {s3}/run/step-" in second.stderr
         assert second.stdout.strip() == train().fingerprint()
 
-    def test_asked_to_end(self, s3: str) -> None:
+    def test_interrupted_by_a_signal(self, s3: str) -> None:
         def end(event: str, state: TrainingState) -> None:
             if event == "step" and state.steps == 4:
                 signal.raise_signal(signal.SIGTERM)

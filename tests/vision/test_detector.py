@@ -106,7 +106,7 @@ class TestDetect:
         assert 0 < len(few) < len(random_finder.windows(noise(), threshold=0.3).scores)
         assert few.min() > 0.45
 
-    def test_what_few_windows_show_is_no_object(self, finder: Detector) -> None:
+    def test_few_windows_are_not_a_detection(self, finder: Detector) -> None:
         photo = scene((20, 20, 8), (70, 50, 8))
         candidates = len(finder.windows(photo).boxes)
         assert len(finder.detect(photo).boxes) == 2
@@ -241,7 +241,7 @@ class TestNetwork:
             ("min_windows", 0),
         ],
     )
-    def test_numbers_that_make_no_sense_are_refused(self, name: str, value: float) -> None:
+    def test_invalid_numbers_are_refused(self, name: str, value: float) -> None:
         with pytest.raises(ArgumentError, match=rf"^{name} must be .*, got {value}$"):
             Detector(bright_square(), **{name: value})  # type: ignore[arg-type]
 

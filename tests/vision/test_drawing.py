@@ -20,7 +20,7 @@ def test_outlines_the_box_in_the_color() -> None:
     assert not changed(drawn)[22:44, 12:39].any()
 
 
-def test_leaves_the_photo_alone() -> None:
+def test_does_not_change_the_photo() -> None:
     photo = np.zeros((50, 50, 3), dtype=np.uint8)
     draw_boxes(photo, [[5, 5, 20, 20]], [0.5])
     assert not photo.any()

@@ -157,7 +157,7 @@ def test_nothing_is_changed(explain: Any, device: str) -> None:
     assert [p.requires_grad for p in model.parameters()] == [False] + [True] * 7
 
 
-def test_occlusion_by_hand(device: str) -> None:
+def test_occlusion_at_the_edge(device: str) -> None:
     """Steps of 5 would leave the last rows out: the edge gets a square of its own."""
     model = network(device).eval()
     with tinynn.no_grad():

@@ -44,7 +44,7 @@ class TestReadPhoto:
         Image.fromarray(np.uint8([[0, 9], [200, 255]])).save(tmp_path / "a.png")
         np.testing.assert_array_equal(read_photo(tmp_path / "a.png")[1, 0], [200, 200, 200])
 
-    def test_transparency_is_laid_on_white(self, tmp_path: Path) -> None:
+    def test_transparent_pixels_are_composited_on_white(self, tmp_path: Path) -> None:
         Image.fromarray(np.uint8([[[255, 0, 0, 0], [255, 0, 0, 255]]])).save(tmp_path / "a.png")
         read = read_photo(tmp_path / "a.png")
         np.testing.assert_array_equal(read, [[[255, 255, 255], [255, 0, 0]]])

@@ -42,7 +42,7 @@ _folds: ContextVar[dict[_Layers, _Folded] | None] = ContextVar("folds", default=
 def constant_weights() -> Iterator[None]:
     """Promise that no weight changes within the block: batch norm is then folded only once.
 
-    In evaluation mode, a ``BatchNorm2d`` behind a ``Conv2d`` is folded into the weights of the
+    In evaluation mode, a ``BatchNorm2d`` after a ``Conv2d`` is folded into the weights of the
     convolution. Without the promise, that happens in every forward pass. The folded weights are
     dropped at the end of the block, so they cannot become stale afterwards. An inner block shares
     the folded weights of the outer one.
