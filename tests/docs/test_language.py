@@ -27,6 +27,8 @@ INSTEAD = {  # pattern: what to write
     r"\b(somebody|nobody|whoever)\b": "the caller, the user, the code that",
     r"a person sees": "the output",
     r"in parts of": "relative to",
+    r"\bby turns\b": "in turn",
+    r"\bfloors\b": "levels",
     r"pastime|toom.?cook": "the name of the algorithm",
     **dict.fromkeys(BRITISH, "the American spelling"),
 }

@@ -213,7 +213,7 @@ class Checkpoints:
         other = {k: v for k, v in versions.items() if v != _versions().get(k, v)}
         if other:
             was = ", ".join(f"{name} {version}" for name, version in sorted(other.items()))
-            say(f"it was saved with {was}: from here on the last bits of results may differ")
+            say(f"it was saved with {was}: from here on, results may differ in the last bits")
 
     def _newest_intact(self, names: list[str]) -> dict[str, Any] | None:
         for name in reversed(names):
@@ -222,7 +222,7 @@ class Checkpoints:
             except FileFormatError as error:
                 if name == names[0]:
                     raise
-                say(f"{error}; trying the one before")
+                say(f"{error}; trying the previous one")
             else:
                 self.resumed_from = name
                 return state
