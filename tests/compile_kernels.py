@@ -55,7 +55,7 @@ class Job(NamedTuple):
 
 
 class KernelResources(NamedTuple):
-    """What one kernel uses, from the output of ``ptxas -v``."""
+    """The resource usage of one kernel, from the output of ``ptxas -v``."""
 
     kernel: str
     registers: int

@@ -30,7 +30,7 @@ def algorithm() -> Iterator[None]:
 
 
 def tiling(window: Window, size: tuple[int, int], channels: int, outputs: int, images: int):
-    """What is chosen for an output of a size: a tiling, or another method."""
+    """The plan for an output of this size: a tiling, or another method."""
     height, width = (n + e - 1 for n, e in zip(size, window.extent, strict=True))
     problem = choice.problem(
         (images, height, width, channels), (images, *size, outputs), window, np.dtype("float32")

@@ -1,4 +1,4 @@
-"""What holds for every function: its value, its gradients of both orders, its dtype, its memory."""
+"""Every function: its value, its gradients of both orders, its dtype, its memory."""
 
 import gc
 import weakref

@@ -59,7 +59,7 @@ class Tracer:
     )  # the layers being called; the first is none
     paths: dict[int, str] = field(default_factory=dict)
     layers: dict[int, str] = field(default_factory=dict)  # of the nodes, by their order
-    counts: dict[str, int] = field(default_factory=dict)  # what the library itself reports
+    counts: dict[str, int] = field(default_factory=dict)  # reported by the library itself
     waited: float = 0.0  # seconds the host waited for the device
     inside: bool = False  # inside ``span``: functions called there do not end it
 

@@ -145,7 +145,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> None:
     def draw() -> np.ndarray[Any, Any]:
         values = default_generator.normal((max(rows, columns), min(rows, columns)))
         q, r = np.linalg.qr(values)
-        q *= np.sign(np.diag(r))  # else not uniform over all rotations (Mezzadri, 2007)
+        q *= np.sign(np.diag(r))  # makes the distribution uniform (Mezzadri, 2007)
         return gain * (q if rows >= columns else q.T).reshape(tensor.shape)
 
     _fill(tensor, draw)

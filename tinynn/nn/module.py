@@ -64,7 +64,7 @@ class Module:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        self._arguments = (args, kwargs)  # what repr shows and a file stores
+        self._arguments = (args, kwargs)  # shown by repr, stored in files
         self._forward_hooks = {}
         return self
 
@@ -307,7 +307,7 @@ _Step = tuple[tuple[Module, ...], Any]  # layers that ran as one function, the s
 
 
 class _Calls(threading.local):
-    trail: list[_Step] | None = None  # what has run in the current outermost call
+    trail: list[_Step] | None = None  # layers run so far in the outermost call
 
 
 _calls = _Calls()

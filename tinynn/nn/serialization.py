@@ -162,7 +162,7 @@ def _check_rebuilds(model: Module, description: Any) -> None:
 
 
 def _structure(model: Module) -> dict[str, str]:
-    """What is at each path; a shared module or tensor refers to its first path."""
+    """The module or tensor at each path; a shared one refers to its first path."""
     first: dict[int, str] = {}
     found: dict[str, str] = {}
     for path, item in (*model.named_modules(), *model.state_dict().items()):

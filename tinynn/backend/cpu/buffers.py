@@ -106,7 +106,7 @@ def cached_views(key: Any, make: Callable[[Any], T]) -> T:
         found = make(key)  # clears the cached views where a buffer has to grow
         if len(buffers.views) >= tuning.CACHED_VIEWS:
             buffers.views.clear()
-        if not buffers.refused:  # else the views would keep memory over the limit alive
+        if not buffers.refused:  # the views would keep the refused buffer alive
             buffers.views[key] = found
     result: T = found
     return result

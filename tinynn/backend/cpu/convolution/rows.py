@@ -324,7 +324,7 @@ class WinogradRows(_Rows):
 
     def load(self, x: Array, tile: Tile) -> None:
         """Transform the input rows of the tile: Bᵀ @ rows."""
-        if not self.writer.begin():  # else the padding is zero from the last tile
+        if not self.writer.begin():  # otherwise the padding is still zero
             for part in self.padding:
                 part[...] = 0
         self.writer.finish()
@@ -349,7 +349,7 @@ class WinogradRows(_Rows):
                 np.matmul(matrix, rows, out=target)
 
     def _inside(self, first: int, height: int) -> list[tuple[Array | None, Array, int]]:
-        """What each run of blocks reads from an image, when the first begins at row ``first``.
+        """The input of each run of blocks in an image, when the first begins at row ``first``.
 
         Returns:
             The columns of Bᵀ for the rows inside the image (None: there are none), the blocks, and

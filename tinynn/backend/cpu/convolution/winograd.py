@@ -30,7 +30,7 @@ from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.tiles import cut
 from tinynn.backend.reference import Array
 
-_POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, -0.5, 2.0)  # and infinity, always
+_POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, -0.5, 2.0)  # and always infinity
 
 
 class Transforms(NamedTuple):
