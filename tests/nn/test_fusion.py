@@ -143,6 +143,15 @@ class TestConstantWeights:
                     model(tinynn.ones((1, 9, 11, 3)))
         assert weights[0] is weights[1]
 
+    def test_gradients_flow_after_a_pass_without_them(self):
+        model = models()["conv norm"].eval()
+        x = tinynn.ones((1, 9, 11, 3))
+        with nn.constant_weights():
+            with tinynn.no_grad():
+                model(x)
+            model(x).sum().backward()
+        assert model[0].weight.grad is not None
+
     def test_changes_count_again_after_the_block(self):
         model = models()["conv norm"].eval()
         x = tinynn.ones((1, 9, 11, 3))

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from tinynn import functional as F
-from tinynn.autograd import Tensor
+from tinynn.autograd import Tensor, is_grad_enabled
 from tinynn.backend import tracing
 from tinynn.errors import TinynnError
 from tinynn.nn.activation import ReLU
@@ -43,9 +43,9 @@ def constant_weights() -> Iterator[None]:
     """Promise that no weight changes within the block: batch norm is then folded only once.
 
     In evaluation mode, a ``BatchNorm2d`` after a ``Conv2d`` is folded into the weights of the
-    convolution. Without the promise, that happens in every forward pass. The folded weights are
-    dropped at the end of the block, so they cannot become stale afterwards. An inner block shares
-    the folded weights of the outer one.
+    convolution. Without the promise, or while gradients are recorded, that happens in every forward
+    pass. The folded weights are dropped at the end of the block, so they cannot become stale
+    afterwards. An inner block shares the folded weights of the outer one.
 
     Example:
         >>> with no_grad(), nn.constant_weights():
@@ -132,7 +132,7 @@ def _convolve(conv: Conv2d, norm: BatchNorm2d | None, pool: MaxPool2d | None, x:
 
 def _folded(conv: Conv2d, norm: BatchNorm2d) -> _Folded:
     """weight · s and (bias - mean) · s + shift, where s = scale / √(variance + eps)."""
-    kept = _folds.get()
+    kept = None if is_grad_enabled() else _folds.get()  # kept tensors have no graph
     if kept is not None and (conv, norm) in kept:
         return kept[conv, norm]
     scale = (norm.running_var + norm.eps) ** -0.5
@@ -141,6 +141,6 @@ def _folded(conv: Conv2d, norm: BatchNorm2d) -> _Folded:
     shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
     bias = shift * scale
     folded = conv.weight * scale, bias if norm.bias is None else bias + norm.bias
-    if kept is not None and not any(tensor.requires_grad for tensor in folded):
+    if kept is not None:
         kept[conv, norm] = folded
     return folded
