@@ -270,6 +270,14 @@ class TestGrad:
 
 
 class TestGradMode:
+    def test_no_grad_can_be_entered_again(self) -> None:
+        quiet = tinynn.no_grad()
+        with quiet:
+            with quiet:
+                pass
+            assert not tinynn.is_grad_enabled()
+        assert tinynn.is_grad_enabled()
+
     def test_no_grad_records_nothing(self, device: str) -> None:
         x = leaf(2.0, device)
         with tinynn.no_grad():

@@ -418,12 +418,14 @@ class _GradMode:
 
     def __init__(self, recording: bool) -> None:
         self.recording = recording
+        self.previous: list[bool] = []  # a stack: the same object may be entered again inside
 
     def __enter__(self) -> None:
-        self.previous, _mode.recording = _mode.recording, self.recording
+        self.previous.append(_mode.recording)
+        _mode.recording = self.recording
 
     def __exit__(self, *exception: object) -> None:
-        _mode.recording = self.previous
+        _mode.recording = self.previous.pop()
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
