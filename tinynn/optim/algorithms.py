@@ -57,9 +57,7 @@ class SGD(Optimizer):
     def init_single(self, parameter: Tensor) -> State:
         return {"velocity": zeros_like(parameter).data} if self.momentum else {}
 
-    def apply_single(
-        self, p: Array, g: Array, state: State, learning_rate: float, step: int
-    ) -> None:
+    def apply_single(self, p: Array, g: Array, state: State, learning_rate: float, t: int) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * p
         if self.momentum:
@@ -106,9 +104,7 @@ class Adam(Optimizer):
     def init_single(self, parameter: Tensor) -> State:
         return {"first": zeros_like(parameter).data, "second": zeros_like(parameter).data}
 
-    def apply_single(
-        self, p: Array, g: Array, state: State, learning_rate: float, step: int
-    ) -> None:
+    def apply_single(self, p: Array, g: Array, state: State, learning_rate: float, t: int) -> None:
         if self.weight_decay and self.decoupled:
             p *= 1 - learning_rate * self.weight_decay
         elif self.weight_decay:
@@ -119,9 +115,9 @@ class Adam(Optimizer):
         v *= beta2
         v += (1 - beta2) * (g * g)
         denominator = np.sqrt(v)
-        denominator *= 1 / math.sqrt(1 - beta2**step)
+        denominator *= 1 / math.sqrt(1 - beta2**t)
         denominator += self.eps
-        p -= (learning_rate / (1 - beta1**step)) * m / denominator
+        p -= (learning_rate / (1 - beta1**t)) * m / denominator
 
 
 class AdamW(Adam):
@@ -184,9 +180,7 @@ class RMSprop(Optimizer):
         names = ("square", "velocity") if self.momentum else ("square",)
         return {name: zeros_like(parameter).data for name in names}
 
-    def apply_single(
-        self, p: Array, g: Array, state: State, learning_rate: float, step: int
-    ) -> None:
+    def apply_single(self, p: Array, g: Array, state: State, learning_rate: float, t: int) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * p
         s = state["square"]

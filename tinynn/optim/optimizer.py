@@ -28,7 +28,7 @@ class Optimizer:
     restored by name.
 
     >>> class SignSGD(optim.Optimizer):
-    ...     def apply_single(self, p, g, state, learning_rate, step):
+    ...     def apply_single(self, p, g, state, learning_rate, t):
     ...         p -= learning_rate * np.sign(g)
 
     Args:
@@ -121,9 +121,7 @@ class Optimizer:
         """
         return {}
 
-    def apply_single(
-        self, p: Array, g: Array, state: State, learning_rate: float, step: int
-    ) -> None:
+    def apply_single(self, p: Array, g: Array, state: State, learning_rate: float, t: int) -> None:
         """Update one parameter and its state in place, elementwise.
 
         Args:
@@ -132,7 +130,7 @@ class Optimizer:
             g: Its gradient, which must stay unchanged.
             state: The arrays of ``init_single``.
             learning_rate: The learning rate of this step.
-            step: 1 for the first update of this parameter.
+            t: The number of this update: 1 for the first one of this parameter.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no apply_single()")
 
