@@ -4,8 +4,6 @@ Everything that the library writes goes through ``write_atomically`` or a checkp
 after array: writing takes no memory besides the arrays themselves.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import zlib

@@ -75,9 +75,16 @@ def test_code_lines():
 
 
 def test_the_counts_on_the_page_are_true():
+    """Within 5 % or 5 lines, so that not every change of the code is a change of the page."""
     page = PAGE.read_text(encoding="utf-8")
-    assert TOTAL.search(page)
-    assert page == refreshed(page), "run `python tests/docs/test_afternoon.py`, which corrects them"
+    stated, counted = (
+        [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", text)]
+        for text in (page, refreshed(page))
+    )
+    for said, true in zip(stated, counted, strict=True):
+        assert abs(said - true) <= max(5, true // 20), (
+            f"the page says {said}, now it is {true}: run `python tests/docs/test_afternoon.py`"
+        )
 
 
 def test_the_core_can_be_read_in_an_afternoon():

@@ -1,7 +1,5 @@
 """Datasets: indexed collections of (image, label) examples."""
 
-from __future__ import annotations
-
 import math
 import os
 import warnings

@@ -1,7 +1,5 @@
 """Load a dataset in batches that are prepared in the background while the network computes."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass

@@ -42,9 +42,7 @@ def pair(name: str, what: str, value: Size, least: int) -> Pair:
     """(rows, columns) from one integer or two; ArgumentError if one is below ``least``."""
     both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2 or any(not isinstance(v, (int, np.integer)) or v < least for v in both):
-        raise ArgumentError(
-            f"{name} expects {what} as one or two whole numbers >= {least}, got {value!r}"
-        )
+        raise ArgumentError(f"{name} expects {what} as 1 or 2 integers >= {least}, got {value!r}")
     return int(both[0]), int(both[1])
 
 
@@ -103,9 +101,7 @@ def pool_window(
         )
     pads = pair(name, "padding", padding, 0)
     if any(2 * p > k for p, k in zip(pads, kernel, strict=True)):
-        raise ArgumentError(
-            f"{name} expects a padding of at most half the kernel {kernel}, got {pads}"
-        )
+        raise ArgumentError(f"{name} expects padding at most half the kernel {kernel}, got {pads}")
     return _window(name, shape, kernel, kernel if stride is None else stride, pads, *rest)
 
 
@@ -122,9 +118,7 @@ def conv_transpose2d_window(
     window = _unpadded(name, kernel, stride, dilation)._replace(padding=around, groups=groups)
     extra = pair(name, "output_padding", output_padding, 0)
     if any(e >= max(s, d) for e, s, d in zip(extra, window.stride, window.dilation, strict=True)):
-        raise ArgumentError(
-            f"{name} expects an output_padding below stride or dilation, got {extra}"
-        )
+        raise ArgumentError(f"{name} expects output_padding below stride or dilation, got {extra}")
     height, width = (
         (n - 1) * s - 2 * p + e + o
         for n, s, p, e, o in zip(shape[1:3], window.stride, pads, window.extent, extra, strict=True)

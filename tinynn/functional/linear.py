@@ -33,9 +33,7 @@ def matmul(a: Operand, b: Operand) -> Tensor:
     try:
         out = x.backend.matmul(x.data, y.data)
     except ValueError as error:
-        raise ShapeError(
-            f"matmul: leading axes of {x.shape} and {y.shape} do not broadcast"
-        ) from error
+        raise ShapeError(f"matmul: leading axes do not broadcast: {x.shape}, {y.shape}") from error
     return record(
         "matmul",
         out,

@@ -174,7 +174,5 @@ def _checked(name: str, x: Tensor, axes: int, *parameters: Tensor | None) -> Ten
         if parameter is not None and parameter.shape != shape:
             size = "x".join(map(str, parameter.shape)) or "1"
             what = "channels (the last axis)" if axes == 1 else f"elements (the last {axes} axes)"
-            raise ShapeError(
-                f"{name} expects {size} {what}, got {shape} of an input of shape {x.shape}"
-            )
+            raise ShapeError(f"{name} expects {size} {what}, got {shape} for an input {x.shape}")
     return x

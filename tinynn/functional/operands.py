@@ -25,9 +25,7 @@ def as_tensor(name: str, x: Any) -> Tensor:
 
 def _not_a_tensor(name: str, x: Any) -> DtypeError:
     maker = "from_numpy" if isinstance(x, np.ndarray) else "tensor"
-    return DtypeError(
-        f"{name} expects a tensor, got {type(x).__name__}; convert it with tinynn.{maker}()"
-    )
+    return DtypeError(f"{name} expects a tensor, got {type(x).__name__}; use tinynn.{maker}()")
 
 
 def require_floating(name: str, x: Tensor) -> Tensor:

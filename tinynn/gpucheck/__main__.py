@@ -5,8 +5,6 @@
 Exit codes: 0 all checks passed, 1 a check failed, 2 no usable GPU, 130 interrupted.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import platform

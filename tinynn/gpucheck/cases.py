@@ -4,8 +4,6 @@ The parity check of ``python -m tinynn.gpucheck`` and the tests of the library s
 new function or kernel is one more row.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterator
 from inspect import signature

@@ -4,8 +4,6 @@ All times are wall-clock times around synchronized work: the median of several r
 run. They are meaningless on an emulated device.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

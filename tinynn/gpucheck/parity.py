@@ -4,8 +4,6 @@ Kernels are compared with the reference backend on NumPy arrays, functions and t
 the CPU.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Activation layers, dropout and ``Flatten``: each calls its function in ``tinynn.functional``."""
 
-from __future__ import annotations
-
 from tinynn import functional as F
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError

@@ -1,7 +1,5 @@
 """Containers: modules that hold modules."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 

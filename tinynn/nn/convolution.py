@@ -1,7 +1,5 @@
 """Convolution layers for channels-last images."""
 
-from __future__ import annotations
-
 import math
 
 from tinynn import functional as F

@@ -12,8 +12,6 @@ The first two combine. Users write ordinary layers, and the results equal those 
 layers up to rounding. A layer with a forward hook runs by itself, so that the hook gets its output.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -7,8 +7,6 @@ one input contributes to: of a linear weight (in, out) they are in and out; of a
 (kh, kw, in, out) they are kh·kw·in and kh·kw·out.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

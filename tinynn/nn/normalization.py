@@ -1,7 +1,5 @@
 """Normalization layers; channels are the last axis."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 

@@ -1,7 +1,5 @@
 """Pooling and resizing layers for channels-last images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from tinynn import functional as F

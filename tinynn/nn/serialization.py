@@ -5,8 +5,6 @@ the model from classes known by name (those of ``tinynn.nn`` and those passed in
 weights into it: a file cannot execute any other code.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """Output shapes, parameters, multiply-adds and memory of a model, layer by layer."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 

@@ -5,8 +5,6 @@ NumPy runs it in chunks that stay in the cache, CUDA as one generated kernel for
 ``tinynn.backend.formula`` lists the operations that it may contain.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Gradient clipping, between ``backward`` and ``step``."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """``Optimizer``: parameters and state by path, the step count, the learning rate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any
@@ -42,9 +40,7 @@ class Optimizer:
         elif isinstance(parameters, Iterable) and not isinstance(parameters, Mapping):
             parameters = {str(i): parameter for i, parameter in enumerate(parameters)}
         if not isinstance(parameters, Mapping) or not parameters:
-            raise ArgumentError(
-                "an optimizer expects a model with parameters, or tensors, and got none"
-            )
+            raise ArgumentError("an optimizer expects a model with parameters or tensors, got none")
         for path, parameter in parameters.items():
             if not isinstance(parameter, Tensor) or not parameter.is_leaf:
                 raise ArgumentError(f"parameter {path!r} is not a leaf tensor: {parameter!r:.80}")

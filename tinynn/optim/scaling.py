@@ -1,7 +1,5 @@
 """Dynamic loss scaling for gradients in float16."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,15 +102,10 @@ class LossScaler:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned; FileFormatError if it is anything else."""
-        if set(state) != {"scale", "good"}:
+        valid = set(state) == {"scale", "good"} and state["good"] >= 0
+        if not valid or not _RANGE[0] <= state["scale"] <= _RANGE[1]:
             raise FileFormatError(
-                f"the state of a LossScaler has scale and good, got {sorted(state)}"
+                f"a LossScaler has a scale from 2**-40 to 2**40 and good >= 0, got {dict(state)}"
             )
-        scale, good = float(state["scale"]), int(state["good"])
-        if not _RANGE[0] <= scale <= _RANGE[1] or good < 0:
-            raise FileFormatError(
-                "the state of a LossScaler has a scale from 2**-40 to 2**40 and good >= 0, got "
-                f"{scale} and {good}"
-            )
-        self._set(scale, good)
+        self._set(float(state["scale"]), int(state["good"]))
         self._applied = None

@@ -6,8 +6,6 @@ Example:
     >>> optim.SGD(model, learning_rate=optim.warm_up(optim.cosine(0.1, steps=1000), steps=100))
 """
 
-from __future__ import annotations
-
 import math
 
 from tinynn.errors import ArgumentError

@@ -1,7 +1,5 @@
 """Learning curves, drawn by matplotlib."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

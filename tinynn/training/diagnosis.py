@@ -1,7 +1,5 @@
 """Find the origin of a NaN: recompute its training step, layer by layer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice

@@ -1,7 +1,5 @@
 """Early stopping, and the weights of the best epoch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

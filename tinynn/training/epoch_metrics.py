@@ -1,7 +1,5 @@
 """Loss and accuracy of each epoch, summed on the device, and the guard against NaN."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType

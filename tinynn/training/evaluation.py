@@ -1,7 +1,5 @@
 """Evaluation and prediction, batch by batch and without gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Requests to stop: Ctrl-C, SIGTERM, and the preemption notice of a spot instance."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

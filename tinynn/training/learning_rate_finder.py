@@ -1,7 +1,5 @@
 """The learning-rate range test: train while the learning rate grows, and watch the loss."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from itertools import chain, islice, repeat

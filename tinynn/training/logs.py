@@ -4,8 +4,6 @@ A file is rewritten atomically after each epoch, from the whole history: after a
 neither gaps nor duplicate lines.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

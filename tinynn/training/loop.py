@@ -4,8 +4,6 @@
 ``TrainingState.train_step`` can be copied and changed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from typing import Literal

@@ -1,7 +1,5 @@
 """Gradient accumulation: a large batch in micro-batches, with the memory footprint of one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Literal
 

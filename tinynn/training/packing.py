@@ -4,8 +4,6 @@ Arrays become tensors named by their path in the state, everything else JSON in 
 safetensors tools read the file, and reading it runs no code.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """Progress on standard error while a network trains."""
 
-from __future__ import annotations
-
 import math
 import sys
 from typing import Any

@@ -1,7 +1,5 @@
 """Interfaces of data loaders, loss functions and metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """Copies of weights, and temporary training that is undone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Sliding-window object detection with a small fully convolutional network."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A map shows which pixels a decision depends on, for this network and this image.
 that the decision is correct, nor why those pixels matter.
 """
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from itertools import product
 from typing import Any

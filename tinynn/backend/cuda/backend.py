@@ -1,7 +1,5 @@
 """An NVIDIA GPU through CuPy: the table of kernels that override the reference."""
 
-from __future__ import annotations
-
 from tinynn.backend.cuda import (
     convolution,
     elementwise,

@@ -7,8 +7,6 @@ workspace at a time. Groups of few channels (depthwise convolution) have no matr
 one thread per output.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any

@@ -1,7 +1,5 @@
 """One CUDA device: its arrays, its memory, and the state that its kernels share."""
 
-from __future__ import annotations
-
 import threading
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple

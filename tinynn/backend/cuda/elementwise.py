@@ -1,7 +1,5 @@
 """Elementwise kernels: a formula becomes one kernel, generated when it is first used."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any

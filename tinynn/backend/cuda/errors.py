@@ -1,7 +1,5 @@
 """Explain CuPy's errors: a GPU out of memory, and kernels that failed earlier."""
 
-from __future__ import annotations
-
 import re
 
 from tinynn.errors import DeviceMemoryError

@@ -1,7 +1,5 @@
 """The sizes of a convolution or a pooling, as kernel arguments."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any, NamedTuple
 

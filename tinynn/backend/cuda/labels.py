@@ -1,7 +1,5 @@
 """Labels that are checked on the GPU without synchronizing."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 

@@ -5,8 +5,6 @@ CuPy caches the machine code on disk. ``VARIANTS`` lists every set of macros, so
 compile all of them for GPUs that are not at hand.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path

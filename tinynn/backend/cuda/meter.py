@@ -1,7 +1,5 @@
 """Counters and times of a trace on a GPU."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any

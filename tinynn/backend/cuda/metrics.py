@@ -1,7 +1,5 @@
 """The running metrics of an epoch on a GPU."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from tinynn.backend.cuda.device import CudaDevice

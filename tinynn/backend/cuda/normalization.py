@@ -3,8 +3,6 @@
 Statistics are computed in float32 for float16, with Welford's and Chan's formulas.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pooling on a GPU: one launch each. Every kernel gathers, so none needs atomics."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from tinynn.backend.cuda.device import CudaDevice

@@ -1,7 +1,5 @@
 """Random numbers on a GPU: generated in the kernel that uses them, the same bits as on the CPU."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

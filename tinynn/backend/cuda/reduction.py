@@ -1,7 +1,5 @@
 """Sums and means on a GPU: one launch, float16 summed in float32, the same bits in every run."""
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 from typing import NamedTuple

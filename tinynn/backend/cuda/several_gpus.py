@@ -6,8 +6,6 @@ array operations in the same function (``x * 2``, ``x[index]``) then run there t
 one GPU use none of this.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import wraps
 from types import ModuleType

@@ -1,7 +1,5 @@
 """Softmax cross-entropy on a GPU: the forward and the backward pass in one launch each."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tuning constants of the CUDA kernels, each with its unit and reason."""
 
-from __future__ import annotations
-
 # Threads per block. Eight warps hide latency, and with two blocks per multiprocessor
 # (``__launch_bounds__(THREADS, 2)``) each thread may use 128 registers.
 THREADS = 256

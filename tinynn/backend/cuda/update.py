@@ -1,7 +1,5 @@
 """Optimizer updates: all parameters of one dtype in one launch, for any formula."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import chain

@@ -1,7 +1,5 @@
 """Asynchronous host-to-device copies of batches: pinned memory and a copy stream."""
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 from typing import Any
