@@ -108,7 +108,7 @@ def check_disjoint(
     names_a = _names(names_a, len(images_a), "first")
     names_b = _names(names_b, len(images_b), "second")
     if images_a.dtype != images_b.dtype:
-        raise DtypeError(f"both sets must be of one dtype: {images_a.dtype}, {images_b.dtype}")
+        raise DtypeError(f"expected the same dtype, got {images_a.dtype} and {images_b.dtype}")
     if images_a.shape[1:] != images_b.shape[1:]:
         raise ShapeError(
             "both sets must have the same image shape, got "
