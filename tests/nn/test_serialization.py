@@ -290,6 +290,11 @@ class TestDamage:
         with pytest.raises(FileFormatError, match=r"cannot build the model of .*model"):
             tinynn.load(write(tmp_path / "model", model))
 
+    def test_a_class_that_is_not_in_a_list(self, tmp_path: Path) -> None:
+        tinynn.save(nn.ReLU(), tmp_path / "model")
+        with pytest.raises(TypeError):  # not an error of the file
+            tinynn.load(tmp_path / "model", classes=nn.ReLU)  # type: ignore[arg-type]
+
     def test_arrays_that_do_not_fit_the_model(self, tmp_path: Path) -> None:
         path = write(tmp_path / "model", layer("Linear", 2, 1), {"weight": np.zeros((1, 2))})
         with pytest.raises(FileFormatError, match=r"missing: bias(.|\n)*wrong shape: weight"):

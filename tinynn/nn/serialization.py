@@ -63,11 +63,11 @@ def load(path: FilePath, classes: Iterable[type[Module]] = (), device: str | Non
             f"{path} is a safetensors file, but not one of tinynn.save: its header has no "
             f'"tinynn": "{FORMAT}"; load its arrays with load_state_dict into a model of your own'
         )
-    target = default_device() if device is None else device
+    target, known = default_device() if device is None else device, _by_name(classes)
     try:
         held = sum(array.size for array in arrays.values())
         with default_device(target):
-            model = _build(json.loads(header["model"]), _by_name(classes), held)
+            model = _build(json.loads(header["model"]), known, held)
         if not isinstance(model, Module):
             raise FileFormatError("its header describes no module")
         _take_dtypes(model, arrays)
