@@ -72,7 +72,7 @@ class TestTrace:
             (np.floor, r"cannot use floor: it may use operators, erf, and NumPy's absolute, add"),
             (np.add.reduce, r"cannot use add\.reduce"),
             (np.sum, "cannot use sum"),
-            (lambda x: x * np.ones(3), "with Python numbers, got ndarray"),
+            (lambda x: x * np.ones(3), "its arrays and numbers, got ndarray"),
             (lambda x: x if x > 0 else -x, r"cannot branch .* use np\.where"),
         ],
     )

@@ -142,6 +142,26 @@ def test_a_saved_state_is_a_copy(device: str) -> None:
     np.testing.assert_array_equal(state["arrays"]["0.velocity"], before)
 
 
+class Normalized(optim.Optimizer):
+    def apply_single(self, p: Any, g: Any, state: Any, learning_rate: float, t: int) -> None:
+        p -= learning_rate * g / np.linalg.norm(g)
+
+
+def test_a_formula_that_is_not_elementwise_is_an_error(device: str) -> None:
+    p = tinynn.ones(3, device=device, requires_grad=True)
+    p.sum().backward()
+    with pytest.raises(ArgumentError, match="a formula cannot use norm"):
+        Normalized([p], 0.1).step()
+    assert p.tolist() == [1, 1, 1]
+
+
+def test_a_schedule_may_return_an_array_without_axes(device: str) -> None:
+    p = tinynn.ones(2, device=device, requires_grad=True)
+    p.sum().backward()
+    optim.Adam([p], lambda step: np.asarray(0.5)).step()
+    np.testing.assert_allclose(p.numpy(), 0.5, rtol=1e-6)
+
+
 class FourSums(optim.Optimizer):
     """Sums of the gradients, in as many arrays as a GPU can update."""
 

@@ -112,11 +112,9 @@ class Trace:
         return target
 
     def _constant(self, operand: Any) -> str:
-        if not isinstance(operand, (int, float, np.number)):
-            raise ArgumentError(
-                "a formula computes with its arrays and with Python numbers, got "
-                f"{type(operand).__name__}"
-            )
+        if not isinstance(operand, (int, float, np.number, np.ndarray)) or np.ndim(operand):
+            kind = type(operand).__name__
+            raise ArgumentError(f"a formula computes with its arrays and numbers, got {kind}")
         self.numbers.append(float(operand))
         return f"c{len(self.numbers) - 1}"
 

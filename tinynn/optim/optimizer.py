@@ -8,6 +8,7 @@ import numpy as np
 
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, Backend, tracing
+from tinynn.backend.formula import Trace
 from tinynn.errors import ArgumentError, FileFormatError, GradientError
 from tinynn.files import read_only
 
@@ -79,6 +80,7 @@ class Optimizer:
 
         Raises:
             GradientError: If no parameter has a gradient.
+            ArgumentError: If the formula is not elementwise.
         """
         rate = self.learning_rate
         groups: dict[tuple[Backend, np.dtype[Any], int], list[str]] = {}  # one kernel call each
@@ -105,6 +107,8 @@ class Optimizer:
         def formula(p: Array, g: Array, *state: Array) -> None:
             self.apply_single(p, g, dict(zip(names, state, strict=True)), rate, step)
 
+        if step == 1:  # an error if it is not elementwise: it runs on parts of the arrays
+            Trace(formula, 2 + len(names))
         tensors = [self.parameters[path] for path in paths]
         grads = [tensor.grad.data for tensor in tensors if tensor.grad is not None]
         states = ([self.state[path][name] for path in paths] for name in names)
@@ -148,9 +152,7 @@ class Optimizer:
             FileFormatError: If the state is of another model or another kind of optimizer.
         """
         if not {"steps", "updates", "arrays"} <= set(state):
-            raise FileFormatError(
-                f"an optimizer's state has steps, updates and arrays, got {sorted(state)}"
-            )
+            raise FileFormatError(f"expected steps, updates and arrays, got {sorted(state)}")
         restored: dict[str, State] = {}
         for key, array in state["arrays"].items():
             path, _, name = key.rpartition(".")

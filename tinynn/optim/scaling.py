@@ -79,9 +79,7 @@ class LossScaler:
         self._stepped.append(optimizer)
         backend = self._applied.backend
         if any(tensor.backend is not backend for tensor in tensors):
-            raise DeviceError(
-                f"LossScaler expects all parameters on {backend.device}, the device of the loss"
-            )
+            raise DeviceError(f"LossScaler expects parameters on {backend.device}, as the loss")
         xp = backend.xp
         found, inverse = xp.zeros((), dtype=xp.bool_), xp.asarray(1.0 / self._applied.data)
         grads = [tensor.grad.data for tensor in tensors if tensor.grad is not None]

@@ -84,7 +84,9 @@ class Checkpoints:
         watch_spot: bool = False,
     ) -> None:
         if not every >= 0 or keep < 1:
-            raise ArgumentError(f"expected every >= 0 s and keep >= 1, got {every} and {keep}")
+            raise ArgumentError(
+                f"Checkpoints: expected every >= 0 s and keep >= 1, got {every}, {keep}"
+            )
         self.every, self.keep, self.watch_spot = every, keep, watch_spot
         self.config = dict(config or {})
         self.steps = 0

@@ -2,6 +2,8 @@
 
 import math
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from tinynn.training.epoch_metrics import History
@@ -23,9 +25,9 @@ class Progress:
         if self.title is None:
             return
         if event == "start" and (sys.stderr.isatty() or _in_notebook()):
-            from tqdm.auto import tqdm  # the bar of a notebook or of a terminal
-
-            self._bar = tqdm(
+            # tqdm.auto would warn in a notebook without ipywidgets
+            widgets = _in_notebook() and find_spec("ipywidgets") is not None
+            self._bar = import_module("tqdm.notebook" if widgets else "tqdm").tqdm(
                 total=state.epochs * len(state.loader),
                 initial=len(state.history.training) * len(state.loader) + state.position,
                 desc=self.title,
