@@ -89,7 +89,7 @@ class TestTrace:
             training.step()
         assert trace.total.seconds is not None
         assert 0 < trace.total.seconds <= trace.wall
-        assert trace.verdict().startswith("Busy: ")
+        assert trace.verdict().startswith("Compute-bound: ")
 
     def test_the_table_has_a_line_for_each_row(self, traced: tinynn.Trace) -> None:
         lines = str(traced).splitlines()

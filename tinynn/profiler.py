@@ -122,7 +122,8 @@ class Trace:
             return "Nothing was computed."
         if not self.meter.asynchronous:
             (layer, function), row = max(rows.items(), key=lambda item: item[1].seconds or 0)
-            return f"Busy: {layer or 'no layer'}, {function} takes {row.seconds:.3g} s, the most."
+            where = f"{function} in {layer}" if layer else function
+            return f"Compute-bound: most time in {where}, {row.seconds:.3g} s."
         uploads = sum(row.seconds or 0 for (_, name), row in rows.items() if name == "upload")
         waited = self.waited / self.wall
         if uploads > 0.4 * self.wall:
@@ -131,7 +132,7 @@ class Trace:
             return f"Launch-bound: the host waited for the GPU only {waited:.0%} of the time."
         if waited < 0.6 and total.synchronizations > 1:
             return f"Waiting: {total.synchronizations} synchronizations took {waited:.0%}."
-        return f"Busy: the host waited for the GPU's work {waited:.0%} of the time."
+        return f"Compute-bound: the host waited for the GPU {waited:.0%} of the time."
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
