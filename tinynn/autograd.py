@@ -1,5 +1,6 @@
-"""Level 1: ``Tensor``, the computational graph, and the backward pass (reverse-mode autodiff).
+"""Level 1: ``Tensor``, the computational graph, and the backward pass.
 
+This is reverse-mode automatic differentiation, which is called backpropagation in neural networks.
 A differentiable function computes an array and passes it to ``record`` together with its inputs
 and, for each input, its vector-Jacobian product (VJP): a function that maps the upstream gradient,
 i.e. the gradient of the function's output, to the gradient of that input. ``record`` returns a
