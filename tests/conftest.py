@@ -1,5 +1,7 @@
 """``pytest --device cuda`` runs the tests that compute with tensors on a GPU (default: CPU)."""
 
+import signal
+
 import pytest
 
 import tinynn
@@ -29,6 +31,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = [item for item in items if "device" in getattr(item, "fixturenames", ())]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
     items[:] = chosen
+
+
+@pytest.fixture(autouse=True, scope="session")
+def usual_signals() -> None:
+    """Signals have their usual effect, here and in child processes, also under ``nohup``."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(signal.Signals[name], signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

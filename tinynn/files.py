@@ -194,6 +194,7 @@ def write_atomically(path: FilePath, content: Content) -> None:
     """Write a file so that its name always refers to the complete old or complete new content."""
     from uuid import uuid4
 
+    _occupy_standard_descriptors()
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
@@ -206,6 +207,17 @@ def write_atomically(path: FilePath, content: Content) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _flush_directory(target.parent)
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open closed descriptors of standard input, output and error on the null device.
+
+    A file would get their numbers otherwise, and what libraries print would be written into it.
+    """
+    with suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
 
 
 def _flush_directory(folder: Path) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,8 +23,11 @@ ROOT = Path(__file__).parents[2]
 NOTICE = {"action": "terminate", "time": "2026-11-24T17:02:00Z"}
 
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
 class TestSignals:
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", SIGNALS)
     def test_the_first_is_a_request(self, number: signal.Signals) -> None:
         request = StopRequest()
         with stop_on_signals(request):
@@ -43,6 +48,18 @@ class TestSignals:
             assert signal.getsignal(signal.SIGINT) is not before[0]
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
+    @pytest.mark.parametrize("number", SIGNALS)
+    def test_one_that_is_ignored_stays_ignored(self, number: signal.Signals) -> None:
+        before = signal.signal(number, signal.SIG_IGN)
+        try:
+            request = StopRequest()
+            with stop_on_signals(request):
+                signal.raise_signal(number)
+            assert request.reason is None
+            assert signal.getsignal(number) is signal.SIG_IGN
+        finally:
+            signal.signal(number, before)
+
     def test_on_another_thread_nothing_is_installed(self) -> None:
         entered: list[object] = []
 
@@ -55,7 +72,7 @@ class TestSignals:
         thread.join()
         assert entered == [signal.getsignal(signal.SIGINT)]
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", SIGNALS)
     def test_a_program_exits_with_75(self, number: signal.Signals, tmp_path: Path) -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.training.scenario", tmp_path, "0", "0.05", "60", "cpu"],
@@ -139,6 +156,59 @@ class TestSpotNotice:
         assert metadata.answers()
         service.notice = "going\nsoon"
         assert metadata.spot_notice() == "going soon"
+
+    @pytest.mark.parametrize("garbled", [0, 1, 2])
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"garbage\r\n\r\n",
+            b"",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nTOK",
+            b"HTTP/1.1 200 OK\r\nContent-Length: -\r\n\r\n",
+            b"HTTP/1.1 503 busy\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+            b"HTTP/1.1 200 OK\r\n" + b"A" * 70_000 + b"\r\n\r\n",
+            b"HTTP/1.1 302 Found\r\nLocation: gopher://x\r\n\r\n",
+        ],
+    )
+    def test_a_garbled_answer_does_not_end_the_watch(
+        self, garbled: int, answer: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whichever answer it is: the token, the first notice, the second."""
+        notice = json.dumps(NOTICE).encode()
+        replies = [b"HTTP/1.1 404 none\r\n\r\n"] * garbled + [answer]
+        last = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(notice), notice)
+
+        def serve(listening: socket.socket) -> None:
+            while listening.fileno() >= 0:
+                with suppress(OSError), listening.accept()[0] as connection:
+                    asks_for_token = connection.recv(9999).startswith(b"PUT")
+                    reply = replies.pop(0) if replies else last
+                    connection.sendall(last if asks_for_token and len(replies) > 0 else reply)
+                    connection.shutdown(socket.SHUT_WR)
+                    connection.recv(9999)
+
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            threading.Thread(target=serve, args=(listening,), daemon=True).start()
+            address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", address)
+            request = StopRequest()
+            with stop_on_spot_notice(request, lambda text: None, every=0.01):
+                for _ in range(500):
+                    if request.reason is not None:
+                        break
+                    time.sleep(0.01)
+        assert request.reason is not None
+
+    def test_a_thread_that_cannot_be_started(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        said: list[str] = []
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with stop_on_spot_notice(StopRequest(), said.append):
+            pass
+        assert said == ["not watching for spot notices: can't start new thread"]
 
     def test_a_training_ends_with_a_checkpoint(
         self, service: type[_Service], tmp_path: Path

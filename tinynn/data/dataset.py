@@ -2,7 +2,6 @@
 
 import math
 import os
-import warnings
 from collections import deque
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from tinynn.backend import usable_cores
 from tinynn.data.decoding import decode
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
+from tinynn.messages import warn
 
 __all__ = ["ArrayDataset", "Dataset", "ImageFolder"]
 
@@ -188,7 +188,7 @@ class ImageFolder:
         """Raise ``error``, or warn at the line that constructs the dataset."""
         if not self._skips:
             raise error
-        warnings.warn(f"skipped: {error}", stacklevel=4)
+        warn(f"skipped: {error}", stacklevel=4)
 
 
 def to_float32(images: NDArray[Any]) -> NDArray[np.float32]:

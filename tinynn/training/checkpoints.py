@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Protocol
 
+from tinynn import messages
 from tinynn.errors import ArgumentError, FileFormatError, Interrupted, StorageError, TinynnError
 from tinynn.files import Arrays, FilePath, safetensors_content
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
@@ -277,10 +278,8 @@ class Checkpoints:
 
 
 def say(text: str) -> None:
-    """Print one line on standard error, above a progress bar if there is one."""
-    from tqdm import tqdm
-
-    tqdm.write(f"checkpoints: {' '.join(text.split())}", file=sys.stderr)
+    """Print one line on standard error."""
+    messages.say(f"checkpoints: {text}")
 
 
 def _versions() -> dict[str, str]:

@@ -1,15 +1,18 @@
-"""Requests to stop: Ctrl-C, SIGTERM, and the preemption notice of a spot instance."""
+"""Requests to stop: Ctrl-C, SIGTERM, SIGHUP, and the preemption notice of a spot instance."""
 
 import json
 import os
 import signal
-import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
+
+from tinynn.messages import write_unbuffered
 
 __all__ = ["StopRequest", "stop_on_signals", "stop_on_spot_notice"]
 
@@ -19,26 +22,31 @@ _TIMEOUT = 2.0  # seconds per request; the service is on the same host
 
 
 class StopRequest:
-    """Why training should stop: ``reason`` is None until it is called with the first reason."""
+    """Why training should stop, and since when.
+
+    Attributes:
+        reason: None until the request is called with the first reason.
+        since: The time of that call, in seconds of ``time.monotonic()``.
+    """
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.since = 0.0
 
     def __call__(self, reason: str) -> None:
-        self.reason = self.reason or reason
+        if self.reason is None:
+            self.reason, self.since = reason, time.monotonic()
 
 
 @contextmanager
 def stop_on_signals(request: StopRequest) -> Iterator[None]:
-    """Install signal handlers: the first SIGINT (Ctrl-C) or SIGTERM calls ``request``.
+    """Install signal handlers: the first SIGINT (Ctrl-C), SIGTERM or SIGHUP calls ``request``.
 
-    A second signal has its usual effect, at once. Python delivers signals to the main thread only:
-    in another thread nothing is installed.
+    A second signal has its usual effect, at once. A signal that is ignored (``nohup``) stays
+    ignored. Python delivers signals to the main thread only: in another thread nothing is
+    installed.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[signal.Signals, Any] = {}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -48,15 +56,26 @@ def stop_on_signals(request: StopRequest) -> Iterator[None]:
         restore()
         name = signal.Signals(number).name
         request(name)
-        text = f"\n{name}: stopping after this step, with a checkpoint; send it again to stop now\n"
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+        write_unbuffered(
+            f"\n{name}: stopping after this step, with a checkpoint; send it again to stop now\n"
+        )
 
-    for number in before:
-        signal.signal(number, handle)
     try:
+        for number in _stopping_signals():
+            before[number] = signal.getsignal(number)
+            signal.signal(number, handle)
         yield
     finally:
         restore()
+
+
+def _stopping_signals() -> list[signal.Signals]:
+    """Those that end a program and can be handled here."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    numbers = [signal.Signals[name] for name in names if hasattr(signal, name)]
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager
@@ -65,30 +84,39 @@ def stop_on_spot_notice(
 ) -> Iterator[None]:
     """Poll the instance metadata service every few seconds for AWS's preemption notice.
 
-    The notice comes about two minutes ahead; then ``request`` is called. If no service answers,
-    ``say`` is called once with a message. ``AWS_EC2_METADATA_SERVICE_ENDPOINT`` sets another
-    address.
+    The notice comes about two minutes ahead; then ``request`` is called. While no service answers,
+    it is tried again; ``say`` is called once with a message. ``AWS_EC2_METADATA_SERVICE_ENDPOINT``
+    sets another address.
     """
     ended = threading.Event()
     service = MetadataService()
 
     def watch() -> None:
-        if not service.answers():
+        there = service.answers()
+        if not there:
             say(f"no instance metadata service at {service.address}: not watching for spot notices")
-            return
         while not ended.wait(every):
+            if not there:
+                there = service.answers()
+                if there:
+                    say(f"{service.address} answers now: watching for spot notices")
+                continue
             notice = service.spot_notice()
             if notice is not None:
                 request(f"spot notice ({notice})")
                 return
 
     thread = threading.Thread(target=watch, name="tinynn-spot-notice", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        say(f"not watching for spot notices: {error}")
     try:
         yield
     finally:
         ended.set()
-        thread.join(2 * _TIMEOUT)
+        if thread.is_alive():
+            thread.join(2 * _TIMEOUT)
 
 
 class MetadataService:
@@ -109,7 +137,7 @@ class MetadataService:
         ttl = {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_SECONDS)}
         try:
             self._token = self._request("/latest/api/token", ttl, "PUT")
-        except (OSError, ValueError):
+        except (OSError, ValueError, HTTPException):
             return False
         return bool(self._token)
 
@@ -118,14 +146,14 @@ class MetadataService:
         token = {"X-aws-ec2-metadata-token": self._token}
         try:
             text = self._request("/latest/meta-data/spot/instance-action", token, "GET")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             if isinstance(error, HTTPError) and error.code == 401:  # the token has expired
                 self.answers()
             return None
         try:
             notice = json.loads(text)
             return f"{notice['action']} at {notice['time']}"
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             return " ".join(text.split())[:100]
 
     def _request(self, path: str, headers: dict[str, str], method: str) -> str:

@@ -1,18 +1,22 @@
 """Callbacks that log training metrics to files.
 
 A file is rewritten atomically after each epoch, from the whole history: after a resume it has
-neither gaps nor duplicate lines.
+neither gaps nor duplicate lines. A log that cannot be written is an error before the first step;
+later it is reported, and the training continues.
 """
 
 import csv
 import io
 import json
-import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from tinynn.errors import ArgumentError
+from tinynn.errors import ArgumentError, StorageError
 from tinynn.files import FilePath, write_atomically
+from tinynn.messages import say
 from tinynn.training.state import Callback, TrainingState
 
 __all__ = ["log_csv", "log_json_lines", "log_tensorboard"]
@@ -39,9 +43,19 @@ def log_json_lines(path: FilePath) -> Callback:
 
 
 def _rewrite(path: FilePath, text: Callable[[Rows], str]) -> Callback:
+    target = _absolute(path)
+
+    def rewrite(content: bytes) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, content)
+
     def write(event: str, state: TrainingState) -> None:
-        if event == "epoch":
-            write_atomically(path, text(state.history.rows()).encode())
+        if event == "start":
+            with _required(target):
+                rewrite(target.read_bytes() if target.is_file() else b"")
+        elif event == "epoch":
+            with _reported(target):
+                rewrite(text(state.history.rows()).encode())
 
     return write
 
@@ -52,22 +66,64 @@ def log_tensorboard(folder: FilePath) -> Callback:
     After a resume, TensorBoard hides what an earlier process logged after the checkpoint.
     """
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
     except ImportError as error:
         raise ArgumentError("TensorBoard needs pip install -e '.[tensorboard]'") from error
+    target = _absolute(folder)
     writer: Any = None
+
+    def add(**content: Any) -> None:
+        writer.write_event(event_pb2.Event(wall_time=time.time(), **content))
 
     def write(event: str, state: TrainingState) -> None:
         nonlocal writer
         done = len(state.history.training)
         if event == "start":
-            writer = SummaryWriter(os.fspath(folder), purge_step=done + 1 if done else None)
+            with _required(target):
+                target.mkdir(parents=True, exist_ok=True)
+                writer = event_file_writer.EventsWriter(
+                    str(target / "events")
+                )  # has no thread that could hang
+                if done:  # 1 is START
+                    add(step=done + 1, session_log=event_pb2.SessionLog(status=1))
+                writer.flush()
         elif event == "epoch":
-            for name, value in state.history.rows()[-1].items():
-                if name != "epoch":
-                    writer.add_scalar(name.replace("_", "/", 1), value, done)
-            writer.flush()
+            with _reported(target):
+                for name, value in state.history.rows()[-1].items():
+                    if name != "epoch":
+                        add(step=done, summary=summary.scalar(name.replace("_", "/", 1), value))
+                writer.flush()
         elif event == "end":
-            writer.close()
+            with _reported(target):
+                writer.close()
 
     return write
+
+
+def _absolute(path: FilePath) -> Path:
+    """The same file after the program has changed its working directory; ~ is home."""
+    with _required(path):
+        return Path(path).expanduser().absolute()
+
+
+@contextmanager
+def _required(path: FilePath) -> Iterator[None]:
+    """Turn a failure into a StorageError that names the log."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise StorageError(f"cannot write the log {path}: {_reason(error)}") from error
+
+
+@contextmanager
+def _reported(path: FilePath) -> Iterator[None]:
+    """Report a failure and continue."""
+    try:
+        yield
+    except Exception as error:
+        say(f"log {path} NOT WRITTEN, continuing: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -2,10 +2,12 @@
 
 import math
 import sys
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from tinynn.messages import say
 from tinynn.training.epoch_metrics import History
 from tinynn.training.state import TrainingState
 
@@ -13,7 +15,7 @@ from tinynn.training.state import TrainingState
 class Progress:
     """A callback: a bar on a terminal or in a notebook, elsewhere a line per tenth of the epochs.
 
-    Without a title it shows nothing.
+    Without a title it shows nothing. It never stops the training: what cannot be shown is not.
     """
 
     def __init__(self, title: str | None) -> None:
@@ -22,8 +24,17 @@ class Progress:
 
     def __call__(self, event: str, state: TrainingState) -> None:
         """Show the event."""
-        if self.title is None:
-            return
+        if self.title is not None:
+            with suppress(Exception):
+                self._show(event, state)
+
+    def close(self) -> None:
+        """Leave the bar in its last state."""
+        if self._bar is not None:
+            with suppress(Exception):
+                self._bar.close()
+
+    def _show(self, event: str, state: TrainingState) -> None:
         if event == "start" and (sys.stderr.isatty() or _in_notebook()):
             # tqdm.auto would warn in a notebook without ipywidgets
             widgets = _in_notebook() and find_spec("ipywidgets") is not None
@@ -37,17 +48,12 @@ class Progress:
         elif event == "epoch":
             self._after_epoch(state)
 
-    def close(self) -> None:
-        """Leave the bar in its last state."""
-        if self._bar is not None:
-            self._bar.close()
-
     def _after_epoch(self, state: TrainingState) -> None:
         text, epoch = last_metrics(state.history), len(state.history.training)
         if self._bar is not None:
             self._bar.set_postfix_str(text)
         elif epoch % math.ceil(state.epochs / 10) == 0 or epoch == state.epochs:
-            sys.stderr.write(f"{self.title}: epoch {epoch}/{state.epochs}, {text}\n")
+            say(f"{self.title}: epoch {epoch}/{state.epochs}, {text}")
 
 
 def last_metrics(history: History) -> str:

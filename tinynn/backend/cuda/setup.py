@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinynn.errors import DeviceError
+from tinynn.messages import warn
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -83,7 +84,7 @@ def _cupy_distributions() -> list[Distribution]:
 def _warn_of_several(found: list[Distribution]) -> None:
     names = sorted(distribution.name for distribution in found)
     if len(names) > 1:
-        warnings.warn(
+        warn(
             f"{' and '.join(names)} are both installed and overwrite each other's files: run "
             f"pip uninstall {' '.join(names)}, then {_install('cuda12')} (for a K80 '.[cuda11]')",
             RuntimeWarning,

@@ -1,0 +1,66 @@
+"""Messages to the user on standard error.
+
+A message only informs, so it never stops the work: one that cannot be written is dropped. Standard
+error may be missing (pythonw, a service), closed, a full disk, or a pipe whose reader has ended.
+"""
+
+import os
+import sys
+import warnings
+from contextlib import ExitStack, suppress
+
+_PIECE = 4096  # bytes; a pipe that is ready for writing takes as many without blocking
+_WAIT = 1000  # milliseconds that a message waits for a reader
+
+
+def say(text: str) -> None:
+    """Write one line, above the progress bars; control characters are escaped."""
+    line = "".join(map(_printable, " ".join(text.split()))) + "\n"
+    with suppress(Exception), ExitStack() as bars:
+        if "tqdm" in sys.modules and sys.stderr is not None:
+            from tqdm import tqdm
+
+            with suppress(Exception):
+                bars.enter_context(tqdm.external_write_mode(file=sys.stderr))
+        if sys.stderr is sys.__stderr__:
+            write_unbuffered(line)
+        else:  # a notebook, a test, a log
+            sys.stderr.write(line)
+            sys.stderr.flush()
+
+
+def warn(text: str, category: type[Warning] = UserWarning, stacklevel: int = 1) -> None:
+    """Warn as ``warnings.warn`` does, also while standard error is unusable."""
+    with suppress(OSError, ValueError, AttributeError):
+        warnings.warn(text, category, stacklevel + 1)
+
+
+def write_unbuffered(text: str) -> None:
+    """Write to the standard error of the process; a signal handler may do so at any time.
+
+    Writes nothing to a file that was opened after the descriptor of standard error was closed, and
+    has its number now: children inherit standard error, but no file that Python opens.
+    """
+    with suppress(Exception):
+        stream = sys.__stderr__
+        if stream is None:
+            return
+        descriptor = stream.fileno()
+        content = text.encode(stream.encoding, "backslashreplace")
+        for start in range(0, len(content), _PIECE):
+            if os.name == "posix" and not _is_ready(descriptor):
+                return
+            os.write(descriptor, content[start : start + _PIECE])
+
+
+def _is_ready(descriptor: int) -> bool:
+    """Whether it is still standard error, and a write does not block."""
+    from select import POLLOUT, poll
+
+    ready = poll()
+    ready.register(descriptor, POLLOUT)
+    return os.get_inheritable(descriptor) and bool(ready.poll(_WAIT))
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]
