@@ -83,26 +83,32 @@ class TestReadPhoto:
         with pytest.raises(DataError, match=r"is a directory, expected an image file: name"):
             read_photo(tmp_path)
 
-    def test_from_half_the_limit_of_pixels_on_there_is_no_warning(
+    def test_up_to_the_limit_of_pixels_there_is_no_warning(
         self, tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write_photo(tmp_path / "a.png", photo)
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-        decoding._ignore_size_warnings.cache_clear()
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+        decoding._formats.cache_clear()
         with warnings.catch_warnings(record=True) as shown:
             warnings.resetwarnings()
             assert read_photo(tmp_path / "a.png").shape == (5, 7, 3)
-        decoding._ignore_size_warnings.cache_clear()
+        decoding._formats.cache_clear()
         assert shown == []
 
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize(("maximum", "limit"), [(17, 25), (22, 33)])  # 35 pixels
     def test_beyond_the_limit_it_and_the_way_out_are_named(
-        self, tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+        self,
+        tmp_path: Path,
+        photo: np.ndarray,
+        monkeypatch: pytest.MonkeyPatch,
+        maximum: int,
+        limit: int,
     ) -> None:
         write_photo(tmp_path / "a.png", photo)
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17)
-        with pytest.raises(
-            DataError, match=r"a\.png is too large \(the limit is 34 pixels\): shrink it.*raise"
-        ):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", maximum)
+        message = rf"a\.png is too large \(the limit is {limit} pixels\): shrink it.*raise"
+        with pytest.raises(DataError, match=message):
             read_photo(tmp_path / "a.png")
 
     def test_a_damaged_file_names_itself(self, tmp_path: Path, photo: np.ndarray) -> None:

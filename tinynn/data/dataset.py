@@ -212,9 +212,9 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     height, width, channels = shape
-    picture = decode(path, at_least=2 * max(height, width))
+    picture = Image.fromarray(decode(path, at_least=2 * max(height, width)))
     fitted = ImageOps.fit(picture, (width, height))
     return np.array(fitted.convert("L" if channels == 1 else "RGB")).reshape(shape)

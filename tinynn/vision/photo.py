@@ -28,16 +28,24 @@ LUMA = np.array([299, 587, 114], dtype=np.uint32)
 def read_photo(path: str | os.PathLike[str]) -> Photo:
     """Read an image file as uint8 (H, W, 3), upright according to its EXIF orientation.
 
-    Transparent pixels are composited on white and 16-bit gray is reduced to 8 bits.
+    JPEG, PNG, GIF, BMP, TIFF, WebP, PNM, JPEG 2000 and AVIF are read, HEIC (HEIF) if pillow-heif is
+    installed (``'.[heic]'``). Of several images in one file the first is read. Transparent pixels
+    are composited on white, 16-bit gray is divided by 256, and color profiles are ignored.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        DataError: If the file is damaged, too large or not an image.
+        DataError: If the file is damaged or is not an image, if its pixels are floating-point or
+            32-bit integers, whose range is unknown, or if it would take too much memory or time:
+            more than 1.5 · ``PIL.Image.MAX_IMAGE_PIXELS`` pixels, 512 MiB, or a JPEG with hundreds
+            of scans.
+
+    Warns:
+        UserWarning: If the brightest pixel of 16-bit gray is at most 1/8 of the full scale.
     """
     file = Path(path)
     if not file.exists():
         raise FileNotFoundError(f"there is no photo {file}")
-    return np.array(decode(file), dtype=np.uint8)
+    return decode(file)
 
 
 def write_photo(path: str | os.PathLike[str], photo: Photo) -> None:
@@ -57,19 +65,25 @@ def write_photo(path: str | os.PathLike[str], photo: Photo) -> None:
         picture.save(encoded, format=Image.registered_extensions()[suffix.lower()])
     except (OSError, ValueError, KeyError) as error:  # saving to memory: not a disk error
         raise ArgumentError(
-            f"cannot write a photo with the suffix {suffix!r}: use .png or .jpg"
+            f"cannot write a photo of {picture.width} x {picture.height} pixels with the suffix "
+            f"{suffix!r}: use .png, or .jpg for at most 65500 pixels per side ({error!r:.80})"
         ) from error
     write_atomically(path, encoded.getvalue())
 
 
 def as_photo(photo: NDArray[np.generic]) -> Photo:
     """Check ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3), and add a missing channel axis."""
+    if not isinstance(photo, np.ndarray):
+        raise DtypeError(
+            f"a photo must be a uint8 array (height, width, channels), got {type(photo).__name__}: "
+            "read_photo(path) reads a file, np.asarray(picture) converts an image of Pillow"
+        )
     if photo.dtype != np.uint8:
         raise DtypeError(
             f"a photo must be uint8 with values from 0 to 255, got {photo.dtype}. "
             "Convert values in [0, 1] with (photo * 255).astype(np.uint8)"
         )
-    array = photo[:, :, np.newaxis] if photo.ndim == 2 else photo
+    array = np.asarray(photo)[:, :, np.newaxis] if photo.ndim == 2 else np.asarray(photo)
     if array.ndim != 3 or array.shape[2] not in (1, 3) or 0 in array.shape:
         raise ShapeError(
             "a photo must be (height, width), (height, width, 1) or (height, width, 3), channels "
