@@ -12,9 +12,7 @@ of gradients need no further code.
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Union
 
@@ -22,6 +20,7 @@ import numpy as np
 
 from tinynn.backend import Array, Backend, backend_of, get_backend, tracing
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
+from tinynn.scoped import Block, Scoped
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -221,7 +220,7 @@ class Tensor:
         """
         seed = _seed_gradient(self, gradient)
         keep = create_graph if retain_graph is None else retain_graph
-        with self.backend.session(), _GradMode(create_graph):
+        with self.backend.session(), _grad_mode(create_graph):
             shared = {id(_memory(seed))}
             for leaf, grad in _backpropagate([self], [seed], keep, None).values():
                 leaf.grad = _own(grad, shared) if leaf.grad is None else leaf.grad + grad
@@ -353,11 +352,12 @@ def record(name: str, data: Array, *inputs: tuple[Any, VJP]) -> Tensor:
                 _check_promotion(name, source.dtype, dtype)
             if source.requires_grad:
                 needed.append(pair)
-    if needed and _mode.recording:
+    if needed and _recording.innermost.get()[0]:  # get(), without a Python call
         result.requires_grad, result._node = True, Node(name, needed)
-    if tracing.active is not None:
+    tracer = tracing.active
+    if tracer is not None:
         node = result._node
-        tracing.active.recorded(name, data.nbytes, None if node is None else node.order)
+        tracer.recorded(name, data.nbytes, None if node is None else node.order)
     return result
 
 
@@ -402,39 +402,17 @@ def _check_promotion(name: str, source: np.dtype[Any], dtype: np.dtype[Any]) -> 
 # -- grad mode ------------------------------------------------------------------------------------
 
 
-class _Mode(threading.local):
-    recording = True
-
-
-_mode = _Mode()
+_recording = Scoped("recording", True)
 
 
 def is_grad_enabled() -> bool:
     """Whether functions called on this thread are recorded."""
-    return _mode.recording
+    return _recording.innermost.get()[0]
 
 
-class _GradMode:
+def _grad_mode(recording: bool) -> Block[bool]:
     """A context manager and decorator that switches recording on or off for this thread."""
-
-    def __init__(self, recording: bool) -> None:
-        self.recording = recording
-        self.previous: list[bool] = []  # a stack: the same object may be entered again inside
-
-    def __enter__(self) -> None:
-        self.previous.append(_mode.recording)
-        _mode.recording = self.recording
-
-    def __exit__(self, *exception: object) -> None:
-        _mode.recording = self.previous.pop()
-
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(function)
-        def decorated(*args: Any, **kwargs: Any) -> Any:
-            with _GradMode(self.recording):
-                return function(*args, **kwargs)
-
-        return decorated
+    return _recording.block(lambda before: recording)
 
 
 def no_grad() -> Any:
@@ -444,12 +422,12 @@ def no_grad() -> Any:
         >>> with tinynn.no_grad():
         ...     scores = model(images)
     """
-    return _GradMode(False)
+    return _grad_mode(False)
 
 
 def enable_grad() -> Any:
     """A context manager, or decorator, in which functions are recorded, even inside ``no_grad``."""
-    return _GradMode(True)
+    return _grad_mode(True)
 
 
 # -- backward pass --------------------------------------------------------------------------------
@@ -497,7 +475,7 @@ def grad(
             raise GradientError(f"grad: an input of shape {tensor.shape} does not require grad")
     seeds = [_seed_gradient(o, g) for o, g in zip(outputs, grad_outputs, strict=True)]
     keep = create_graph if retain_graph is None else retain_graph
-    with outputs[0].backend.session(), _GradMode(create_graph):
+    with outputs[0].backend.session(), _grad_mode(create_graph):
         found = _backpropagate(outputs, seeds, keep, targets)
     results = tuple([found.get(_key(tensor), (None, None))[1] for tensor in targets])
     unused = [t.shape for t, result in zip(targets, results, strict=True) if result is None]
@@ -575,10 +553,11 @@ def _backpropagate(
             inputs = [pair for pair in inputs if _key(pair[0]) in useful]
         if not inputs:
             continue
-        if tracing.active is None:
+        tracer = tracing.active
+        if tracer is None:
             _visit(node, grad, inputs, found)
         else:
-            with tracing.active.span(f"{node.name} backward", node.order):
+            with tracer.span(f"{node.name} backward", node.order):
                 _visit(node, grad, inputs, found)
         if not keep:
             node.free()

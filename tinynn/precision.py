@@ -6,9 +6,7 @@ Both are off by default. ``autocast`` changes the dtype of arrays and works on e
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -16,19 +14,15 @@ import numpy as np
 from tinynn.autograd import Tensor
 from tinynn.backend import get_matmul_precision, set_matmul_precision
 from tinynn.errors import ArgumentError
+from tinynn.scoped import Scoped
 
 __all__ = ["autocast", "get_matmul_precision", "set_matmul_precision"]
 
 
-class _Mode(threading.local):
-    dtype: np.dtype[Any] | None = None
+_autocast: Scoped[np.dtype[Any] | None] = Scoped("autocast", None)
 
 
-_mode = _Mode()
-
-
-@contextmanager
-def autocast(dtype: str = "float16", enabled: bool = True) -> Iterator[None]:
+def autocast(dtype: str = "float16", enabled: bool = True) -> AbstractContextManager[None]:
     """A context in which convolutions, linear layers and matrix products compute in float16.
 
     Their float32 operands are converted and their results are float16; a GPU accumulates in
@@ -52,29 +46,26 @@ def autocast(dtype: str = "float16", enabled: bool = True) -> Iterator[None]:
     """
     if dtype != "float16":
         raise ArgumentError(f'autocast expects dtype="float16", got {dtype!r}')
-    previous = _mode.dtype
-    _mode.dtype = np.dtype(dtype) if enabled else None
-    try:
-        yield
-    finally:
-        _mode.dtype = previous
+    chosen = np.dtype(dtype) if enabled else None
+    return _autocast.block(lambda before: chosen)
 
 
 def is_autocast() -> bool:
     """Whether functions on this thread compute in float16."""
-    return _mode.dtype is not None
+    return _autocast.get() is not None
 
 
 def narrow(*operands: Tensor | None) -> Any:
     """The operands of a matrix product: float32 as float16 inside ``autocast``."""
-    if _mode.dtype is None:
+    dtype = _autocast.innermost.get()[0]
+    if dtype is None:
         return operands
     return [
-        x.astype(_mode.dtype) if isinstance(x, Tensor) and x.dtype == np.float32 else x
-        for x in operands
+        x.astype(dtype) if isinstance(x, Tensor) and x.dtype == np.float32 else x for x in operands
     ]
 
 
 def widen(x: Tensor) -> Tensor:
     """The operand of a reduction: float16 as float32 inside ``autocast``."""
-    return x if _mode.dtype is None or x.dtype != _mode.dtype else x.astype(np.float32)
+    dtype = _autocast.innermost.get()[0]
+    return x if dtype is None or x.dtype != dtype else x.astype(np.float32)

@@ -1,11 +1,19 @@
 """Fused layers compute the same as the separate layers."""
 
+import copy
+import types
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 
 import tinynn
 from tinynn import functional as F
 from tinynn import nn
+from tinynn.nn.module import observe
 
 
 def settled(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
@@ -94,6 +102,91 @@ def test_a_norm_of_another_width_is_an_error_in_evaluation_too(outputs: int, cha
     model = nn.Sequential(nn.Conv2d(3, outputs, 3), nn.BatchNorm2d(channels)).eval()
     with pytest.raises(tinynn.TinynnError, match=r"in Sequential\.1 \(BatchNorm2d\)"):
         model(tinynn.zeros((1, 8, 8, 3)))
+
+
+def forwards(layer: nn.Module, patch: pytest.MonkeyPatch) -> dict[str, Callable[[], object]]:
+    """Ways in which programs replace what a layer computes, here by its usual result times 3."""
+    kind, usual = type(layer), layer.forward
+
+    def scaled(self: nn.Module, *inputs: Any, **options: Any) -> Any:
+        return kind_forward(self, *inputs, **options) * 3
+
+    def called(self: nn.Module, *inputs: Any) -> Any:
+        return kind_call(self, *inputs) * (3 if self is layer else 1)
+
+    kind_forward, kind_call = kind.forward, nn.Module.__call__
+    return {
+        "function": lambda: setattr(layer, "forward", lambda x: usual(x) * 3),
+        "method": lambda: setattr(layer, "forward", types.MethodType(scaled, layer)),
+        "partial": lambda: setattr(layer, "forward", partial(scaled, layer)),
+        "mock": lambda: patch.setattr(layer, "forward", lambda x: usual(x) * 3),
+        "class": lambda: patch.setattr(kind, "forward", scaled),
+        "call of the class": lambda: patch.setattr(kind, "__call__", called, raising=False),
+        "call of all": lambda: patch.setattr(nn.Module, "__call__", called),
+        "subclass": lambda: setattr(layer, "__class__", type("Mine", (kind,), {"forward": scaled})),
+        "hook": lambda: layer.register_forward_hook(lambda module, inputs, out: out * 3),
+        "observer": lambda: stack.enter_context(observe([(layer, lambda m, i, out: out * 3)])),
+    }
+
+
+stack = ExitStack()
+
+
+@pytest.fixture
+def observers():
+    with stack:
+        yield
+
+
+WAYS = list(forwards(nn.ReLU(), pytest.MonkeyPatch()))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("position", range(4))
+@pytest.mark.parametrize("way", WAYS)
+def test_what_replaces_a_layer_is_computed(
+    way: str, position: int, training: bool, monkeypatch: pytest.MonkeyPatch, observers: None
+):
+    """Every layer of every run that fuses: a convolution, a norm, a ReLU and max pooling."""
+    layers = [
+        nn.Conv2d(3, 4, 2, bias=False),
+        settled(nn.BatchNorm2d(4)),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ]
+    for run in (layers, [layers[0], *layers[2:]]):
+        if layers[position] not in run:
+            continue
+        model = nn.Sequential(*copy.deepcopy(run)).astype("float64").train(training)
+        x = tinynn.tensor(np.random.default_rng(1).standard_normal((2, 9, 11, 3)))
+        at = run.index(layers[position])
+        expected = x
+        for number, layer in enumerate(model):
+            expected = layer(expected) * (3 if number == at else 1)
+        with monkeypatch.context() as patch:
+            forwards(model[at], patch)[way]()
+            np.testing.assert_allclose(model(x).numpy(), expected.numpy(), rtol=1e-9)
+            with tinynn.no_grad(), nn.constant_weights():
+                np.testing.assert_allclose(model(x).numpy(), expected.numpy(), rtol=1e-9)
+
+
+def test_a_weight_may_be_computed_from_others():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2))
+    raw, mask = model[0].weight, tinynn.tensor(np.arange(4, dtype=np.float32))
+    del model[0].weight
+    model[0].weight = raw * mask
+    out = model(tinynn.ones((1, 8, 8, 3)))
+    out.sum().backward()
+    assert not out.numpy()[..., 0].any() or model[0].bias.numpy()[0] > 0
+    assert raw.grad.numpy()[..., 1:].any()
+    assert not raw.grad.numpy()[..., 0].any()
+
+
+def test_a_norm_without_running_statistics_uses_the_batch():
+    model = models()["conv norm"].eval()
+    model[1].running_mean = model[1].running_var = None
+    x = tinynn.tensor(np.random.default_rng(1).standard_normal((2, 9, 11, 3)).astype("float32"))
+    np.testing.assert_array_equal(model(x).numpy(), one_by_one(model, x).numpy())
 
 
 class TestConstantWeights:

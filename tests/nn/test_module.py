@@ -102,6 +102,61 @@ class TestModes:
         assert all(m.training for m in block.train().modules())
 
 
+class TestReplacement:
+    """An attribute that is part of the state stays part of it."""
+
+    @pytest.mark.parametrize("name", ["weight", "bias", "running_mean"])
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda held: held.numpy() + 1,
+            lambda held: 1.0,
+            lambda held: held.tolist(),
+            lambda held: "weights",
+        ],
+    )
+    def test_by_what_is_no_tensor_is_refused(self, make: Any, name: str) -> None:
+        norm = nn.BatchNorm1d(3)
+        held, before = getattr(norm, name), sorted(norm.state_dict())
+        with pytest.raises(ArgumentError, match=rf"{name} of BatchNorm1d is a .*data\[\.\.\.\] ="):
+            setattr(norm, name, make(held))
+        assert getattr(norm, name) is held
+        assert sorted(norm.state_dict()) == before
+
+    @pytest.mark.parametrize(
+        "make", [lambda held: held * 2, Tensor.detach, lambda held: tinynn.zeros(3)]
+    )
+    def test_of_a_parameter_by_a_tensor_is_refused(self, make: Any) -> None:
+        norm = nn.BatchNorm1d(3)
+        with pytest.raises(
+            ArgumentError, match=r"replaced by an nn\.Parameter or None, got Tensor"
+        ):
+            norm.weight = make(norm.weight)
+
+    def test_by_the_same_kind_none_or_a_module_is_allowed(self) -> None:
+        norm, tied = nn.BatchNorm1d(3), nn.Parameter(np.ones(3, np.float32))
+        norm.weight = norm.bias = tied
+        norm.running_mean = norm.running_mean * 0.9
+        assert [path for path, _ in norm.named_parameters()] == ["weight"]
+        assert set(norm.state_dict()) == {"weight", "bias", "running_mean", "running_var"}
+        norm.bias = None
+        norm.weight = nn.Identity()
+        assert not list(norm.parameters())
+
+    def test_of_private_tensors_is_free(self) -> None:
+        block = Block()
+        block._cache = "nothing"
+        assert block._cache == "nothing"
+
+    def test_deleting_comes_first_where_a_parameter_is_computed(self) -> None:
+        layer = nn.Linear(2, 1)
+        raw = layer.weight
+        del layer.weight
+        layer.weight = raw * 2
+        layer(tinynn.ones((1, 2))).sum().backward()
+        assert raw.grad.tolist() == [[2], [2]]
+
+
 class TestDeviceAndDtype:
     def test_moves_everything_in_place(self, device: str) -> None:
         block = Block()

@@ -6,9 +6,7 @@ import copyreg
 import os
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
 from typing import Any, overload
 
 import numpy as np
@@ -16,6 +14,7 @@ import numpy as np
 from tinynn.backend.cpu.backend import NumpyBackend
 from tinynn.backend.reference import Backend
 from tinynn.errors import DeviceError
+from tinynn.scoped import Scoped
 
 _CPU = -1  # CUDA devices count from 0
 _backends: dict[int, Backend] = {}
@@ -83,7 +82,7 @@ class _Process:
     default: Backend | None = None  # None: TINYNN_DEVICE has not been read yet
 
 
-_block: ContextVar[Backend | None] = ContextVar("default_device", default=None)
+_block: Scoped[Backend | None] = Scoped("default_device", None)
 
 
 @overload
@@ -103,7 +102,8 @@ def default_device(device: str | None = None) -> str | AbstractContextManager[No
         ...     model = nn.Linear(8, 2)
     """
     if device is not None:  # a missing device is an error here, not in the block
-        return _default_block(get_backend(device))
+        backend = get_backend(device)
+        return _block.block(lambda before: backend)
     return default_backend().device
 
 
@@ -115,15 +115,6 @@ def set_default_device(device: str) -> None:
 def default_backend() -> Backend:
     """The backend of the default device."""
     return _block.get() or _Process.default or _from_environment()
-
-
-@contextmanager
-def _default_block(backend: Backend) -> Iterator[None]:
-    token = _block.set(backend)
-    try:
-        yield
-    finally:
-        _block.reset(token)
 
 
 def _from_environment() -> Backend:

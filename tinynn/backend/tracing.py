@@ -144,9 +144,11 @@ _nothing = nullcontext()
 
 def span(function: str) -> AbstractContextManager[None]:
     """A context whose work is attributed to one function, if a trace is active."""
-    return _nothing if active is None else active.span(function)
+    tracer = active  # read once: another thread may end the trace
+    return _nothing if tracer is None else tracer.span(function)
 
 
 def transfer(function: str, size: int) -> AbstractContextManager[None]:
     """A context of an upload or a download of ``size`` bytes."""
-    return _nothing if active is None else active.transfer(function, size)
+    tracer = active
+    return _nothing if tracer is None else tracer.transfer(function, size)

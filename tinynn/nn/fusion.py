@@ -9,12 +9,12 @@ BatchNorm2d, ReLU                           batch norm that clips its output at 
 ==========================================  ====================================================
 
 The first two combine. Users write ordinary layers, and the results equal those of the separate
-layers up to rounding. A layer with a forward hook runs by itself, so that the hook gets its output.
+layers up to rounding. A layer with a forward hook, or with a ``forward`` of its own in place of its
+class's, runs by itself.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -27,17 +27,21 @@ from tinynn.nn.convolution import Conv2d
 from tinynn.nn.module import Module, note_call
 from tinynn.nn.normalization import BatchNorm2d
 from tinynn.nn.pooling import MaxPool2d
+from tinynn.scoped import Scoped
 
 __all__ = ["constant_weights"]
 
 _Layers = tuple[Module, ...]
 _Compute = Callable[[Tensor], Tensor]
 _Folded = tuple[Tensor, Tensor]  # weight and bias of a convolution that also normalizes
-_folds: ContextVar[dict[_Layers, _Folded] | None] = ContextVar("folds", default=None)
+_PLAIN: dict[type[Module], Any] = {
+    kind: kind.forward for kind in (Conv2d, BatchNorm2d, ReLU, MaxPool2d)
+}
+_CALL = Module.__call__
+_folds: Scoped[dict[_Layers, _Folded] | None] = Scoped("folds", None)
 
 
-@contextmanager
-def constant_weights() -> Iterator[None]:
+def constant_weights() -> AbstractContextManager[None]:
     """Promise that no weight changes within the block: batch norm is then folded only once.
 
     In evaluation mode, a ``BatchNorm2d`` after a ``Conv2d`` is folded into the weights of the
@@ -49,12 +53,7 @@ def constant_weights() -> Iterator[None]:
         >>> with no_grad(), nn.constant_weights():
         ...     results = [model(image) for image in images]
     """
-    kept = _folds.get()
-    token = _folds.set({} if kept is None else kept)
-    try:
-        yield
-    finally:
-        _folds.reset(token)
+    return _folds.block(lambda kept: {} if kept is None else kept)
 
 
 def run(modules: Sequence[Module], x: Any) -> Any:
@@ -69,10 +68,11 @@ def run(modules: Sequence[Module], x: Any) -> Any:
             position += 1
             continue
         layers, compute = fused
-        if tracing.active is None:
+        tracer = tracing.active
+        if tracer is None:
             x = _run_fused(layers, compute, x)
         else:
-            x = tracing.active.call(layers, _run_fused, layers, compute, x)
+            x = tracer.call(layers, _run_fused, layers, compute, x)
         position += len(layers)
     return x
 
@@ -106,15 +106,22 @@ def _recognize(modules: Sequence[Any]) -> tuple[_Layers, _Compute] | None:
             if candidate.padding == 0 and candidate.dilation == 1:
                 pool, length = candidate, length + 2
     layers = tuple(modules[:length])
-    if length == 1 or any(layer.is_observed for layer in layers):
+    if length == 1 or not all(map(_is_plain, layers)):
         return None
     if kinds[0] is BatchNorm2d:
         return layers, partial(BatchNorm2d.forward, first, relu=True)
     return layers, partial(_convolve, first, norm, pool)
 
 
+def _is_plain(layer: Module) -> bool:
+    """Whether calling the layer does what this module expects of its class, and nothing else."""
+    kind = type(layer)
+    replaced = "forward" in vars(layer) or kind.forward is not _PLAIN[kind]
+    return not replaced and kind.__call__ is _CALL and not layer.is_observed
+
+
 def _folds_into(conv: Conv2d, norm: Module) -> bool:
-    if type(norm) is not BatchNorm2d or norm.training:
+    if type(norm) is not BatchNorm2d or norm.training or norm.running_mean is None:
         return False
     return norm.running_mean.shape == conv.weight.shape[3:]
 

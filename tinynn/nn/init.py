@@ -8,9 +8,8 @@ one input contributes to: of a linear weight (in, out) they are in and out; of a
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -20,24 +19,20 @@ from tinynn.backend import Array, default_backend
 from tinynn.errors import ArgumentError, FileFormatError, ShapeError
 from tinynn.nn.module import Parameter
 from tinynn.random import default_generator
+from tinynn.scoped import Scoped
 
 # [elements that new parameters and buffers may still hold], or None: no limit, and initialize
-_allowance: ContextVar[list[int] | None] = ContextVar("allowance", default=None)
+_allowance: Scoped[list[int] | None] = Scoped("allowance", None)
 
 
-@contextmanager
-def skip_initialization(limit: int) -> Iterator[None]:
+def skip_initialization(limit: int) -> AbstractContextManager[None]:
     """Skip the random initialization of layers whose weights are about to be loaded.
 
     Raises:
         FileFormatError: The layers hold more than ``limit`` elements together; raised before the
             memory for them is allocated.
     """
-    token = _allowance.set([limit])
-    try:
-        yield
-    finally:
-        _allowance.reset(token)
+    return _allowance.block(lambda before: [limit])
 
 
 def new_parameter(layer: str, *shape: int, value: float = 0.0) -> Parameter:

@@ -9,8 +9,8 @@ and a module is a child; lists, tuples and dicts of them are searched, too. A pa
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain
 from typing import Any, Self, TypeVar
@@ -20,6 +20,7 @@ import numpy as np
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, backend_of, get_backend, tracing
 from tinynn.errors import ArgumentError, DtypeError, FileFormatError, TinynnError
+from tinynn.scoped import Scoped
 
 __all__ = ["Module", "Parameter"]
 
@@ -58,7 +59,6 @@ class Module:
 
     __slots__ = ("__dict__", "__weakref__", "_arguments", "_forward_hooks")
 
-    training: bool = True
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
     _forward_hooks: dict[object, ForwardHook]
 
@@ -67,6 +67,12 @@ class Module:
         self._arguments = (args, kwargs)  # shown by repr, stored in files
         self._forward_hooks = {}
         return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        held = vars(self).get(name)
+        if isinstance(held, Tensor) and value is not held:
+            _check_replacement(self, name, held, value)
+        super().__setattr__(name, value)
 
     def forward(self, *inputs: Any) -> Any:
         """Compute the output. Subclasses define it; users call the module itself."""
@@ -99,9 +105,10 @@ class Module:
                 output = self.forward(*inputs, **options)
             else:
                 output = tracer.call((self,), self.forward, *inputs, **options)
-            for hook in tuple(self._forward_hooks.values()):
-                changed = hook(self, inputs, output)
-                output = output if changed is None else changed
+            if self._forward_hooks or _observers.innermost.get()[0]:
+                for hook in self._hooks():
+                    changed = hook(self, inputs, output)
+                    output = output if changed is None else changed
         except Exception as error:
             if not hasattr(error, "module"):
                 error.module = self  # type: ignore[attr-defined]
@@ -113,12 +120,17 @@ class Module:
     @property
     def is_observed(self) -> bool:
         """Whether the module has a forward hook: then it is not fused with its neighbors."""
-        return bool(self._forward_hooks)
+        return bool(self._hooks())
+
+    def _hooks(self) -> list[ForwardHook]:
+        hooks = list(self._forward_hooks.values())
+        observer = _observers.get().get(id(self))
+        return hooks if observer is None else [*hooks, observer]
 
     def register_forward_hook(self, hook: ForwardHook) -> Callable[[], object]:
         """Call ``hook(module, inputs, output)`` after every forward pass of this module.
 
-        A result other than None replaces the output.
+        A result other than None replaces the output. The hook is called on every thread.
 
         Returns:
             A function that removes the hook.
@@ -131,7 +143,7 @@ class Module:
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of each direct child, in the order of the attributes."""
-        for name, value in vars(self).items():
+        for name, value in list(vars(self).items()):  # another thread may set an attribute
             yield from _found_in(name, value, Module)
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
@@ -151,7 +163,7 @@ class Module:
 
     def _named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         for path, module in self.named_modules():
-            for name, value in vars(module).items():
+            for name, value in list(vars(module).items()):
                 for inner, tensor in _found_in(name, value, Tensor):
                     if isinstance(tensor, Parameter) or not name.startswith("_"):
                         yield f"{path}.{inner}" if path else inner, tensor
@@ -215,8 +227,28 @@ class Module:
         for path, array in arrays.items():
             own[path].data[...] = own[path].backend.from_host(array)
 
+    @property
+    def training(self) -> bool:
+        """Whether the module is in training mode, on this thread."""
+        modes = _modes.get()
+        if id(self) in modes:
+            return modes[id(self)][1]
+        mode: bool = vars(self).get("training", True)
+        return mode
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        modes = _modes.get()
+        if id(self) in modes:  # until the end of the block, on this thread
+            modes[id(self)] = (self, mode)
+        else:
+            vars(self)["training"] = mode
+
     def train(self, mode: bool = True) -> Self:
-        """Set training mode in all modules: dropout is active, batch norm uses the batch."""
+        """Set training mode in all modules: dropout is active, batch norm uses the batch.
+
+        Inside ``in_mode`` it applies until the end of the block, else to all threads.
+        """
         for module in self.modules():
             module.training = mode
         return self
@@ -225,16 +257,9 @@ class Module:
         """Set evaluation mode in all modules."""
         return self.train(False)
 
-    @contextmanager
-    def in_mode(self, training: bool) -> Iterator[None]:
-        """Context manager: training or evaluation mode; restores the mode of each module."""
-        before = [(module, module.training) for module in self.modules()]
-        self.train(training)
-        try:
-            yield
-        finally:
-            for module, was_training in before:
-                module.training = was_training
+    def in_mode(self, training: bool) -> AbstractContextManager[None]:
+        """Context manager: training or evaluation mode of all modules, on this thread only."""
+        return _modes.block(lambda modes: modes | {id(m): (m, training) for m in self.modules()})
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Train (True) or freeze (False) all parameters."""
@@ -283,10 +308,10 @@ def _found_in(name: str, value: Any, kind: type[T]) -> Iterator[tuple[str, T]]:
     if isinstance(value, kind):
         yield name, value
     elif isinstance(value, (list, tuple)):
-        for position, item in enumerate(value):
+        for position, item in enumerate(tuple(value)):
             yield from _found_in(f"{name}.{position}", item, kind)
     elif isinstance(value, dict):
-        for key, item in value.items():
+        for key, item in list(value.items()):
             yield from _found_in(f"{name}.{key}", item, kind)
 
 
@@ -299,6 +324,36 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
         return value.numpy()
     backend = backend_of(value)
     return np.asarray(value) if backend is None else backend.to_host(value)
+
+
+def _check_replacement(module: Module, name: str, held: Tensor, value: Any) -> None:
+    """An attribute that is part of the state stays part of it, unless it is deleted."""
+    trained = isinstance(held, Parameter)
+    if value is None or isinstance(value, (Module, Parameter if trained else Tensor)):
+        return
+    if trained or not name.startswith("_"):
+        kind, accepted = ("parameter", "an nn.Parameter") if trained else ("buffer", "a Tensor")
+        raise ArgumentError(
+            f"{name} of {type(module).__name__} is a {kind}: it can be replaced by {accepted} or "
+            f"None, got {type(value).__name__}. To change its values, write {name}.data[...] = "
+            f"array; to compute it from other tensors, first `del` it"
+        )
+
+
+# -- state of this thread --------------------------------------------------------------------------
+
+# by id: the module, which keeps the id valid, and its mode inside the innermost ``in_mode``
+_modes: Scoped[dict[int, tuple[Module, bool]]] = Scoped("modes", {})
+_observers: Scoped[dict[int, ForwardHook]] = Scoped("observers", {})
+
+
+def observe(hooks: Iterable[tuple[Module, ForwardHook]]) -> AbstractContextManager[None]:
+    """A context in which modules have a forward hook on this thread, which runs after all others.
+
+    Of several hooks for a module the first one counts. The caller keeps the modules alive.
+    """
+    added = {id(module): hook for module, hook in reversed(list(hooks))}
+    return _observers.block(lambda before: before | added)
 
 
 # -- errors that name the layer --------------------------------------------------------------------

@@ -1,12 +1,11 @@
 """Output shapes, parameters, multiply-adds and memory of a model, layer by layer."""
 
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from tinynn.autograd import Tensor, no_grad
 from tinynn.backend import get_backend
 from tinynn.errors import TinynnError
-from tinynn.nn.module import ForwardHook, Module
+from tinynn.nn.module import ForwardHook, Module, observe
 from tinynn.profiler import format_table
 
 
@@ -82,10 +81,12 @@ def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) ->
     layers: list[LayerSummary] = []
     shape = (batch_size, *input_shape)
     try:
-        with model.in_mode(training=False), no_grad(), ExitStack() as hooks:
-            for path, module in model.named_modules():
-                if next(module.named_children(), None) is None:
-                    hooks.callback(module.register_forward_hook(_recorder(path, layers)))
+        recorders = [
+            (module, _recorder(path, layers))
+            for path, module in model.named_modules()
+            if next(module.named_children(), None) is None
+        ]
+        with model.in_mode(training=False), no_grad(), observe(recorders):
             model(_zeros(model, shape))
     except TinynnError as error:
         error.add_note(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tinynn.autograd import Tensor, no_grad
 from tinynn.nn import Module
+from tinynn.nn.module import observe
 from tinynn.random import default_generator
 
 ADVICE = (
@@ -76,8 +77,7 @@ def _first_output(model: Module, images: Tensor, failed: ForwardPass) -> str | N
 
     with no_grad(), ExitStack() as undo:
         undo.callback(setattr, default_generator, "state", default_generator.state)
-        for module in model.modules():
-            undo.callback(module.register_forward_hook(inspect))
+        undo.enter_context(observe((module, inspect) for module in model.modules()))
         default_generator.state = failed.random
         model(images)
     return found[0] if found else None

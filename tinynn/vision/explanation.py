@@ -4,7 +4,6 @@ A map shows which pixels a decision depends on, for this network and this image.
 that the decision is correct, nor why those pixels matter.
 """
 
-from contextlib import ExitStack
 from itertools import product
 from typing import Any
 
@@ -12,11 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import tinynn.functional as F
-from tinynn.autograd import Tensor, grad, no_grad
+from tinynn.autograd import Tensor, enable_grad, grad, no_grad
 from tinynn.creation import tensor
 from tinynn.data.dataset import to_float32
 from tinynn.errors import ArgumentError, LabelError, ShapeError
 from tinynn.nn import Conv2d, Module, constant_weights
+from tinynn.nn.module import observe
 
 __all__ = ["first_filters", "grad_cam", "hires_cam", "occlusion_map", "overlay"]
 
@@ -184,11 +184,11 @@ def _cams(
 def _cam(model: Module, layer: Module, images: Maps, chosen: Classes | None, mean: bool) -> Maps:
     outputs: list[Tensor] = []
     x = _to_input(model, images).requires_grad_()
-    with model.in_mode(training=False), ExitStack() as undo:
-        undo.callback(layer.register_forward_hook(lambda module, inputs, out: outputs.append(out)))
-        for parameter in model.parameters():  # frozen: the gradients of weights are not needed
-            undo.callback(parameter.requires_grad_, parameter.requires_grad)
-            parameter.requires_grad_(False)
+
+    def keep(module: Module, inputs: Any, output: Any) -> None:
+        outputs.append(output)
+
+    with enable_grad(), model.in_mode(training=False), observe([(layer, keep)]):
         logits = _checked_logits(model(x))
         wanted = logits.numpy().argmax(axis=1) if chosen is None else chosen
         shares = np.full(logits.shape, -1 / logits.shape[1], logits.dtype)
@@ -238,9 +238,7 @@ def _image_layer(model: Module, path: str | None, example: Maps) -> Module:
             found.append(module)
 
     leaves = [m for m in modules.values() if next(m.named_children(), None) is None]
-    with ExitStack() as hooks:
-        for module in leaves if path is None else [modules[path]]:
-            hooks.callback(module.register_forward_hook(note_image))
+    with observe((module, note_image) for module in (leaves if path is None else [modules[path]])):
         _probabilities(model, example)
     if not found:
         what = f"no layer of {type(model).__name__}" if path is None else f"not layer {path!r}"

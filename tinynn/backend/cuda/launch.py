@@ -68,8 +68,9 @@ def kernel(
     function = module.get_function(name)
 
     def launch(*arguments: Any) -> None:
-        if tracing.active is not None:
-            tracing.active.count("launches")
+        tracer = tracing.active
+        if tracer is not None:
+            tracer.count("launches")
         function(*arguments)
 
     return launch
