@@ -6,8 +6,10 @@ Both are off by default. ``autocast`` changes the dtype of arrays and works on e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from tinynn.scoped import Scoped
 
 __all__ = ["autocast", "get_matmul_precision", "set_matmul_precision"]
 
+
+F = TypeVar("F", bound=Callable[..., Tensor])
 
 _autocast: Scoped[np.dtype[Any] | None] = Scoped("autocast", None)
 
@@ -69,3 +73,33 @@ def widen(x: Tensor) -> Tensor:
     """The operand of a reduction: float16 as float32 inside ``autocast``."""
     dtype = _autocast.innermost.get()[0]
     return x if dtype is None or x.dtype != dtype else x.astype(np.float32)
+
+
+def in_float32(function: F) -> F:
+    """Decorator of a function that computes float16 operands in float32.
+
+    A square or a product in float16 overflows beyond 65504, also where the sum or mean that it is
+    part of would not. The result is float16 again, but float32 inside ``autocast``.
+    """
+
+    @wraps(function)
+    def wrapper(x: Any, *others: Any, **options: Any) -> Tensor:
+        operands = (x, *others, *options.values())
+        dtypes = {operand.dtype for operand in operands if _is_floating(operand)}
+        if dtypes != {np.dtype(np.float16)}:
+            return function(x, *others, **options)
+        out = function(
+            *map(_to_float32, (x, *others)),
+            **{name: _to_float32(value) for name, value in options.items()},
+        )
+        return out if is_autocast() else out.astype(np.float16)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def _is_floating(operand: Any) -> bool:
+    return isinstance(operand, (Tensor, np.ndarray)) and operand.dtype.kind == "f"
+
+
+def _to_float32(operand: Any) -> Any:
+    return operand.astype(np.float32) if _is_floating(operand) else operand

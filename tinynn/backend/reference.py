@@ -170,29 +170,44 @@ class Backend:
     # -- reductions -------------------------------------------------------------------------
 
     def sum(self, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
-        """The sum over some axes; float16 is accumulated in float32."""
-        if x.dtype.itemsize == 2 and x.dtype.kind == "f":
-            return x.astype("float32").sum(axis=axes, keepdims=keepdims).astype(x.dtype)
-        return x.sum(axis=axes, keepdims=keepdims)
+        """The sum over some axes; floating-point numbers are accumulated in float64."""
+        if x.dtype.kind != "f":
+            return x.sum(axis=axes, keepdims=keepdims)
+        return x.sum(axis=axes, dtype="float64", keepdims=keepdims).astype(x.dtype)
 
     def mean(self, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
-        """The mean over some axes."""
-        scale = 1 / math.prod(x.shape[axis] for axis in axes)
-        if x.dtype.itemsize == 2:
-            return self.mean(x.astype("float32"), axes, keepdims).astype(x.dtype)
-        return self.sum(x, axes, keepdims) * scale
+        """The mean over some axes, of floating-point numbers."""
+        total = x.sum(axis=axes, dtype="float64", keepdims=keepdims)
+        return (total / math.prod([x.shape[axis] for axis in axes])).astype(x.dtype)
+
+    def sum_of_squares(self, x: Array) -> Array:
+        """Σx² over all axes, in float64: the square of a float32 number never overflows there."""
+        wide = x.astype("float64")
+        return self.xp.asarray((wide * wide).sum())
+
+    def center(self, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+        """x minus its mean over some axes, and the mean, whose axes keep length 1.
+
+        Rounding the mean shifts all differences by as much, which would be many digits of the
+        variance of values far from zero. So the mean of the differences is subtracted as well.
+        """
+        average = self.mean(x, axes, keepdims=True)
+        centered = x - average
+        rest = self.mean(centered, axes, keepdims=True)
+        centered -= rest
+        return centered, average + rest
 
     # -- softmax ----------------------------------------------------------------------------
 
     def log_softmax(self, x: Array, axis: int) -> Array:
         """x - log Σ exp(x) along an axis; subtracting the maximum first prevents overflow."""
         shifted = x - x.max(axis=axis, keepdims=True)
-        return shifted - self.xp.log(self.xp.exp(shifted).sum(axis=axis, keepdims=True))
+        return shifted - self.xp.log(self.sum(self.xp.exp(shifted), (axis,), keepdims=True))
 
     def softmax(self, x: Array, axis: int) -> Array:
         """exp(x) / Σ exp(x) along an axis."""
         exponentials = self.xp.exp(x - x.max(axis=axis, keepdims=True))
-        exponentials /= exponentials.sum(axis=axis, keepdims=True)
+        exponentials /= self.sum(exponentials, (axis,), keepdims=True)
         return exponentials
 
     def cross_entropy(self, logits: Array, labels: Array, origin: str | None) -> tuple[Any, Any]:
@@ -233,9 +248,10 @@ class Backend:
 
     def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
         """Zeros of ``shape`` with ``values`` added at ``index``; repeated indices accumulate."""
-        out = self.xp.zeros(shape, dtype=values.dtype)
-        self.xp.add.at(out, index, values)
-        return out
+        wide = "float64" if values.dtype.kind == "f" else values.dtype
+        out = self.xp.zeros(shape, dtype=wide)
+        self.xp.add.at(out, index, values.astype(wide, copy=False))
+        return out.astype(values.dtype, copy=False)
 
     # -- normalization ----------------------------------------------------------------------
 
@@ -244,11 +260,8 @@ class Backend:
 
         float16 is computed in float32, here and below; the statistics stay float32.
         """
-        scale = 1 / math.prod(x.shape[axis] for axis in axes)
-        wide = self._widen(x)
-        average = self.sum(wide, axes, keepdims=True) * scale
-        centered = wide - average
-        variance = self.sum(centered * centered, axes, keepdims=True) * scale
+        centered, average = self.center(self._widen(x), axes)
+        variance = self.mean(centered * centered, axes, keepdims=True)
         centered *= (variance + eps) ** -0.5
         return Normalized(centered.astype(x.dtype, copy=False), average, variance)
 
@@ -256,10 +269,9 @@ class Backend:
         self, grad: Array, out: Array, variance: Array, axes: tuple[int, ...], eps: float
     ) -> Array:
         """r·(g - mean(g) - y·mean(g·y)), with r = 1 / √(var + eps) and y the output."""
-        scale = 1 / math.prod(grad.shape[axis] for axis in axes)
         wide, y = self._widen(grad), self._widen(out)
-        slope = self.sum(wide * y, axes, keepdims=True) * scale
-        result = wide - self.sum(wide, axes, keepdims=True) * scale
+        slope = self.mean(wide * y, axes, keepdims=True)
+        result = wide - self.mean(wide, axes, keepdims=True)
         result -= y * slope
         result *= (variance + eps) ** -0.5
         return result.astype(grad.dtype, copy=False)
@@ -421,10 +433,10 @@ class Backend:
         self, values: Array, winner: Array, window: Window, shape: tuple[int, ...]
     ) -> Array:
         """Add each window's value to the pixel that was its maximum, in zeros of ``shape``."""
-        padded = self._padded_zeros(shape, window, values.dtype)
+        padded = self._padded_zeros(shape, window, self._sum_dtype(values, window))
         for i, j, rows, columns in window.taps(*values.shape[1:3]):
             padded[:, rows, columns] += values * (winner == i * window.kernel[1] + j)
-        return self._unpad_image(padded, window)
+        return self._unpad_image(padded, window).astype(values.dtype, copy=False)
 
     def max_pool2d_gather(self, x: Array, winner: Array, window: Window) -> Array:
         """The value of x at the winner of each window: the adjoint of ``max_pool2d_scatter``."""
@@ -438,17 +450,23 @@ class Backend:
         """The sum of each window; padding counts as zero."""
         padded = self.pad_image(x, window)
         out_h, out_w = window.output_size(*x.shape[1:3])
-        out = self.xp.zeros((x.shape[0], out_h, out_w, x.shape[3]), dtype=x.dtype)
+        shape = (x.shape[0], out_h, out_w, x.shape[3])
+        out = self.xp.zeros(shape, self._sum_dtype(x, window))
         for _, _, rows, columns in window.taps(out_h, out_w):
             out += padded[:, rows, columns]
-        return out
+        return out.astype(x.dtype, copy=False)
+
+    def _sum_dtype(self, x: Array, window: Window) -> Any:
+        """The dtype in which terms from one window are added up: float64 for many of them."""
+        many = window.kernel[0] * window.kernel[1] > 32
+        return "float64" if many else self._widen(x[:0]).dtype
 
     def sum_pool2d_adjoint(self, grad: Array, window: Window, shape: tuple[int, ...]) -> Array:
         """Add each window's value to all of its pixels, in zeros of ``shape``."""
-        padded = self._padded_zeros(shape, window, grad.dtype)
+        padded = self._padded_zeros(shape, window, self._sum_dtype(grad, window))
         for _, _, rows, columns in window.taps(*grad.shape[1:3]):
             padded[:, rows, columns] += grad
-        return self._unpad_image(padded, window)
+        return self._unpad_image(padded, window).astype(grad.dtype, copy=False)
 
     # -- convolution, ReLU and max pooling in one -------------------------------------------
 
@@ -537,7 +555,7 @@ class Backend:
     def unscale(self, grads: Arrays, factor: Array, found: Array) -> None:
         """Every gradient times the factor, in place; ``found`` becomes true if one overflowed."""
         for grad in grads:
-            grad *= factor.astype(grad.dtype)
+            grad[...] = self._widen(grad) * factor
             found |= ~self.xp.isfinite(grad).all()
 
 

@@ -16,7 +16,7 @@ from tinynn.functional.elementwise import absolute, sigmoid, softplus, square
 from tinynn.functional.operands import as_tensor, check_same, require_floating
 from tinynn.functional.reduction import log_softmax, softmax
 from tinynn.functional.shape import index
-from tinynn.precision import widen
+from tinynn.precision import in_float32, widen
 
 __all__ = ["cross_entropy", "nll_loss"]
 __all__ += ["binary_cross_entropy_with_logits", "sigmoid_focal_loss"]
@@ -25,6 +25,7 @@ __all__ += ["huber_loss", "l1_loss", "mse_loss"]
 Target = Tensor | np.ndarray[Any, Any]
 
 
+@in_float32
 def cross_entropy(
     logits: Tensor,
     target: Target,
@@ -146,6 +147,7 @@ def _probability_losses(
     return -(terms if weight is None else terms * weight).sum(-1)
 
 
+@in_float32
 def nll_loss(log_probabilities: Tensor, labels: Target, reduction: str = "mean") -> Tensor:
     """-log_probabilities[label]: ``cross_entropy`` after ``log_softmax``.
 
@@ -158,6 +160,7 @@ def nll_loss(log_probabilities: Tensor, labels: Target, reduction: str = "mean")
     return _reduce("nll_loss", losses.reshape(labels.shape), reduction)
 
 
+@in_float32
 def binary_cross_entropy_with_logits(
     logits: Tensor, target: Target, pos_weight: float = 1.0, reduction: str = "mean"
 ) -> Tensor:
@@ -171,6 +174,7 @@ def binary_cross_entropy_with_logits(
     return _reduce("binary_cross_entropy_with_logits", losses, reduction)
 
 
+@in_float32
 def sigmoid_focal_loss(
     logits: Tensor, target: Target, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "mean"
 ) -> Tensor:
@@ -192,18 +196,21 @@ def sigmoid_focal_loss(
     return _reduce("sigmoid_focal_loss", losses, reduction)
 
 
+@in_float32
 def mse_loss(prediction: Tensor, target: Target, reduction: str = "mean") -> Tensor:
     """(prediction - target)², elementwise."""
     x, t = _pair("mse_loss", prediction, target)
     return _reduce("mse_loss", square(x - t), reduction)
 
 
+@in_float32
 def l1_loss(prediction: Tensor, target: Target, reduction: str = "mean") -> Tensor:
     """|prediction - target|, elementwise."""
     x, t = _pair("l1_loss", prediction, target)
     return _reduce("l1_loss", absolute(x - t), reduction)
 
 
+@in_float32
 def huber_loss(
     prediction: Tensor, target: Target, delta: float = 1.0, reduction: str = "mean"
 ) -> Tensor:

@@ -65,6 +65,10 @@ def avg_pool2d(
     that hangs over the padded image in ``ceil_mode`` never counts.
     """
     require_floating("avg_pool2d", x)
+    if x.dtype.itemsize == 2:  # a sum may overflow float16 where its mean does not
+        wide = x.astype("float32")
+        options = (kernel_size, stride, padding, ceil_mode, count_include_pad)
+        return avg_pool2d(wide, *options).astype(x.dtype)
     window = pool_window("avg_pool2d", x.shape, kernel_size, stride, padding, 1, ceil_mode)
     rows, columns = pair("avg_pool2d", "padding", padding, 0) if count_include_pad else (0, 0)
     ones = x.backend.xp.ones((1, x.shape[1] + 2 * rows, x.shape[2] + 2 * columns, 1), x.dtype)

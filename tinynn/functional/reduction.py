@@ -10,7 +10,7 @@ from tinynn.errors import ShapeError
 from tinynn.functional.elementwise import exp, log, sqrt, square
 from tinynn.functional.operands import as_tensor, normal_axes, normal_axis
 from tinynn.functional.shape import broadcast_to
-from tinynn.precision import widen
+from tinynn.precision import in_float32, widen
 
 __all__ = ["argmax", "argmin", "max", "mean", "min", "std", "sum", "var"]
 __all__ += ["log_softmax", "logsumexp", "softmax"]
@@ -52,10 +52,18 @@ def mean(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return record(
         "mean",
         x.backend.mean(x.data, axes, keepdims),
-        (x, lambda grad: _expand(grad * (1 / count), x.shape, axes, keepdims)),
+        (x, lambda grad: _expand(_divided(grad, count), x.shape, axes, keepdims)),
     )
 
 
+def _divided(grad: Tensor, count: int) -> Tensor:
+    """grad / count; float16 cannot hold a large or the inverse of a large count."""
+    if grad.dtype.itemsize > 2:
+        return grad * (1 / count)
+    return (grad.astype("float32") * (1 / count)).astype(grad.dtype)
+
+
+@in_float32
 def var(x: Operand, axis: Axis = None, keepdims: bool = False, correction: int = 0) -> Tensor:
     """Σ(x - mean)² / (count - correction) over the axes (default: all).
 
@@ -64,10 +72,18 @@ def var(x: Operand, axis: Axis = None, keepdims: bool = False, correction: int =
     x, axes, count = _operand("var", x, axis)
     if count <= correction:
         raise ShapeError(f"var with correction {correction} needs more than {count} elements")
-    squares = square(x - mean(x, axes, keepdims=True))
-    return sum(squares, axes, keepdims) * (1 / (count - correction))
+    if x.dtype.kind != "f":
+        x = x.astype("float32")
+    return sum(square(_center(x, axes)), axes, keepdims) * (1 / (count - correction))
 
 
+def _center(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """x minus its mean over the axes: a projection, and so its own VJP."""
+    centered, _ = x.backend.center(x.data, axes)
+    return record("center", centered, (x, lambda grad: _center(grad, axes)))
+
+
+@in_float32
 def std(x: Operand, axis: Axis = None, keepdims: bool = False, correction: int = 0) -> Tensor:
     """The standard deviation √var; its gradient is infinite where all elements are equal."""
     return sqrt(var(x, axis, keepdims, correction))
@@ -88,13 +104,14 @@ def _extreme(name: str, x: Operand, axis: Axis, keepdims: bool) -> Tensor:
     data, extreme = x.data, getattr(x.backend.xp, name)
 
     def vjp(grad: Tensor) -> Tensor:
-        winners = (data == extreme(data, axis=axes, keepdims=True)).astype(grad.dtype)
-        winners /= winners.sum(axis=axes, keepdims=True)
-        return _expand(grad, x.shape, axes, keepdims) * as_tensor(name, winners)
+        winners = data == extreme(data, axis=axes, keepdims=True)
+        shares = (winners / winners.sum(axis=axes, keepdims=True)).astype(grad.dtype)
+        return _expand(grad, x.shape, axes, keepdims) * as_tensor(name, shares)
 
     return record(name, extreme(data, axis=axes, keepdims=keepdims), (x, vjp))
 
 
+@in_float32
 def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log Σ exp(x) over the axes (default: all), without overflow."""
     x, axes, _ = _operand("logsumexp", x, axis)
@@ -105,6 +122,7 @@ def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return shifted if keepdims else shifted.squeeze(axes)
 
 
+@in_float32
 def softmax(x: Operand, axis: int = -1) -> Tensor:
     """exp(x) / Σ exp(x) along an axis."""
     x = widen(as_tensor("softmax", x))
@@ -116,6 +134,7 @@ def softmax(x: Operand, axis: int = -1) -> Tensor:
     return record_with_output("softmax", x.backend.softmax(x.data, axis), (x, vjp))
 
 
+@in_float32
 def log_softmax(x: Operand, axis: int = -1) -> Tensor:
     """x - log Σ exp(x) along an axis: log(softmax(x)) without underflow."""
     x = widen(as_tensor("log_softmax", x))

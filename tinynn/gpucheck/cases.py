@@ -310,6 +310,8 @@ KERNELS = [
     *cases("sum", (5, 40, 7), axes=(0, 1)),
     *cases("sum", (5, 40, 7), axes=(0, 2), keepdims=True),
     *cases("mean", (5, 4000), axes=(1,)),
+    *cases("center", (5, 40, 7), axes=(0, 1)),
+    *cases("sum_of_squares", (5, 40, 7), ()),
     *cases("log_softmax", (4, 7), axis=1),
     *cases("softmax", (4, 7), axis=0),
     *cases("cross_entropy", [(5, 3), _CLASSES]),

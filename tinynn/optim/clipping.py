@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError
 
@@ -21,7 +23,8 @@ def clip_grad_norm(parameters: Any, max_norm: float) -> Tensor:
         max_norm: The largest Euclidean norm allowed.
 
     Returns:
-        The norm before clipping. Clipping does not wait for a GPU; reading the norm does.
+        The norm before clipping, in float32, or in float64 for gradients in float64. Clipping does
+        not wait for a GPU; reading the norm does.
 
     Raises:
         ArgumentError: If there is no gradient, or ``max_norm`` is not positive.
@@ -34,13 +37,14 @@ def clip_grad_norm(parameters: Any, max_norm: float) -> Tensor:
     grads = [tensor.grad for tensor in tensors]
     backend = grads[0].backend
     xp = backend.xp
-    total = sum(backend.sum(xp.square(grad.data), tuple(range(grad.ndim))) for grad in grads)
-    norm = xp.sqrt(total)
-    scale = xp.minimum(max_norm / (norm + 1e-6), 1).astype(grads[0].dtype)
+    norm = xp.sqrt(sum(backend.sum_of_squares(grad.data) for grad in grads))
+    wide = max(np.dtype(np.float32), *(grad.dtype for grad in grads))
+    scale = xp.minimum(max_norm / (norm + 1e-6), 1).astype(wide)
     for tensor, grad in zip(tensors, grads, strict=True):
         # a new array: tensors may share one gradient
-        tensor.grad = Tensor(xp.asarray(xp.multiply(grad.data, scale)))
-    return Tensor(xp.asarray(norm))
+        clipped = xp.multiply(grad.data, scale.astype(max(grad.dtype, np.dtype(np.float32))))
+        tensor.grad = Tensor(xp.asarray(clipped).astype(grad.dtype, copy=False))
+    return Tensor(xp.asarray(norm).astype(wide))
 
 
 def clip_grad_value(parameters: Any, limit: float) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.backend.cpu import buffers, elementwise, linalg, normalization, pooling, threads, update
+from tinynn.backend.cpu import (
+    buffers,
+    elementwise,
+    linalg,
+    normalization,
+    pooling,
+    reduction,
+    threads,
+    update,
+)
 from tinynn.backend.cpu.convolution import kernels as convolution
 from tinynn.backend.cpu.convolution import pooled
 from tinynn.backend.cpu.system import available_memory
@@ -46,7 +55,10 @@ class NumpyBackend(Backend):
     elementwise = elementwise.elementwise  # last: it shadows the module
 
     matmul = linalg.matmul
-    sum = linalg.total
+
+    sum = reduction.total
+    mean = reduction.mean
+    sum_of_squares = reduction.sum_of_squares
 
     update = update.update  # last: it shadows the module
 

@@ -1,4 +1,4 @@
-"""Matrix products in blocks on several threads, and sums as matrix products."""
+"""Matrix products in blocks on several threads."""
 
 from __future__ import annotations
 
@@ -32,18 +32,3 @@ def matmul(backend: Backend, a: Array, b: Array) -> Array:
     # a power of two: even shares for 2, 4 or 8 threads
     parallel(product, cut(length, 1 << blocks.bit_length() - 1))
     return out
-
-
-def total(backend: Backend, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
-    """Over all axes but the last: 1ᵀ @ x. NumPy adds short rows one by one, BLAS many at once."""
-    leading = x.ndim > 1 and axes == tuple(range(x.ndim - 1))
-    if not leading or x.dtype not in (np.float32, np.float64) or not x.flags.c_contiguous:
-        return Backend.sum(backend, x, axes, keepdims)
-    with single_threaded_blas():
-        result = column_sums(x.reshape(-1, x.shape[-1]))
-    return result.reshape((1,) * (x.ndim - 1) + result.shape) if keepdims else result
-
-
-def column_sums(rows: Array) -> Array:
-    """The sum over the rows of a matrix, as a matrix product; the caller limits BLAS's threads."""
-    return np.ones(len(rows), dtype=rows.dtype) @ rows

@@ -51,6 +51,22 @@ ALIGN_FROM = 1 << 15
 # Elements. A ReLU of fewer is one plain call of NumPy (some microseconds).
 RELU_FROM = 1 << 13
 
+# -- sums -----------------------------------------------------------------------------------------
+
+# Terms that are added in float32 before float64 takes over: as fast as one product for all terms
+# from here on, and within 64 roundings of the exact sum.
+SUM_BLOCK = 64
+
+# Elements of a row of the products that add up blocks: BLAS needs 3 microseconds for one, of which
+# the call is a small part.
+SUM_ROW = 2048
+
+# Elements that are converted to float64 at a time (128 KB).
+SUM_CHUNK = 1 << 14
+
+# Elements up to which NumPy adds in float64: splitting into blocks takes longer.
+SUM_IN_FLOAT64 = 1 << 12
+
 # -- matrix products ------------------------------------------------------------------------------
 
 # Blocks of one large product, at most: even shares for 2, 4 and 8 threads.
@@ -65,8 +81,8 @@ MATMUL_BLOCK_WORK = 8 * 10**6
 NORM_PARALLEL_FROM = 1 << 19
 
 # Elements of the rows whose columns are added up at once: long enough for the vector loops, and
-# two of them stay in the L1 cache.
-NORM_ROW = 512
+# three of them stay in the L1 cache. A chunk has 128 such rows, which are added one by one.
+NORM_ROW = 2048
 
 # Squared mean / variance. Up to this ratio E[x²] - E[x]² loses no more than one decimal digit of
 # the variance; beyond it the mean is subtracted first, in a second pass.

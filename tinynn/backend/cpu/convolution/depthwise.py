@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tinynn.backend.cpu.buffers import buffer
-from tinynn.backend.cpu.linalg import column_sums
+from tinynn.backend.cpu.reduction import column_sums, sums
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Tile, cut_tiles, overlap
 from tinynn.backend.reference import Array, Backend
@@ -71,7 +71,7 @@ def weight_gradient(x: Array, grad: Array, window: Window, out: Array) -> None:
             tap[...] = column_sums(term.reshape(-1, term.shape[3]))
 
     parallel(work, range(len(x)))
-    np.sum(partial, axis=0, out=out)
+    out[...] = sums(partial, (0,))[0]
 
 
 def _terms(

@@ -23,7 +23,7 @@ from tinynn.backend.cpu.convolution.rows import (
     matmul_small,
     prefetch,
 )
-from tinynn.backend.cpu.linalg import column_sums
+from tinynn.backend.cpu.reduction import column_sums
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.cpu.tiles import Shape, Tile, cut, cut_tiles
 from tinynn.backend.reference import Array, Backend, NeedsGrad
@@ -258,7 +258,7 @@ def sum_gradients(
     tiles = layout.tiles
     count = min(tuning.WEIGHT_GRADIENT_SUMS, len(tiles))
     kernels = np.zeros((count, *layout.kernel_shape), x.dtype)
-    biases = np.zeros((count, layout.outputs), x.dtype)
+    biases = np.zeros((count, layout.outputs), np.float64)
 
     def work(number: int) -> None:
         for tile in tiles[number::count]:
@@ -275,4 +275,4 @@ def sum_gradients(
 
     parallel(work, range(count))
     kernel = layout.kernel_rows_adjoint(np.add.reduce(kernels)) if needs.weight else None
-    return kernel, np.add.reduce(biases) if needs.bias else None
+    return kernel, np.add.reduce(biases).astype(x.dtype) if needs.bias else None

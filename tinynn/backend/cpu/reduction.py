@@ -1,0 +1,111 @@
+"""Sums in blocks, whose rounding error does not grow with the number of terms.
+
+NumPy adds in pairs, in a tree, only along contiguous memory. Along all other axes it adds one term
+after the other, and in float32 the error of such a sum grows with the number of terms: the mean of
+some million pixels by channel has lost half of its digits. Here runs of ``tuning.SUM_BLOCK`` terms
+are added in the precision of the array, as matrix products with ones: BLAS adds many short rows at
+once. The sums of the runs are added up in float64, in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from tinynn.backend.cpu import tuning
+from tinynn.backend.cpu.threads import single_threaded_blas
+from tinynn.backend.reference import Array, Backend
+
+
+def total(backend: Backend, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
+    """The sum over some axes; integers are left to NumPy."""
+    if x.dtype.kind != "f":
+        return Backend.sum(backend, x, axes, keepdims)
+    if x.dtype.itemsize > 2 and _is_short(x, axes):
+        return x.sum(axis=axes, keepdims=keepdims)
+    return _shaped(sums(x, axes), axes, keepdims).astype(x.dtype)
+
+
+def mean(backend: Backend, x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
+    """The mean over some axes, rounded once."""
+    count = math.prod([x.shape[axis] for axis in axes])
+    return (_shaped(sums(x, axes), axes, keepdims) / count).astype(x.dtype)
+
+
+def sum_of_squares(backend: Backend, x: Array) -> Array:
+    """In chunks that stay in the cache, as products of vectors."""
+    flat, total = x.ravel(order="K"), np.zeros(())
+    with single_threaded_blas():
+        for start in range(0, x.size, tuning.SUM_CHUNK):
+            wide = flat[start : start + tuning.SUM_CHUNK].astype(np.float64)
+            total += wide @ wide
+    return total
+
+
+def sums(x: Array, axes: tuple[int, ...]) -> Array:
+    """The sum of a floating-point array over some axes, which keep length 1, in float64."""
+    if x.dtype.itemsize < 8 and x.size <= tuning.SUM_IN_FLOAT64:
+        return np.add.reduce(x, axes, np.float64, keepdims=True)
+    # a broadcast axis holds one value n times
+    repeated = [axis for axis in axes if x.strides[axis] == 0]
+    times = math.prod([x.shape[axis] for axis in repeated])
+    x = x[tuple(slice(1) if axis in repeated else slice(None) for axis in range(x.ndim))]
+    if x.dtype.itemsize == 2:
+        x = x.astype(np.float32)
+    if _is_short(x, axes):
+        return np.add.reduce(x, axes, keepdims=True).astype(np.float64) * times
+    # with the axes in their order in memory, reduce neighboring ones together, the last ones first
+    order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
+    x = x.transpose(order)
+    with single_threaded_blas():
+        for is_reduced, run in reversed(
+            [(k, list(g)) for k, g in groupby(range(x.ndim), lambda i: order[i] in axes)]
+        ):
+            if is_reduced:
+                start, stop = run[0], run[-1] + 1
+                before, own, behind = x.shape[:start], x.shape[start:stop], x.shape[stop:]
+                rows = x.reshape(math.prod(before), math.prod(own), math.prod(behind))
+                x = _middle_sums(rows).reshape(*before, *(1,) * len(own), *behind)
+    return x.transpose(np.argsort(order)) * times
+
+
+def column_sums(rows: Array) -> Array:
+    """The sum over the rows of a contiguous matrix, in float64."""
+    return _middle_sums(rows[None])[0]
+
+
+def _middle_sums(x: Array) -> Array:
+    """The sum of (outer, n, inner) over n, in float64; the caller limits BLAS's threads."""
+    outer, count, inner = x.shape
+    block = tuning.SUM_BLOCK
+    if inner == 1:  # in pairs
+        return np.add.reduce(x[:, :, 0], 1).astype(np.float64)[:, None]
+    if count <= block:
+        return np.add.reduce(x, 1).astype(np.float64)
+    if x.strides[2] != x.itemsize:
+        x = np.ascontiguousarray(x)  # for BLAS
+    # a matrix row is several rows of x, as long as there are enough for a block
+    together = max(1, min(tuning.SUM_ROW // inner, count // block))
+    whole = count - count % (block * together)
+    blocks = x[:, :whole].reshape(outer, whole // (block * together), block, together * inner)
+    parts = np.matmul(_ones(block, x.dtype), blocks).astype(np.float64, copy=False)
+    result = _middle_sums(parts.reshape(outer, whole // block, inner))
+    return result + _middle_sums(x[:, whole:]) if whole < count else result
+
+
+def _is_short(x: Array, axes: tuple[int, ...]) -> bool:
+    return bool(math.prod([x.shape[axis] for axis in axes]) <= tuning.SUM_BLOCK)
+
+
+def _shaped(result: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
+    """The result without the axes of length 1, unless they are kept."""
+    return result if keepdims else result.squeeze(axes)
+
+
+@lru_cache(maxsize=8)
+def _ones(size: int, dtype: np.dtype[Any]) -> Array:
+    return np.ones(size, dtype)
