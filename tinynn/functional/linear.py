@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import compress
 from typing import Any
 
 from tinynn.autograd import Operand, Tensor, record
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.operands import as_tensor, check_same, sum_to
-from tinynn.functional.shape import broadcast_to
 from tinynn.precision import narrow
 
 __all__ = ["einsum", "linear", "matmul"]
@@ -89,21 +87,21 @@ def einsum(subscripts: str, *tensors: Tensor) -> Tensor:
     check_same("einsum", *operands)
     inputs, output = _parse(subscripts, operands)
     _check_sizes(subscripts, inputs, operands)
+    for i, own in enumerate(inputs):  # sum over the letters that occur nowhere else
+        elsewhere = output + "".join(inputs[:i] + inputs[i + 1 :])
+        alone = tuple(axis for axis, letter in enumerate(own) if letter not in elsewhere)
+        if alone:
+            operands[i] = operands[i].sum(axis=alone)
+            inputs[i] = "".join(letter for letter in own if letter in elsewhere)
+    subscripts = f"{','.join(inputs)}->{output}"
     out = operands[0].backend.xp.einsum(subscripts, *(tensor.data for tensor in operands))
 
     def vjp_for(position: int) -> Any:
-        letters, shape = inputs[position], operands[position].shape
         others = [i for i in range(len(operands)) if i != position]
-        terms = [output, *(inputs[i] for i in others)]
-        known = [letter in "".join(terms) for letter in letters]
-
-        def vjp(grad: Tensor) -> Tensor:
-            kept = "".join(compress(letters, known))
-            part = einsum(f"{','.join(terms)}->{kept}", grad, *(operands[i] for i in others))
-            part = part.reshape([n if k else 1 for n, k in zip(shape, known, strict=True)])
-            return broadcast_to(part, shape)
-
-        return vjp
+        terms = ",".join([output, *(inputs[i] for i in others)])
+        return lambda grad: einsum(
+            f"{terms}->{inputs[position]}", grad, *(operands[i] for i in others)
+        )
 
     return record("einsum", out, *((t, vjp_for(i)) for i, t in enumerate(operands)))
 

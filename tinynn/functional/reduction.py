@@ -1,4 +1,10 @@
-"""Reductions over axes: sums, means, extrema, softmax."""
+"""Reductions over axes: sums, means, extrema, softmax.
+
+Sums and means differ from the exact value by at most 64·ε·Σ|x| (ε: 1.2e-7 for float32, 2.2e-16 for
+float64), for any number of terms, axes and order in memory; variances by as much relative to
+themselves. float16 is summed in float32, and so is every square or product within a function: only
+a result beyond 65504 overflows.
+"""
 
 from __future__ import annotations
 

@@ -61,15 +61,14 @@ def sums(x: Array, axes: tuple[int, ...]) -> Array:
     # with the axes in their order in memory, reduce neighboring ones together, the last ones first
     order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
     x = x.transpose(order)
+    grouped = groupby(range(x.ndim), lambda i: order[i] in axes)
+    runs = [tuple(run) for is_reduced, run in grouped if is_reduced]
     with single_threaded_blas():
-        for is_reduced, run in reversed(
-            [(k, list(g)) for k, g in groupby(range(x.ndim), lambda i: order[i] in axes)]
-        ):
-            if is_reduced:
-                start, stop = run[0], run[-1] + 1
-                before, own, behind = x.shape[:start], x.shape[start:stop], x.shape[stop:]
-                rows = x.reshape(math.prod(before), math.prod(own), math.prod(behind))
-                x = _middle_sums(rows).reshape(*before, *(1,) * len(own), *behind)
+        for run in reversed(runs):
+            first, last = run[0], run[-1]
+            before, own, behind = x.shape[:first], x.shape[first : last + 1], x.shape[last + 1 :]
+            rows = x.reshape(math.prod(before), math.prod(own), math.prod(behind))
+            x = _middle_sums(rows).reshape(*before, *(1 for _ in own), *behind)
     return x.transpose(np.argsort(order)) * times
 
 

@@ -81,8 +81,8 @@ MATMUL_BLOCK_WORK = 8 * 10**6
 NORM_PARALLEL_FROM = 1 << 19
 
 # Elements of the rows whose columns are added up at once: long enough for the vector loops, and
-# three of them stay in the L1 cache. A chunk has 128 such rows, which are added one by one.
-NORM_ROW = 2048
+# two of them stay in the L1 cache. The 512 or so rows of a chunk are added one by one.
+NORM_ROW = 512
 
 # Squared mean / variance. Up to this ratio E[x²] - E[x]² loses no more than one decimal digit of
 # the variance; beyond it the mean is subtracted first, in a second pass.
