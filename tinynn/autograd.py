@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
+from tinynn.arguments import DTYPES, real_dtype
 from tinynn.backend import Array, Backend, backend_of, get_backend, tracing
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
 from tinynn.scoped import Block, Scoped
@@ -58,6 +59,8 @@ class Tensor:
                 f"Tensor expects a NumPy or CuPy array, got {type(data).__name__}; "
                 "tinynn.tensor() takes numbers and lists"
             )
+        if data.dtype not in DTYPES or type(data) is not backend.xp.ndarray:
+            data = backend.xp.asarray(check_array(data))
         if requires_grad and data.dtype.kind != "f":
             raise GradientError(
                 f"only floating-point tensors have gradients, got dtype {data.dtype}; "
@@ -184,7 +187,7 @@ class Tensor:
 
     def astype(self, dtype: DTypeLike) -> Tensor:
         """The values converted to a dtype; differentiable between floating-point dtypes."""
-        dtype, origin = np.dtype(dtype), self.dtype
+        dtype, origin = real_dtype("astype", dtype), self.dtype
         if dtype == origin:
             return self
         data = self.backend.xp.asarray(self.data, dtype=dtype)
@@ -271,6 +274,21 @@ class Tensor:
         def squeeze(self, axis: Axis = None) -> Tensor: ...
 
         def unsqueeze(self, axis: int) -> Tensor: ...
+
+
+def check_array(data: Array) -> Array:
+    """The array; ArgumentError if a tensor cannot hold it: a masked one, one of another dtype."""
+    if isinstance(data, np.ma.MaskedArray) and np.ma.is_masked(data):
+        raise ArgumentError("a tensor has no masked elements: replace them first, with .filled()")
+    if data.dtype not in DTYPES:
+        hint = (
+            "" if data.dtype.isnative else ", in the machine's byte order: tinynn.tensor() converts"
+        )
+        raise ArgumentError(
+            f"a tensor holds real numbers or booleans of up to 64 bits{hint}, got an array of "
+            f"dtype {data.dtype.str if hint else data.dtype}"
+        )
+    return data
 
 
 # -- the computational graph ----------------------------------------------------------------------

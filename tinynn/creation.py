@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinynn.autograd import Tensor
+from tinynn.arguments import exact_number, integer, native, number, real_dtype, sizes
+from tinynn.autograd import Tensor, check_array
 from tinynn.backend import Backend, default_backend, get_backend
-from tinynn.errors import ArgumentError
+from tinynn.errors import ArgumentError, DeviceMemoryError
 from tinynn.random import default_generator
 
 if TYPE_CHECKING:
@@ -31,13 +32,14 @@ def tensor(
     """A tensor with a copy of a number, nested lists, a NumPy array or a tensor.
 
     Args:
-        data: The values. Python floats become float32.
+        data: The values. Python floats become float32. Arrays in another byte order than the
+            machine's are converted.
         dtype: The dtype of the elements (default: the dtype of ``data``).
         device: Where to create it; the copy of a tensor stays on its device by default.
         requires_grad: Whether ``backward`` computes its gradient.
 
     Raises:
-        ArgumentError: If the lists are ragged or the values are not real numbers.
+        ArgumentError: If the lists are ragged, the values are not real numbers, or some are masked.
 
     Example:
         >>> tinynn.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
@@ -46,12 +48,14 @@ def tensor(
         device, data = device or data.device, data.numpy()
     backend = _backend(device)
     has_dtype = isinstance(data, (np.ndarray, np.generic))
+    dtype = None if dtype is None else real_dtype("tensor()", dtype)
     try:
-        array = np.array(data, dtype=dtype)
-    except ValueError as error:
+        array = np.array(data, dtype=dtype, subok=has_dtype)
+    except (ValueError, TypeError, OverflowError) as error:
         raise ArgumentError(f"tensor() expects numbers in a regular shape: {error}") from error
     if array.dtype.kind not in "biuf":
         raise ArgumentError(f"tensor() expects real numbers, got {array.dtype}: {data!r:.80}")
+    array = check_array(native(array))
     if dtype is None and array.dtype == np.float64 and not has_dtype:
         array = array.astype(np.float32)
     return Tensor(backend.from_host(array), requires_grad)
@@ -61,12 +65,15 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
     """A CPU tensor that shares the memory of a NumPy array."""
     if not isinstance(array, np.ndarray):
         raise ArgumentError(f"from_numpy expects a NumPy array, got {type(array).__name__}")
-    _numeric(array.dtype)
     return Tensor(array)
 
 
 def from_dlpack(source: Any) -> Tensor:
     """A tensor that shares the memory of an object with ``__dlpack__`` (PyTorch, JAX, CuPy)."""
+    if not hasattr(source, "__dlpack_device__"):
+        raise ArgumentError(
+            f"from_dlpack expects an array of a library, got {type(source).__name__}"
+        )
     kind, index = map(int, source.__dlpack_device__())
     cpu, cuda = 1, 2  # DLDeviceType of dlpack.h
     if kind not in (cpu, cuda):
@@ -79,14 +86,14 @@ def zeros(
     shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of zeros."""
-    return _filled("zeros", (shape,), dtype, device, requires_grad)
+    return _filled("zeros", (_sizes("zeros", shape),), dtype, device, requires_grad)
 
 
 def ones(
     shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of ones."""
-    return _filled("ones", (shape,), dtype, device, requires_grad)
+    return _filled("ones", (_sizes("ones", shape),), dtype, device, requires_grad)
 
 
 def full(
@@ -97,18 +104,25 @@ def full(
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor whose elements all have one value."""
-    return _filled("full", (shape, value), dtype, device, requires_grad)
+    plain = isinstance(value, (int, float, np.integer, np.floating, np.bool_))  # NaN as well
+    filling = value if plain else exact_number("full: value", value)
+    return _filled("full", (_sizes("full", shape), filling), dtype, device, requires_grad)
 
 
 def _filled(
     name: str, arguments: tuple[Any, ...], dtype: DType, device: str | None, requires_grad: bool
 ) -> Tensor:
-    backend = _backend(device)
+    backend, dtype = _backend(device), _numeric(name, dtype)
     try:
-        array = getattr(backend.xp, name)(*arguments, dtype=_numeric(dtype))
+        array = getattr(backend.xp, name)(*arguments, dtype=dtype)
+    except (ValueError, OverflowError) as error:
+        raise ArgumentError(f"{name}{arguments} as {dtype}: {error}") from error
     except Exception:
-        with backend.session():  # explains a GPU's errors; on a CPU it would limit BLAS for nothing
-            raise
+        try:
+            with backend.session():  # explains a GPU's errors; on a CPU it would only limit BLAS
+                raise
+        except MemoryError as error:
+            raise DeviceMemoryError(str(error)) from error
     return Tensor(array, requires_grad)
 
 
@@ -124,7 +138,9 @@ def ones_like(other: Tensor) -> Tensor:
 
 def eye(size: int, dtype: DType = "float32", device: str | None = None) -> Tensor:
     """The identity matrix (size, size)."""
-    return Tensor(_backend(device).xp.eye(size, dtype=_numeric(dtype)))
+    return Tensor(
+        _backend(device).xp.eye(integer("eye: size", size, 0), dtype=_numeric("eye", dtype))
+    )
 
 
 def arange(
@@ -137,24 +153,27 @@ def arange(
     """start, start + step, ... up to but not including stop; int64 for integers, else float32."""
     if stop is None:
         start, stop = 0, start
+    values = [exact_number("arange", value) for value in (start, stop, step)]
+    if not values[2] or not abs((values[1] - values[0]) / values[2]) < 2**60:
+        raise ArgumentError(f"arange cannot step from {start!r} to {stop!r} by {step!r}")
     if dtype is None:
-        integers = all(isinstance(value, int) for value in (start, stop, step))
-        dtype = "int64" if integers else "float32"
-    return Tensor(_backend(device).xp.arange(start, stop, step, dtype=_numeric(dtype)))
+        dtype = "int64" if all(isinstance(value, int) for value in values) else "float32"
+    return _filled("arange", tuple(values), dtype, device, False)
 
 
 def linspace(
     start: float, stop: float, count: int, dtype: DType = "float32", device: str | None = None
 ) -> Tensor:
     """``count`` evenly spaced values from start to stop, both included."""
-    return Tensor(_backend(device).xp.linspace(start, stop, count, dtype=_numeric(dtype)))
+    ends = number("linspace: start", start), number("linspace: stop", stop)
+    return _filled("linspace", (*ends, integer("linspace: count", count, 0)), dtype, device, False)
 
 
 def rand(
     shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Uniform random values in [0, 1), from the sequence of ``manual_seed``."""
-    values = default_generator.uniform(_sizes(shape)).astype(_numeric(dtype))
+    values = default_generator.uniform(_sizes("rand", shape)).astype(_floating("rand", dtype))
     values[values >= 1] = 0  # rounded up to 1 by the conversion to a narrower dtype
     return Tensor(_backend(device).from_host(values), requires_grad)
 
@@ -163,22 +182,26 @@ def randn(
     shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Standard normal random values, from the sequence of ``manual_seed``."""
-    values = default_generator.normal(_sizes(shape)).astype(_numeric(dtype))
+    values = default_generator.normal(_sizes("randn", shape)).astype(_floating("randn", dtype))
     return Tensor(_backend(device).from_host(values), requires_grad)
 
 
-def _sizes(shape: Shape) -> tuple[int, ...]:
-    return (shape,) if isinstance(shape, int) else tuple(shape)
+def _sizes(name: str, shape: Any) -> tuple[int, ...]:
+    return sizes(f"the shape of {name}", shape)
 
 
 def _backend(device: str | None) -> Backend:
     return default_backend() if device is None else get_backend(device)
 
 
-def _numeric(dtype: DType) -> np.dtype[Any]:
+def _numeric(name: str, dtype: DType) -> np.dtype[Any]:
     """The dtype, if it is one of real numbers or bool."""
     if isinstance(dtype, int):
         raise ArgumentError(f"the shape is one argument, as in zeros((2, 3)): got dtype {dtype}")
-    if np.dtype(dtype).kind not in "biuf":
-        raise ArgumentError(f"a tensor holds real numbers or booleans, got dtype {np.dtype(dtype)}")
-    return np.dtype(dtype)
+    return real_dtype(name, dtype)
+
+
+def _floating(name: str, dtype: DType) -> np.dtype[Any]:
+    if (found := _numeric(name, dtype)).kind != "f":
+        raise ArgumentError(f"{name} expects a floating-point dtype, got {found}")
+    return found

@@ -22,7 +22,7 @@ class DeviceError(TinynnError, RuntimeError):
 
 
 class DeviceMemoryError(TinynnError, MemoryError):
-    """The GPU is out of memory."""
+    """The GPU, or the computer, is out of memory."""
 
 
 class GradientError(TinynnError, RuntimeError):

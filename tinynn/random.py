@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tinynn.arguments import integer
 from tinynn.backend import Array, Backend, get_backend
 from tinynn.backend.philox import WORDS_PER_BLOCK
 from tinynn.errors import ArgumentError, FileFormatError
@@ -22,9 +23,7 @@ __all__ = ["Generator", "manual_seed"]
 
 
 def _checked_seed(seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
-        raise ArgumentError(f"a seed is an integer from 0 to 2**64 - 1, got {seed!r}")
-    return int(seed)
+    return integer("a seed", seed, 0, 2**64 - 1)
 
 
 class Generator:
@@ -53,7 +52,10 @@ class Generator:
         """Continue from what ``state_dict`` returned."""
         if set(state) != {"seed", "position"}:
             raise FileFormatError(f"a Generator's state has seed and position, got {sorted(state)}")
-        self.state = (_checked_seed(state["seed"]), _checked_seed(state["position"]))
+        try:
+            self.state = _checked_seed(state["seed"]), integer("position", state["position"], 0)
+        except ArgumentError as error:
+            raise FileFormatError(f"a Generator's state: {error}") from error
 
     def bits(self, backend: Backend, count: int) -> Array:
         """``count`` random 32-bit words on a device, the same on every device."""
@@ -86,5 +88,6 @@ def manual_seed(seed: int) -> None:
 
 def numpy_generator(seed: int, *position: int) -> np.random.Generator:
     """A NumPy generator determined by (seed, position), for randomness on the host."""
-    sequence = np.random.SeedSequence(_checked_seed(seed), spawn_key=position)
+    key = [integer("a position", n, 0) for n in position]
+    sequence = np.random.SeedSequence(_checked_seed(seed), spawn_key=key)
     return np.random.Generator(np.random.Philox(sequence))

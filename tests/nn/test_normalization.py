@@ -95,5 +95,5 @@ class TestDropout:
 
     @pytest.mark.parametrize("p", [-0.1, 1.0, 1.5])
     def test_expects_a_probability(self, p: float) -> None:
-        with pytest.raises(ArgumentError, match="probability 0 <= p < 1"):
+        with pytest.raises(ArgumentError, match=r"probability p must be a number in \[0, 1\)"):
             nn.Dropout(p)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tinynn.arguments import number
 from tinynn.autograd import Tensor, record
-from tinynn.errors import ArgumentError
 from tinynn.functional.operands import require_floating
 from tinynn.random import Generator, default_generator
 
@@ -25,8 +25,7 @@ def dropout(
         generator: Source of the mask (default: the sequence of ``tinynn.manual_seed``).
     """
     require_floating("dropout", x)
-    if not 0 <= p < 1:
-        raise ArgumentError(f"dropout expects a probability 0 <= p < 1, got {p}")
+    p = number("dropout: the probability p", p, 0, 1, "[)")
     if not training or p == 0:
         return x
     seed, position = (generator or default_generator).take(x.size)

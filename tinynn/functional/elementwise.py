@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tinynn.arguments import exact_number, number
 from tinynn.autograd import VJP, Operand, Tensor, record, record_with_output
 from tinynn.backend import Array, formula
 from tinynn.backend.formula import Formula
@@ -94,6 +95,8 @@ def clip(x: Operand, low: float | None = None, high: float | None = None) -> Ten
     x = as_tensor("clip", x)
     if low is None and high is None:
         raise ArgumentError("clip expects low, high or both")
+    low = None if low is None else exact_number("clip: low", low)
+    high = None if high is None else exact_number("clip: high", high)
     if low is not None and high is not None and low > high:
         raise ArgumentError(f"clip expects low <= high, got {low} > {high}")
 
@@ -132,8 +135,8 @@ def leaky_relu(x: Operand, negative_slope: float = 0.01) -> Tensor:
 
     Maas, Hannun and Ng, "Rectifier nonlinearities improve neural network acoustic models" (2013).
     """
-    x = _floating("leaky_relu", x)
-    return where(x > 0, x, x * negative_slope)
+    x, slope = _floating("leaky_relu", x), number("leaky_relu: negative_slope", negative_slope)
+    return where(x > 0, x, x * slope)
 
 
 def elu(x: Operand, alpha: float = 1.0) -> Tensor:
@@ -142,7 +145,7 @@ def elu(x: Operand, alpha: float = 1.0) -> Tensor:
     Clevert, Unterthiner and Hochreiter, "Fast and accurate deep network learning by exponential
     linear units" (2016).
     """
-    x = _floating("elu", x)
+    x, alpha = _floating("elu", x), number("elu: alpha", alpha)
     positive = x > 0
     return where(positive, x, (exp(where(positive, 0.0, x)) - 1) * alpha)
 

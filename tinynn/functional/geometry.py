@@ -11,8 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, TypeVar
 
-import numpy as np
-
+from tinynn.arguments import integer, is_sequence, sizes
 from tinynn.backend import Window, same_padding
 from tinynn.errors import ArgumentError, ShapeError
 
@@ -21,18 +20,19 @@ Shape = tuple[int, ...]
 Pair = tuple[int, int]
 Size = int | Pair
 Padding = int | Pair | tuple[Pair, Pair] | str
+_MAX_SIZE = 2**31 - 1  # CUDA kernels count the pixels of an axis in 32 bits
 _MAX_TAPS = 2**15 - 1  # backends store the index of a pooling window's tap as int16
 
 
 def _cached(function: Callable[..., T]) -> Callable[..., T]:
     """Cache the results by the arguments; without a cache where one is not hashable."""
-    cached = lru_cache(maxsize=512)(function)
+    cached = lru_cache(maxsize=512, typed=True)(function)  # typed: True and 1.0 are not 1
 
     @wraps(function)
     def call(*arguments: Any) -> T:
         try:
             return cached(*arguments)
-        except TypeError:  # a list
+        except TypeError:  # a list or an array
             return function(*arguments)
 
     return call
@@ -40,10 +40,46 @@ def _cached(function: Callable[..., T]) -> Callable[..., T]:
 
 def pair(name: str, what: str, value: Size, least: int) -> Pair:
     """(rows, columns) from one integer or two; ArgumentError if one is below ``least``."""
-    both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(both) != 2 or any(not isinstance(v, (int, np.integer)) or v < least for v in both):
-        raise ArgumentError(f"{name} expects {what} as 1 or 2 integers >= {least}, got {value!r}")
-    return int(both[0]), int(both[1])
+    try:
+        found = sizes(what, value, least)
+    except ArgumentError:
+        found = ()
+    if len(found) != (2 if is_sequence(value) else 1) or max(found) > _MAX_SIZE:
+        bounds = (
+            f"from {least} to 2**31 - 1" if max(found, default=0) > _MAX_SIZE else f">= {least}"
+        )
+        raise ArgumentError(f"{name} expects {what} as 1 or 2 integers {bounds}, got {value!r:.80}")
+    return found[0], found[-1]
+
+
+def checked_size(name: str, what: str, value: Size, least: int) -> Size:
+    """One integer or two, as they came, after the checks of ``pair``."""
+    both = pair(name, what, value, least)
+    return both if is_sequence(value) else both[0]
+
+
+def checked_padding(name: str, padding: Any) -> Padding:
+    """The padding of a convolution, in the notation in which it came."""
+    if isinstance(padding, str):
+        if padding != "same":
+            raise ArgumentError(f'{name} expects padding as numbers or "same", got {padding!r}')
+        return padding
+    if is_sequence(padding) and len(padding) == 2 and all(map(is_sequence, padding)):
+        return pair(name, "padding", padding[0], 0), pair(name, "padding", padding[1], 0)
+    return checked_size(name, "padding", padding, 0)
+
+
+def check_pool(name: str, kernel_size: Size, padding: Size) -> tuple[Pair, Pair]:
+    """The kernel and the padding of a pooling window, each as (rows, columns)."""
+    kernel, pads = pair(name, "kernel_size", kernel_size, 1), pair(name, "padding", padding, 0)
+    if kernel[0] * kernel[1] > _MAX_TAPS:
+        raise ArgumentError(
+            f"{name} takes kernels of at most {_MAX_TAPS} pixels, got {kernel}; "
+            "global pooling takes images of any size"
+        )
+    if any(2 * p > k for p, k in zip(pads, kernel, strict=True)):
+        raise ArgumentError(f"{name} expects padding at most half the kernel {kernel}, got {pads}")
+    return kernel, pads
 
 
 def check_image(name: str, shape: Shape, allow_empty: bool = False) -> None:
@@ -52,15 +88,24 @@ def check_image(name: str, shape: Shape, allow_empty: bool = False) -> None:
         raise ShapeError(f"{name} expects images (N, H, W, C), channels last, got shape {shape}")
 
 
-def check_groups(name: str, inputs: int, outputs: int, groups: int) -> None:
-    """Raise unless channels and groups are integers >= 1 and groups divides both channel counts."""
-    for size in (inputs, outputs, groups):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ArgumentError(f"{name} expects channels and groups >= 1, got {size!r}")
+def check_groups(name: str, *counts: int) -> tuple[int, int, int]:
+    """Input channels, output channels and groups >= 1; groups must divide both channel counts."""
+    what = f"{name}: channels and groups"
+    inputs, outputs, groups = (integer(what, count, 1) for count in counts)
     if inputs % groups or outputs % groups:
         raise ShapeError(
-            f"{name}: {groups!r} groups do not divide {inputs} input and {outputs} output channels"
+            f"{name}: {groups} groups do not divide {inputs} input and {outputs} output channels"
         )
+    return inputs, outputs, groups
+
+
+def check_output_padding(name: str, output_padding: Size, stride: Size, dilation: Size) -> Pair:
+    """(rows, columns), each below the stride or the dilation."""
+    extra = pair(name, "output_padding", output_padding, 0)
+    steps, gaps = pair(name, "stride", stride, 1), pair(name, "dilation", dilation, 1)
+    if any(e >= max(s, d) for e, s, d in zip(extra, steps, gaps, strict=True)):
+        raise ArgumentError(f"{name} expects output_padding below stride or dilation, got {extra}")
+    return extra
 
 
 @_cached
@@ -72,9 +117,9 @@ def conv2d_window(
     ``arguments`` are stride, padding and dilation.
     """
     check_image(name, x_shape, allow_empty=True)
-    if len(weight_shape) != 4:
+    if len(weight_shape) != 4 or 0 in weight_shape[:2]:
         raise ShapeError(f"{name} expects a weight (kh, kw, C / groups, O), got {weight_shape}")
-    check_groups(name, x_shape[3], weight_shape[3], groups)
+    groups = check_groups(name, x_shape[3], weight_shape[3], groups)[2]
     channels = weight_shape[2] * groups
     if x_shape[3] != channels:
         split = f" in {groups} groups" if groups > 1 else ""
@@ -93,15 +138,7 @@ def pool_window(
 ) -> Window:
     """The window of a pooling function; ``rest`` is dilation and ceil_mode."""
     check_image(name, shape)
-    kernel = pair(name, "kernel_size", kernel_size, 1)
-    if kernel[0] * kernel[1] > _MAX_TAPS:
-        raise ArgumentError(
-            f"{name} takes kernels of at most {_MAX_TAPS} pixels, got {kernel}; "
-            "global pooling takes images of any size"
-        )
-    pads = pair(name, "padding", padding, 0)
-    if any(2 * p > k for p, k in zip(pads, kernel, strict=True)):
-        raise ArgumentError(f"{name} expects padding at most half the kernel {kernel}, got {pads}")
+    kernel, pads = check_pool(name, kernel_size, padding)
     return _window(name, shape, kernel, kernel if stride is None else stride, pads, *rest)
 
 
@@ -116,9 +153,7 @@ def conv_transpose2d_window(
     pads = pair(name, "padding", padding, 0)
     around = (pads[0], pads[0]), (pads[1], pads[1])
     window = _unpadded(name, kernel, stride, dilation)._replace(padding=around, groups=groups)
-    extra = pair(name, "output_padding", output_padding, 0)
-    if any(e >= max(s, d) for e, s, d in zip(extra, window.stride, window.dilation, strict=True)):
-        raise ArgumentError(f"{name} expects output_padding below stride or dilation, got {extra}")
+    extra = check_output_padding(name, output_padding, stride, dilation)
     height, width = (
         (n - 1) * s - 2 * p + e + o
         for n, s, p, e, o in zip(shape[1:3], window.stride, pads, window.extent, extra, strict=True)
@@ -157,15 +192,12 @@ def _unpadded(name: str, kernel: Shape, stride: Size, dilation: Size) -> Window:
 
 def _padding(name: str, shape: Shape, window: Window, padding: Any) -> tuple[Pair, Pair]:
     """((top, bottom), (left, right)) from any of the four notations."""
-    if padding == "same":
+    checked = checked_padding(name, padding)
+    if isinstance(checked, str):
         rows, columns = (
             same_padding(shape[axis + 1], window.extent[axis], window.stride[axis])
             for axis in (0, 1)
         )
-    elif isinstance(padding, str):
-        raise ArgumentError(f'{name} expects padding as numbers or "same", got {padding!r}')
-    elif isinstance(padding, tuple) and any(isinstance(p, tuple) for p in padding):
-        rows, columns = (pair(name, "padding", p, 0) for p in padding)
-    else:
-        rows, columns = ((p, p) for p in pair(name, "padding", padding, 0))
-    return rows, columns
+        return rows, columns
+    top, left = (checked, checked) if isinstance(checked, int) else checked
+    return pair(name, "padding", top, 0), pair(name, "padding", left, 0)

@@ -83,6 +83,10 @@ def einsum(subscripts: str, *tensors: Tensor) -> Tensor:
     Example:
         >>> F.einsum("nik,kj->nij", a, b)  # a batch of matrix products
     """
+    if not isinstance(subscripts, str):
+        raise ArgumentError(
+            f"einsum expects subscripts such as 'ij,jk->ik', got {subscripts!r:.80}"
+        )
     operands = [as_tensor("einsum", tensor) for tensor in tensors]
     check_same("einsum", *operands)
     inputs, output = _parse(subscripts, operands)

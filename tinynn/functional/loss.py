@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.autograd import Tensor, is_grad_enabled, record
+from tinynn.arguments import integer, number
+from tinynn.autograd import Operand, Tensor, is_grad_enabled, record
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
 from tinynn.functional.arithmetic import where
 from tinynn.functional.elementwise import absolute, sigmoid, softplus, square
@@ -57,8 +58,9 @@ def cross_entropy(
     logits, target = _operands("cross_entropy", logits, target, weight)
     if not logits.ndim:
         raise ShapeError("cross_entropy expects logits (..., classes), got a tensor without axes")
-    if not 0 <= label_smoothing <= 1:
-        raise ArgumentError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
+    label_smoothing = number("label_smoothing", label_smoothing, 0, 1, "[]")
+    if ignore_index is not None:
+        ignore_index = integer("ignore_index", ignore_index)
     classes = logits.shape[-1]
     if weight is not None and weight.shape != (classes,):
         raise ShapeError(f"cross_entropy expects {classes} class weights, got {weight.shape}")
@@ -162,14 +164,18 @@ def nll_loss(log_probabilities: Tensor, labels: Target, reduction: str = "mean")
 
 @in_float32
 def binary_cross_entropy_with_logits(
-    logits: Tensor, target: Target, pos_weight: float = 1.0, reduction: str = "mean"
+    logits: Tensor, target: Target, pos_weight: Operand = 1.0, reduction: str = "mean"
 ) -> Tensor:
     """-pos_weight·t·log σ(x) - (1 - t)·log(1 - σ(x)) for logits x and targets t, without overflow.
+
+    ``pos_weight`` is a number, or a tensor that broadcasts to the logits: a weight for each class.
 
     Shape:
         logits (...), target (...) from 0 to 1 -> (), or (...) without reduction.
     """
     x, t = _pair("binary_cross_entropy_with_logits", logits, target)
+    if not isinstance(pos_weight, (Tensor, np.ndarray)):
+        pos_weight = number("pos_weight", pos_weight, 0, ends="[)")
     losses = (1 - t) * softplus(x) + pos_weight * (t * softplus(-x))
     return _reduce("binary_cross_entropy_with_logits", losses, reduction)
 
@@ -187,6 +193,7 @@ def sigmoid_focal_loss(
         logits (...), target (...) from 0 to 1 -> (), or (...) without reduction.
     """
     x, t = _pair("sigmoid_focal_loss", logits, target)
+    alpha, gamma = number("alpha", alpha, high=1, ends="(]"), number("gamma", gamma, 0, ends="[)")
     p = sigmoid(x)
     losses = (1 - t) * softplus(x) + t * softplus(-x)
     missed = t * (1 - p) + (1 - t) * p
@@ -218,8 +225,7 @@ def huber_loss(
 
     Huber (1964).
     """
-    if delta <= 0:
-        raise ArgumentError(f"huber_loss expects delta > 0, got {delta}")
+    delta = number("huber_loss: delta", delta, 0)
     x, t = _pair("huber_loss", prediction, target)
     distance = absolute(x - t)
     losses = where(distance <= delta, square(distance) * 0.5, distance * delta - delta**2 / 2)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from tinynn.arguments import integer, number
 from tinynn.autograd import Tensor, is_grad_enabled, record_jointly, record_with_output
 from tinynn.backend import BatchNorm
-from tinynn.errors import ArgumentError, ShapeError
+from tinynn.errors import ShapeError
 from tinynn.functional import elementwise
 from tinynn.functional.operands import array_of, check_same, require_floating
 from tinynn.functional.reduction import mean, var
@@ -68,6 +70,7 @@ def batch_norm(
         ShapeError: In training with a single value per channel, or if the channels differ.
     """
     x = _checked("batch_norm", x, 1, running_mean, running_var, weight, bias)
+    eps, momentum = check_eps("batch_norm", eps), check_momentum("batch_norm", momentum)
     if training or running_mean is None or running_var is None:
         if x.size // max(1, x.shape[-1]) < 2:
             raise ShapeError(
@@ -126,10 +129,10 @@ def layer_norm(
     Shape:
         x (N, ...) -> (N, ...); weight and bias have the shape of the last ``axes`` axes.
     """
-    if not 1 <= axes <= x.ndim:
-        raise ArgumentError(f"layer_norm over the last {axes} axes of shape {x.shape}")
     weight, bias = _widen_all(weight, bias)
-    x = _checked("layer_norm", x, axes, weight, bias)
+    x = require_floating("layer_norm", x)
+    axes = integer(f"layer_norm: the number of axes for shape {x.shape}", axes, 1, x.ndim)
+    x, eps = _checked("layer_norm", x, axes, weight, bias), check_eps("layer_norm", eps)
     return _affine(_normalize(x, tuple(range(x.ndim - axes, x.ndim)), eps), weight, bias)
 
 
@@ -148,11 +151,23 @@ def group_norm(
         x (N, ..., C) -> (N, ..., C); weight and bias (C,).
     """
     weight, bias = _widen_all(weight, bias)
-    x = _checked("group_norm", x, 1, weight, bias)
-    if x.ndim < 2 or groups < 1 or x.shape[-1] % groups:
+    x, eps = _checked("group_norm", x, 1, weight, bias), check_eps("group_norm", eps)
+    groups = integer("group_norm: groups", groups, 1)
+    if x.ndim < 2 or x.shape[-1] % groups:
         raise ShapeError(f"group_norm: {groups} groups do not divide the channels of {x.shape}")
-    split = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+    pixels = math.prod(x.shape[1:-1])
+    split = x.reshape(x.shape[0], pixels, groups, x.shape[-1] // groups)
     return _affine(_normalize(split, (1, 3), eps).reshape(x.shape), weight, bias)
+
+
+def check_eps(name: str, eps: float) -> float:
+    """A finite number >= 0, to be added to a variance."""
+    return number(f"{name}: eps", eps, 0, ends="[)")
+
+
+def check_momentum(name: str, momentum: float) -> float:
+    """The share of the batch in running statistics, from 0 to 1."""
+    return number(f"{name}: momentum", momentum, 0, 1, "[]")
 
 
 def _widen_all(*parameters: Tensor | None) -> list[Tensor | None]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from tinynn.arguments import integer, is_sequence, native
 from tinynn.autograd import Axis, Tensor
 from tinynn.backend import Array, backend_of
-from tinynn.errors import DeviceError, DtypeError, ShapeError
+from tinynn.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from tinynn.precision import is_autocast, widen
 
 
@@ -20,7 +21,10 @@ def as_tensor(name: str, x: Any) -> Tensor:
         x = np.asarray(x, dtype="float32" if type(x) is float else None)
     if backend_of(x) is None:
         raise _not_a_tensor(name, x)
-    return Tensor(x)
+    try:
+        return Tensor(native(x))
+    except ArgumentError as error:
+        raise DtypeError(f"{name}: {error}") from error
 
 
 def _not_a_tensor(name: str, x: Any) -> DtypeError:
@@ -79,8 +83,8 @@ def promote(name: str, a: Any, b: Any) -> tuple[Any, Any]:
 
 
 def _tensor_or_number(name: str, x: Any) -> Any:
-    if isinstance(x, np.generic):
-        return x.item()
+    if isinstance(x, np.generic) or (isinstance(x, np.ndarray) and not x.ndim):
+        x = x.item()
     return x if isinstance(x, (int, float)) else as_tensor(name, x)
 
 
@@ -146,16 +150,17 @@ def sum_to(grad: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def normal_axis(name: str, axis: int, ndim: int) -> int:
     """A non-negative axis number; ShapeError if there is no such axis."""
-    if not isinstance(axis, (int, np.integer)) or not -ndim <= axis < ndim:
-        raise ShapeError(f"{name}: axis {axis!r} of a tensor with {ndim} axes")
-    return int(axis) % ndim
+    try:
+        return integer("axis", axis, -ndim, ndim - 1) % ndim
+    except (ArgumentError, ZeroDivisionError):
+        raise ShapeError(f"{name}: axis {axis!r:.80} of a tensor with {ndim} axes") from None
 
 
 def normal_axes(name: str, axis: Axis, ndim: int) -> tuple[int, ...]:
     """Axis numbers as a sorted tuple; None means all."""
     if axis is None:
         return tuple(range(ndim))
-    axes = (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)
+    axes: tuple[Any, ...] = tuple(axis) if is_sequence(axis) else (axis,)
     normal = sorted({normal_axis(name, a, ndim) for a in axes})
     if len(normal) != len(axes):
         raise ShapeError(f"{name}: an axis occurs twice in {axis!r}")

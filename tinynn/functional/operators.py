@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tinynn.arguments import is_sequence
 from tinynn.autograd import Tensor
 from tinynn.functional import arithmetic, elementwise, reduction, shape
 from tinynn.functional.linear import matmul
@@ -78,7 +79,7 @@ def _unless_none(compare: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], 
 
 def _sequence(arguments: tuple[Any, ...]) -> Any:
     """reshape(2, 3) and reshape((2, 3)) are equivalent."""
-    single = len(arguments) == 1 and isinstance(arguments[0], (tuple, list))
+    single = len(arguments) == 1 and is_sequence(arguments[0])
     return arguments[0] if single else arguments
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tinynn.arguments import exact_number
 from tinynn.autograd import Axis, Operand, Tensor, record, record_with_output
 from tinynn.errors import ShapeError
 from tinynn.functional.elementwise import exp, log, sqrt, square
@@ -70,12 +71,13 @@ def _divided(grad: Tensor, count: int) -> Tensor:
 
 
 @in_float32
-def var(x: Operand, axis: Axis = None, keepdims: bool = False, correction: int = 0) -> Tensor:
+def var(x: Operand, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
     """Σ(x - mean)² / (count - correction) over the axes (default: all).
 
     ``correction=1`` gives the unbiased estimate (Bessel's correction).
     """
     x, axes, count = _operand("var", x, axis)
+    correction = exact_number("var: correction", correction)
     if count <= correction:
         raise ShapeError(f"var with correction {correction} needs more than {count} elements")
     if x.dtype.kind != "f":
@@ -90,7 +92,7 @@ def _center(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 @in_float32
-def std(x: Operand, axis: Axis = None, keepdims: bool = False, correction: int = 0) -> Tensor:
+def std(x: Operand, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
     """The standard deviation √var; its gradient is infinite where all elements are equal."""
     return sqrt(var(x, axis, keepdims, correction))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinynn.arguments import is_sequence, native, sizes
 from tinynn.autograd import Axis, Operand, Tensor, record
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.operands import as_tensor, check_same, normal_axes, normal_axis, sum_to
@@ -19,14 +20,14 @@ __all__ += ["broadcast_to", "concat", "index", "pad", "split", "stack"]
 def reshape(x: Operand, shape: Sequence[int] | int) -> Tensor:
     """The same elements, in row-major order, in another shape; one size may be -1 (inferred)."""
     x = as_tensor("reshape", x)
-    sizes = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
-    if sizes == x.shape:
+    lengths = sizes("the shape of reshape", shape, -1)
+    if lengths == x.shape:
         return x
     try:
-        out = x.backend.xp.reshape(x.data, sizes)
+        out = x.backend.xp.reshape(x.data, lengths)
     except ValueError as error:
         raise ShapeError(
-            f"reshape: {x.shape} has {x.size} elements, which do not fit into {sizes}"
+            f"reshape: {x.shape} has {x.size} elements, which do not fit into {lengths}"
         ) from error
     return record("reshape", out, (x, lambda grad: reshape(grad, x.shape)))
 
@@ -41,7 +42,8 @@ def flatten(x: Operand, start_axis: int = 0) -> Tensor:
 def permute(x: Operand, axes: Sequence[int] | None = None) -> Tensor:
     """Reorder the axes (default: reverse them)."""
     x = as_tensor("permute", x)
-    order = tuple(reversed(range(x.ndim))) if axes is None else tuple(axes)
+    every = reversed(range(x.ndim)) if axes is None else axes
+    order: tuple[Any, ...] = tuple(every) if is_sequence(every) else (every,)
     normal = tuple(normal_axis("permute", a, x.ndim) for a in order)
     if sorted(normal) != list(range(x.ndim)):
         raise ShapeError(f"permute expects each of {x.ndim} axes once, got {order}")
@@ -68,8 +70,8 @@ def unsqueeze(x: Operand, axis: int) -> Tensor:
 
 def broadcast_to(x: Operand, shape: tuple[int, ...]) -> Tensor:
     """Repeat x along new axes and axes of length 1, without copying."""
-    x = as_tensor("broadcast_to", x)
-    if x.shape == tuple(shape):
+    x, shape = as_tensor("broadcast_to", x), sizes("the shape of broadcast_to", shape)
+    if x.shape == shape:
         return x
     try:
         out = x.backend.xp.broadcast_to(x.data, shape)
@@ -105,13 +107,15 @@ def split(x: Operand, sections: int | Sequence[int], axis: int = 0) -> tuple[Ten
     x = as_tensor("split", x)
     axis = normal_axis("split", axis, x.ndim)
     length = x.shape[axis]
-    if isinstance(sections, int):
-        if sections < 1 or length % sections:
-            raise ShapeError(f"split: axis {axis} of {x.shape} is not a multiple of {sections}")
-        sections = [length // sections] * sections
-    if sum(sections) != length or min(sections, default=0) < 0:
-        raise ShapeError(f"split: sizes {list(sections)} do not add up to {length}")
-    return tuple(index(x, key) for key in _consecutive(sections, axis))
+    lengths = sizes("the sections of split", sections, None)
+    if not is_sequence(sections):
+        (count,) = lengths
+        if count < 1 or length % count:
+            raise ShapeError(f"split: axis {axis} of {x.shape} is not a multiple of {count}")
+        lengths = (length // count,) * count
+    if sum(lengths) != length or min(lengths, default=0) < 0:
+        raise ShapeError(f"split: sizes {list(lengths)} do not add up to {length}")
+    return tuple(index(x, key) for key in _consecutive(lengths, axis))
 
 
 def _consecutive(lengths: Sequence[int], axis: int) -> list[tuple[slice, ...]]:
@@ -124,11 +128,14 @@ def _consecutive(lengths: Sequence[int], axis: int) -> list[tuple[slice, ...]]:
 def pad(x: Operand, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
     """Add a constant border; ``widths`` has a pair (before, after) for each axis."""
     x = as_tensor("pad", x)
-    pairs = [tuple(pair) for pair in widths]
-    if len(pairs) != x.ndim or any(len(p) != 2 or min(p) < 0 for p in pairs):
+    try:
+        pairs = [sizes("a width", pair) for pair in widths]
+    except (ArgumentError, TypeError):  # TypeError: one number for all
+        pairs = []
+    if len(pairs) != x.ndim or any(len(pair) != 2 for pair in pairs):
         raise ArgumentError(
             f"pad expects {x.ndim} pairs (before, after) of sizes >= 0 for shape {x.shape}, "
-            f"got {list(widths)}"
+            f"got {widths!r:.80}"
         )
     inner = tuple(slice(a, a + n) for (a, _), n in zip(pairs, x.shape, strict=True))
     out = x.backend.xp.pad(x.data, pairs, constant_values=value)
@@ -175,7 +182,7 @@ def _array_key(x: Tensor, key: Any) -> Any:
     if isinstance(key, list):
         key = np.asarray(key, dtype=None if key else np.int64)
     if isinstance(key, np.ndarray):
-        return x.backend.from_host(key)
+        return x.backend.from_host(native(key))
     return key
 
 

@@ -1,6 +1,7 @@
 """Activation layers, dropout and ``Flatten``: each calls its function in ``tinynn.functional``."""
 
 from tinynn import functional as F
+from tinynn.arguments import integer, number
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError
 from tinynn.nn.module import Module
@@ -27,7 +28,7 @@ class LeakyReLU(Module):
     """x for x > 0, else negative_slope · x."""
 
     def __init__(self, negative_slope: float = 0.01) -> None:
-        self.negative_slope = negative_slope
+        self.negative_slope = number("LeakyReLU: negative_slope", negative_slope)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x, self.negative_slope)
@@ -37,7 +38,7 @@ class ELU(Module):
     """x for x > 0, else alpha · (exp(x) - 1)."""
 
     def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = alpha
+        self.alpha = number("ELU: alpha", alpha)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.elu(x, self.alpha)
@@ -51,6 +52,8 @@ class GELU(Module):
     """
 
     def __init__(self, approximate: str = "none") -> None:
+        if approximate not in ("none", "tanh"):
+            raise ArgumentError(f'GELU expects approximate="none" or "tanh", got {approximate!r}')
         self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +95,7 @@ class Softmax(Module):
     """
 
     def __init__(self, axis: int = -1) -> None:
-        self.axis = axis
+        self.axis = integer("Softmax: axis", axis)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.softmax(x, self.axis)
@@ -102,7 +105,7 @@ class LogSoftmax(Module):
     """x - log(sum(exp(x))) along an axis: log-probabilities for ``nll_loss``."""
 
     def __init__(self, axis: int = -1) -> None:
-        self.axis = axis
+        self.axis = integer("LogSoftmax: axis", axis)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.log_softmax(x, self.axis)
@@ -118,9 +121,7 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p < 1:
-            raise ArgumentError(f"Dropout expects a probability 0 <= p < 1, got {p}")
-        self.p = p
+        self.p = number("Dropout: the probability p", p, 0, 1, "[)")
 
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.p, self.training)
@@ -130,7 +131,7 @@ class Flatten(Module):
     """Joins all axes from ``start_axis`` on: (N, H, W, C) -> (N, H·W·C)."""
 
     def __init__(self, start_axis: int = 1) -> None:
-        self.start_axis = start_axis
+        self.start_axis = integer("Flatten: start_axis", start_axis)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.flatten(x, self.start_axis)

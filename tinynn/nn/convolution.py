@@ -4,7 +4,15 @@ import math
 
 from tinynn import functional as F
 from tinynn.autograd import Tensor
-from tinynn.functional.geometry import Padding, Pair, check_groups, pair
+from tinynn.functional.geometry import (
+    Padding,
+    Pair,
+    check_groups,
+    check_output_padding,
+    checked_padding,
+    checked_size,
+    pair,
+)
 from tinynn.nn import init
 from tinynn.nn.module import Module
 
@@ -51,12 +59,15 @@ class Conv2d(Module):
         groups: int = 1,
         bias: bool = True,
     ) -> None:
-        check_groups("Conv2d", in_channels, out_channels, groups)
-        kernel = pair("Conv2d", "kernel_size", kernel_size, 1)
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self.weight = init.new_parameter("Conv2d", *kernel, in_channels // groups, out_channels)
+        name = "Conv2d"
+        inputs, outputs, self.groups = check_groups(name, in_channels, out_channels, groups)
+        kernel = pair(name, "kernel_size", kernel_size, 1)
+        self.stride = checked_size(name, "stride", stride, 1)
+        self.padding = checked_padding(name, padding)
+        self.dilation = checked_size(name, "dilation", dilation, 1)
+        self.weight = init.new_parameter(name, *kernel, inputs // self.groups, outputs)
         init.kaiming_uniform_(self.weight)
-        self.bias = init.new_parameter("Conv2d", out_channels) if bias else None
+        self.bias = init.new_parameter(name, outputs) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(
@@ -106,17 +117,20 @@ class ConvTranspose2d(Module):
         bias: bool = True,
     ) -> None:
         name = "ConvTranspose2d"
-        check_groups(name, in_channels, out_channels, groups)
+        inputs, outputs, self.groups = check_groups(name, in_channels, out_channels, groups)
         kernel = pair(name, "kernel_size", kernel_size, 1)
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self.output_padding = output_padding
-        self.weight = init.new_parameter(name, *kernel, out_channels // groups, in_channels)
+        self.stride = checked_size(name, "stride", stride, 1)
+        self.padding = checked_size(name, "padding", padding, 0)
+        self.dilation = checked_size(name, "dilation", dilation, 1)
+        self.output_padding = checked_size(name, "output_padding", output_padding, 0)
+        check_output_padding(name, self.output_padding, self.stride, self.dilation)
+        self.weight = init.new_parameter(name, *kernel, outputs // self.groups, inputs)
         # each output pixel sums over every stride-th kernel position and the channels of its group
         positions = kernel[0] * kernel[1] / math.prod(pair(name, "stride", stride, 1))
-        fan_in = max(1.0, positions) * in_channels / groups
+        fan_in = max(1.0, positions) * inputs / self.groups
         bound = math.sqrt(6 / fan_in)
         init.uniform_(self.weight, -bound, bound)
-        self.bias = init.new_parameter(name, out_channels) if bias else None
+        self.bias = init.new_parameter(name, outputs) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         geometry = (self.stride, self.padding, self.output_padding, self.dilation, self.groups)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tinynn.arguments import integer, number, sizes
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, default_backend
 from tinynn.errors import ArgumentError, FileFormatError, ShapeError
@@ -41,8 +42,7 @@ def new_parameter(layer: str, *shape: int, value: float = 0.0) -> Parameter:
     Raises:
         ArgumentError: A size is not an integer >= 1.
     """
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
-        raise ArgumentError(f"{layer} expects sizes that are integers >= 1, got {shape}")
+    shape = tuple([integer(f"{layer}: a size", n, 1) for n in shape])
     return Parameter(_allocate(shape, value))
 
 
@@ -57,7 +57,8 @@ def _allocate(shape: tuple[int, ...], value: float) -> Array:
         allowance[0] -= math.prod(shape)
         if allowance[0] < 0:
             raise FileFormatError(f"an array of shape {shape} is larger than the file")
-    return default_backend().from_host(np.full(shape, value, dtype=np.float32))
+    array = np.full(sizes("the shape of a parameter", shape, 1), value, dtype=np.float32)
+    return default_backend().from_host(array)
 
 
 def zeros_(tensor: Tensor) -> None:
@@ -72,21 +73,25 @@ def ones_(tensor: Tensor) -> None:
 
 def constant_(tensor: Tensor, value: float) -> None:
     """Fill with ``value``."""
-    tensor.backend.xp.copyto(tensor.data, value)
+    tensor.backend.xp.copyto(tensor.data, number("constant_: value", value, ends="[]"))
 
 
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> None:
     """Uniform distribution U(low, high)."""
-    _fill(tensor, lambda: low + (high - low) * default_generator.uniform(tensor.shape))
+    low = number("uniform_: low", low)
+    width = number("uniform_: high - low", high - low, 0, ends="[)")
+    _fill(tensor, lambda: low + width * default_generator.uniform(tensor.shape))
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> None:
     """Normal distribution N(mean, std²)."""
+    mean, std = _moments("normal_", mean, std)
     _fill(tensor, lambda: mean + std * default_generator.normal(tensor.shape))
 
 
 def truncated_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> None:
     """Normal distribution without the tails: values beyond 2 std are drawn again."""
+    mean, std = _moments("truncated_normal_", mean, std)
 
     def draw() -> np.ndarray[Any, Any]:
         values = default_generator.normal(tensor.shape)
@@ -103,13 +108,13 @@ def kaiming_uniform_(tensor: Tensor, gain: float = math.sqrt(2)) -> None:
     The standard deviation is gain / √fan_in, which keeps the variance of activations constant from
     layer to layer. He, Zhang, Ren and Sun, "Delving deep into rectifiers" (2015).
     """
-    bound = gain * math.sqrt(3 / fans(tensor)[0])
+    bound = _gain(gain) * math.sqrt(3 / fans(tensor)[0])
     uniform_(tensor, -bound, bound)
 
 
 def kaiming_normal_(tensor: Tensor, gain: float = math.sqrt(2)) -> None:
     """N(0, std²) with std = gain / √fan_in; gain is √2 for ReLU. He et al. (2015)."""
-    normal_(tensor, 0.0, gain / math.sqrt(fans(tensor)[0]))
+    normal_(tensor, 0.0, _gain(gain) / math.sqrt(fans(tensor)[0]))
 
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> None:
@@ -117,13 +122,13 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> None:
 
     Glorot and Bengio, "Understanding the difficulty of training deep networks" (2010).
     """
-    bound = gain * math.sqrt(6 / sum(fans(tensor)))
+    bound = _gain(gain) * math.sqrt(6 / sum(fans(tensor)))
     uniform_(tensor, -bound, bound)
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> None:
     """N(0, std²) with std = gain · √(2 / (fan_in + fan_out)). Glorot and Bengio (2010)."""
-    normal_(tensor, 0.0, gain * math.sqrt(2 / sum(fans(tensor))))
+    normal_(tensor, 0.0, _gain(gain) * math.sqrt(2 / sum(fans(tensor))))
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1.0) -> None:
@@ -133,6 +138,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> None:
     """
     if tensor.ndim < 2:
         raise ShapeError(f"orthogonal_ expects at least two axes, got shape {tensor.shape}")
+    gain = _gain(gain)
     rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]
 
     def draw() -> np.ndarray[Any, Any]:
@@ -150,6 +156,14 @@ def fans(tensor: Tensor) -> tuple[int, int]:
         raise ArgumentError(f"a fan-in needs two or more axes, got shape {tensor.shape}")
     area = math.prod(tensor.shape[:-2])
     return area * tensor.shape[-2], area * tensor.shape[-1]
+
+
+def _gain(gain: float) -> float:
+    return number("gain", gain, 0, ends="[)")
+
+
+def _moments(name: str, mean: float, std: float) -> tuple[float, float]:
+    return number(f"{name}: mean", mean), number(f"{name}: std", std, 0, ends="[)")
 
 
 def _fill(tensor: Tensor, draw: Callable[[], np.ndarray[Any, Any]]) -> None:

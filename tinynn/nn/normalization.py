@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from tinynn import functional as F
+from tinynn.arguments import integer, sizes
 from tinynn.autograd import Tensor
 from tinynn.errors import ShapeError
+from tinynn.functional.normalization import check_eps, check_momentum
 from tinynn.nn import init
 from tinynn.nn.module import Module
 
@@ -20,9 +22,11 @@ class BatchNorm(Module):
     def __init__(
         self, channels: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True
     ) -> None:
-        self.eps, self.momentum = eps, momentum
-        self.weight = init.new_parameter("BatchNorm", channels, value=1) if affine else None
-        self.bias = init.new_parameter("BatchNorm", channels) if affine else None
+        name = type(self).__name__
+        self.eps, self.momentum = check_eps(name, eps), check_momentum(name, momentum)
+        channels = integer(f"{name}: channels", channels, 1)
+        self.weight = init.new_parameter(name, channels, value=1) if affine else None
+        self.bias = init.new_parameter(name, channels) if affine else None
         self.running_mean = init.new_buffer(channels)
         self.running_var = init.new_buffer(channels, value=1)
 
@@ -83,10 +87,10 @@ class LayerNorm(Module):
     """
 
     def __init__(self, normalized_shape: int | tuple[int, ...], eps: float = 1e-5) -> None:
-        sizes = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
-        self.eps = eps
-        self.weight = init.new_parameter("LayerNorm", *sizes, value=1)
-        self.bias = init.new_parameter("LayerNorm", *sizes)
+        shape = sizes("LayerNorm: normalized_shape", normalized_shape, 1)
+        self.eps = check_eps("LayerNorm", eps)
+        self.weight = init.new_parameter("LayerNorm", *shape, value=1)
+        self.bias = init.new_parameter("LayerNorm", *shape)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.ndim, self.weight, self.bias, self.eps)
@@ -109,9 +113,11 @@ class GroupNorm(Module):
     """
 
     def __init__(self, groups: int, channels: int, eps: float = 1e-5) -> None:
-        if groups < 1 or channels % groups:
+        groups = integer("GroupNorm: groups", groups, 1)
+        channels = integer("GroupNorm: channels", channels, 1)
+        if channels % groups:
             raise ShapeError(f"GroupNorm: {groups} groups do not divide {channels} channels")
-        self.groups, self.eps = groups, eps
+        self.groups, self.eps = groups, check_eps("GroupNorm", eps)
         self.weight = init.new_parameter("GroupNorm", channels, value=1)
         self.bias = init.new_parameter("GroupNorm", channels)
 

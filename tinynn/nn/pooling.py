@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tinynn import functional as F
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError
-from tinynn.functional.geometry import Pair
+from tinynn.functional.geometry import Pair, Size, check_pool, checked_size
 from tinynn.nn.module import Module
 
 __all__ = ["AvgPool2d", "GlobalAvgPool2d", "GlobalMaxPool2d", "MaxPool2d", "Resize"]
@@ -37,6 +37,12 @@ class MaxPool2d(Module):
     dilation: int | Pair = 1
     ceil_mode: bool = False
 
+    def __post_init__(self) -> None:
+        self.kernel_size, self.stride, self.padding = _checked(
+            "MaxPool2d", self.kernel_size, self.stride, self.padding
+        )
+        self.dilation = checked_size("MaxPool2d", "dilation", self.dilation, 1)
+
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(
             x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
@@ -64,10 +70,26 @@ class AvgPool2d(Module):
     ceil_mode: bool = False
     count_include_pad: bool = True
 
+    def __post_init__(self) -> None:
+        self.kernel_size, self.stride, self.padding = _checked(
+            "AvgPool2d", self.kernel_size, self.stride, self.padding
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(
             x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
         )
+
+
+def _checked(
+    name: str, kernel_size: Size, stride: Size | None, padding: Size
+) -> tuple[Size, Size | None, Size]:
+    check_pool(name, kernel_size, padding)
+    return (
+        checked_size(name, "kernel_size", kernel_size, 1),
+        None if stride is None else checked_size(name, "stride", stride, 1),
+        checked_size(name, "padding", padding, 0),
+    )
 
 
 class GlobalAvgPool2d(Module):
@@ -98,7 +120,7 @@ class Resize(Module):
     def __init__(self, size: int | Pair, mode: str = "bilinear") -> None:
         if mode not in ("nearest", "bilinear"):
             raise ArgumentError(f'Resize expects mode "nearest" or "bilinear", got {mode!r}')
-        self.size, self.mode = size, mode
+        self.size, self.mode = checked_size("Resize", "size", size, 1), mode
 
     def forward(self, x: Tensor) -> Tensor:
         resize = F.resize_nearest if self.mode == "nearest" else F.resize_bilinear

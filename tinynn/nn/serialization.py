@@ -9,7 +9,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from tinynn import files, nn
+from tinynn.arguments import DTYPES, real_dtype
 from tinynn.autograd import Tensor
 from tinynn.backend import default_device
 from tinynn.errors import ArgumentError, FileFormatError
@@ -97,7 +100,9 @@ def load_extra(path: FilePath) -> dict[str, Any]:
 
 
 def _encode(value: Any, path: str) -> Any:
-    """A constructor argument as JSON; tuples, dicts and modules are tagged."""
+    """A constructor argument as JSON; tuples, dicts, arrays and modules are tagged."""
+    if isinstance(value, (np.generic, np.ndarray)) and value.dtype in DTYPES:
+        return {"array": value.tolist(), "dtype": value.dtype.name} if value.ndim else value.item()
     if isinstance(value, tuple):
         return {"tuple": files.to_json(list(value), _encode, path)}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
@@ -111,7 +116,8 @@ def _encode(value: Any, path: str) -> Any:
         }
     raise ArgumentError(
         f"cannot store the argument {path} = {value!r:.60}: constructor arguments of a saved model "
-        "must be numbers, strings, tuples, lists, dicts or modules; or save state_dict() yourself"
+        "must be numbers, strings, tuples, lists, dicts, NumPy arrays or modules; or save "
+        "state_dict() yourself"
     )
 
 
@@ -125,6 +131,8 @@ def _build(description: Any, known: _Classes, held: int) -> Any:
             return value
         if "tuple" in value:
             return tuple(decode(value["tuple"]))
+        if "array" in value:
+            return np.array(value["array"], real_dtype("an array", value["dtype"]))
         if "dict" in value:
             return {key: decode(item) for key, item in value["dict"].items()}
         name = value["class"]

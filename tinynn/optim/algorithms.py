@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from tinynn.arguments import is_sequence, number
 from tinynn.autograd import Tensor
 from tinynn.backend import Array
 from tinynn.creation import zeros_like
 from tinynn.errors import ArgumentError
-from tinynn.optim.optimizer import LearningRate, Optimizer, State, check_range
+from tinynn.optim.optimizer import LearningRate, Optimizer, State
 
 __all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
 
@@ -46,9 +47,9 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, learning_rate)
-        self.momentum = check_range("momentum", momentum, 0, 1)
-        self.weight_decay = check_range("weight_decay", weight_decay, 0, math.inf)
-        if nesterov and not momentum:
+        self.momentum = number("momentum", momentum, 0, 1, "[)")
+        self.weight_decay = number("weight_decay", weight_decay, 0, ends="[)")
+        if nesterov and not self.momentum:
             raise ArgumentError("SGD with nesterov=True expects a momentum > 0, got 0")
         self.nesterov = nesterov
 
@@ -95,9 +96,11 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, learning_rate)
-        self.betas = (check_range("β₁", betas[0], 0, 1), check_range("β₂", betas[1], 0, 1))
-        self.eps = check_range("eps", eps, 0, math.inf)
-        self.weight_decay = check_range("weight_decay", weight_decay, 0, math.inf)
+        if not is_sequence(betas) or len(betas) != 2:
+            raise ArgumentError(f"{type(self).__name__} expects two betas, got {betas!r:.80}")
+        self.betas = number("β₁", betas[0], 0, 1, "[)"), number("β₂", betas[1], 0, 1, "[)")
+        self.eps = number("eps", eps, 0, ends="[)")
+        self.weight_decay = number("weight_decay", weight_decay, 0, ends="[)")
 
     def init_single(self, parameter: Tensor) -> State:
         return {"first": zeros_like(parameter).data, "second": zeros_like(parameter).data}
@@ -169,10 +172,10 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, learning_rate)
-        self.decay = check_range("decay", decay, 0, 1)
-        self.eps = check_range("eps", eps, 0, math.inf)
-        self.momentum = check_range("momentum", momentum, 0, 1)
-        self.weight_decay = check_range("weight_decay", weight_decay, 0, math.inf)
+        self.decay = number("decay", decay, 0, 1, "[)")
+        self.eps = number("eps", eps, 0, ends="[)")
+        self.momentum = number("momentum", momentum, 0, 1, "[)")
+        self.weight_decay = number("weight_decay", weight_decay, 0, ends="[)")
 
     def init_single(self, parameter: Tensor) -> State:
         names = ("square", "velocity") if self.momentum else ("square",)

@@ -1,15 +1,15 @@
 """``Optimizer``: parameters and state by path, the step count, the learning rate."""
 
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
+from tinynn.arguments import number
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, Backend, tracing
 from tinynn.backend.formula import Trace
-from tinynn.errors import ArgumentError, FileFormatError, GradientError
+from tinynn.errors import ArgumentError, FileFormatError, GradientError, ShapeError
 from tinynn.files import read_only
 
 __all__ = ["Optimizer", "Schedule"]
@@ -38,33 +38,35 @@ class Optimizer:
     def __init__(self, parameters: Any, learning_rate: LearningRate) -> None:
         if hasattr(parameters, "named_parameters"):
             parameters = dict(parameters.named_parameters())
-        elif isinstance(parameters, Iterable) and not isinstance(parameters, Mapping):
+        elif isinstance(parameters, Iterable) and not isinstance(parameters, (Mapping, Tensor)):
             parameters = {str(i): parameter for i, parameter in enumerate(parameters)}
         if not isinstance(parameters, Mapping) or not parameters:
             raise ArgumentError("an optimizer expects a model with parameters or tensors, got none")
         for path, parameter in parameters.items():
             if not isinstance(parameter, Tensor) or not parameter.is_leaf:
                 raise ArgumentError(f"parameter {path!r} is not a leaf tensor: {parameter!r:.80}")
+            if not getattr(parameter.data.flags, "writeable", True):
+                raise ArgumentError(f"parameter {path!r} holds a read-only array: copy it first")
         if len({id(parameter) for parameter in parameters.values()}) < len(parameters):
             raise ArgumentError("an optimizer expects each parameter once, got one of them twice")
-        if not callable(learning_rate) and not _is_positive(learning_rate):
-            raise ArgumentError(
-                f"an optimizer expects a learning rate > 0 or a schedule, got {learning_rate!r}"
-            )
         self.parameters: dict[str, Tensor] = dict(parameters)
-        self.schedule = learning_rate
+        self.schedule = _checked(learning_rate)
         self.steps = 0
         self.state: dict[str, State] = {}
+        self._settled: dict[str, Array] = {}  # by path: the parameter's array that the state fits
         self.updates: dict[str, int] = {}  # by path: a parameter may start later, or skip steps
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        return self.schedule(self.steps) if callable(self.schedule) else self.schedule
+        if not callable(self.schedule):
+            return self.schedule
+        what = f"the learning rate of the schedule at step {self.steps}"
+        return number(what, self.schedule(self.steps), 0, ends="[)")
 
     @learning_rate.setter
     def learning_rate(self, value: LearningRate) -> None:
-        self.schedule = value
+        self.schedule = _checked(value)
 
     def zero_grad(self) -> None:
         """Clear the gradients of all parameters."""
@@ -87,8 +89,8 @@ class Optimizer:
         for path, parameter in self.parameters.items():
             if parameter.grad is None or not parameter.requires_grad:
                 continue
-            if path not in self.state:
-                self.state[path] = self.init_single(parameter)
+            if path not in self._settled or self._settled[path] is not parameter.data:
+                self._settle(path, parameter)
             self.updates[path] = step = self.updates.get(path, 0) + 1
             groups.setdefault((parameter.backend, parameter.dtype, step), []).append(path)
         if not groups:
@@ -97,6 +99,20 @@ class Optimizer:
             with tracing.span(f"{type(self).__name__} step"):
                 self._apply(backend, paths, rate, step, skip)
         self.steps += 1
+
+    def _settle(self, path: str, parameter: Tensor) -> None:
+        """Create the state arrays of a parameter, or move them to where the model has moved."""
+        if path not in self.state:
+            self.state[path] = self.init_single(parameter)
+        for name, array in self.state[path].items():
+            if array.shape != parameter.shape:
+                raise ShapeError(
+                    f"parameter {path!r} was {array.shape} and is now {parameter.shape}: create a "
+                    "new optimizer after changing a model"
+                )
+            moved = Tensor(array).to(parameter.device).astype(parameter.dtype)
+            self.state[path][name] = moved.data
+        self._settled[path] = parameter.data
 
     def _apply(
         self, backend: Backend, paths: list[str], rate: float, step: int, skip: Array | None
@@ -139,7 +155,7 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Step counts and, by path and name, the state arrays on the host, read-only."""
         arrays = {
-            f"{path}.{name}": read_only(self.parameters[path].backend.to_host(array))
+            f"{path}.{name}": read_only(Tensor(array).numpy())
             for path, entry in self.state.items()
             for name, array in entry.items()
         }
@@ -168,17 +184,11 @@ class Optimizer:
                     f"optimizer state of {path!r} holds {sorted(entry)}, "
                     f"{type(self).__name__} expects {sorted(expected)}"
                 )
-        self.state, self.steps = restored, int(state["steps"])
+        self.state, self.steps, self._settled = restored, int(state["steps"]), {}
         counts = state["updates"].items()
         self.updates = {path: int(n) for path, n in counts if path in self.parameters}
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, Real) and float(value) > 0
-
-
-def check_range(name: str, value: float, low: float, high: float) -> float:
-    """The value, or ArgumentError unless low <= value < high."""
-    if not low <= value < high:
-        raise ArgumentError(f"{name} is expected in [{low}, {high}), got {value}")
-    return value
+def _checked(rate: LearningRate) -> LearningRate:
+    """A schedule, or a learning rate as a float."""
+    return rate if callable(rate) else number("the learning rate", rate, 0)

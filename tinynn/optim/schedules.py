@@ -8,7 +8,7 @@ Example:
 
 import math
 
-from tinynn.errors import ArgumentError
+from tinynn.arguments import number
 from tinynn.optim.optimizer import Schedule
 
 __all__ = ["constant", "cosine", "one_cycle", "step_decay", "warm_up"]
@@ -16,12 +16,14 @@ __all__ = ["constant", "cosine", "one_cycle", "step_decay", "warm_up"]
 
 def constant(rate: float) -> Schedule:
     """``rate`` at every step."""
+    rate = _rate(rate)
     return lambda step: rate
 
 
 def step_decay(rate: float, every: int, factor: float = 0.1) -> Schedule:
     """rate · factor^⌊step / every⌋."""
     _check_at_least_1("every", every)
+    rate, factor = _rate(rate), _rate(factor, "factor")
     return lambda step: rate * factor ** (step // every)
 
 
@@ -31,6 +33,7 @@ def cosine(rate: float, steps: int, final: float = 0.0) -> Schedule:
     Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts" (2017).
     """
     _check_at_least_1("steps", steps)
+    rate, final = _rate(rate), _rate(final, "final")
     return lambda step: (
         final + (rate - final) * (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
     )
@@ -62,14 +65,17 @@ def one_cycle(
         final: The last rate, relative to the peak; it stays after the cycle.
     """
     _check_at_least_1("steps", steps)
-    if not 0 <= warm_up_share < 1:
-        raise ArgumentError(f"warm_up_share is expected in [0, 1), got {warm_up_share}")
+    peak, start, final = _rate(peak, "peak"), _rate(start, "start"), _rate(final, "final")
+    warm_up_share = number("warm_up_share", warm_up_share, 0, 1, "[)")
     rise = max(1, round(warm_up_share * steps)) if warm_up_share else 0
     up = cosine(peak * start, rise, peak) if rise else constant(peak)
     down = cosine(peak, max(1, steps - 1 - rise), peak * final)
     return lambda step: up(step) if step < rise else down(step - rise)
 
 
+def _rate(value: float, name: str = "rate") -> float:
+    return number(name, value, 0, ends="[)")
+
+
 def _check_at_least_1(name: str, value: int) -> None:
-    if value < 1:
-        raise ArgumentError(f"{name} is expected to be at least 1, got {value}")
+    number(name, value, 1, ends="[)")

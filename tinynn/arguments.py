@@ -1,0 +1,119 @@
+"""Checks of arguments: integers, real numbers, shapes, dtypes.
+
+A NumPy scalar, or an array or tensor without axes, counts as the number that it holds: a size may
+be ``np.prod(shape)``. A bool is not a number here. The functions return plain Python numbers, which
+do not widen the dtype of an array that they are combined with, and can be stored as JSON.
+"""
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from tinynn.errors import ArgumentError
+
+DTYPES = frozenset(map(np.dtype, "?bhilqBHILQefd"))  # of tensors, in the machine's byte order
+_MAX_ELEMENTS = 2**60  # NumPy's limit is 2**63 bytes
+
+
+def integer(what: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """The value as an ``int``; ArgumentError unless it is an integer from least to most."""
+    try:
+        result = operator.index(value)
+        fits = not isinstance(value, bool)
+    except TypeError:  # a float, a string, an array with axes
+        result, fits = 0, False
+    low, high = -math.inf if least is None else least, math.inf if most is None else most
+    if not (fits and low <= result <= high):
+        bounds = "" if least is None else f" >= {least}" if most is None else f" from {least}"
+        if most is not None:  # 2**64 - 1 is shown as that
+            bounds += f" to {most}" if most < 2**32 else f" to 2**{most.bit_length()} - 1"
+        raise ArgumentError(f"{what} must be an integer{bounds}, got {value!r:.80}")
+    return result
+
+
+def number(
+    what: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    ends: str = "()",
+) -> float:
+    """The value as a ``float``; ArgumentError unless it is a real number in the interval.
+
+    Args:
+        what: The name of the argument, for the message.
+        value: A number of any type.
+        low: The lower end.
+        high: The upper end.
+        ends: "[" or "(", then "]" or ")": whether each end belongs to the interval. The default
+            interval is that of all finite numbers. NaN is in none.
+    """
+    result = value if type(value) is float else _real(value)
+    above = low <= result if ends[0] == "[" else low < result
+    below = result <= high if ends[1] == "]" else result < high
+    if not (above and below):
+        finite = (low, high, ends) == (-math.inf, math.inf, "()")
+        interval = "finite number" if finite else f"number in {ends[0]}{low:g}, {high:g}{ends[1]}"
+        raise ArgumentError(f"{what} must be a {interval}, got {value!r:.80}")
+    return result
+
+
+def exact_number(what: str, value: Any) -> float:
+    """The value as an ``int`` if it is an integer, else as a ``float``, which may be infinite."""
+    try:
+        return integer(what, value)
+    except ArgumentError:
+        return number(what, value, ends="[]")
+
+
+def _real(value: Any) -> float:
+    """The value as a float; NaN if it is no real number."""
+    kind = getattr(getattr(value, "dtype", None), "kind", "f")
+    if isinstance(value, (str, bytes, bool)) or kind not in "iuf" or getattr(value, "ndim", None):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def sizes(what: str, shape: Any, least: int | None = 0) -> tuple[int, ...]:
+    """A shape as a tuple of ``int``, from one integer or several.
+
+    Raises:
+        ArgumentError: If a size is not an integer >= ``least``, or the elements are too many for
+            any array.
+    """
+    try:
+        found = tuple([integer(what, n, least) for n in (shape if is_sequence(shape) else [shape])])
+    except ArgumentError:
+        bound = "" if least is None else f" >= {least}"
+        raise ArgumentError(f"{what} must be integers{bound}, got {shape!r:.80}") from None
+    if math.prod(found) > _MAX_ELEMENTS or max(found, default=0) > _MAX_ELEMENTS:
+        raise ArgumentError(f"{what} {found} is larger than any array can be")
+    return found
+
+
+def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether the value is several numbers rather than one."""
+    return isinstance(value, Iterable) and getattr(value, "ndim", None) != 0
+
+
+def real_dtype(what: str, dtype: Any) -> np.dtype[Any]:
+    """A dtype of tensors, in the machine's byte order; ArgumentError for any other."""
+    try:
+        found: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
+    except (TypeError, ValueError):
+        found = np.dtype(object)
+    if found not in DTYPES:
+        expected = "a dtype of real numbers or booleans of up to 64 bits"
+        raise ArgumentError(f"{what} expects {expected}, got {dtype!r:.80}")
+    return found
+
+
+def native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array in the machine's byte order: a copy if it is in the other one."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
