@@ -187,8 +187,8 @@ class Tensor:
 
     def astype(self, dtype: DTypeLike) -> Tensor:
         """The values converted to a dtype; differentiable between floating-point dtypes."""
-        dtype, origin = real_dtype("astype", dtype), self.dtype
-        if dtype == origin:
+        origin: np.dtype[Any] = self.data.dtype
+        if dtype is origin or (dtype := real_dtype("astype", dtype)) == origin:
             return self
         data = self.backend.xp.asarray(self.data, dtype=dtype)
         if dtype.kind != "f":
