@@ -188,10 +188,11 @@ class Tensor:
     def astype(self, dtype: DTypeLike) -> Tensor:
         """The values converted to a dtype; differentiable between floating-point dtypes."""
         origin: np.dtype[Any] = self.data.dtype
-        if dtype is origin or (dtype := real_dtype("astype", dtype)) == origin:
+        target = origin if dtype is origin else real_dtype("astype", dtype)
+        if target == origin:
             return self
-        data = self.backend.xp.asarray(self.data, dtype=dtype)
-        if dtype.kind != "f":
+        data = self.backend.xp.asarray(self.data, dtype=target)
+        if target.kind != "f":
             return Tensor(data)
         return record(_CAST, data, (self, lambda grad: grad.astype(origin)))
 
