@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -25,6 +24,7 @@ from vs_pytorch import inference, positive, training_step
 import tinynn
 from tinynn import functional as F
 from tinynn import nn, optim
+from tinynn.files import write_atomically
 
 
 def count_calls(work: Callable[[], object]) -> int:
@@ -219,7 +219,7 @@ def main() -> int:
     print("Above 100% of peak: convolutions by Winograd or FFT, which multiply less.")
     if arguments.json:
         profile = {"seconds": step, "limits": most, "rows": rows}
-        Path(arguments.json).write_text(json.dumps(profile, indent=1), encoding="utf-8")
+        write_atomically(arguments.json, json.dumps(profile, indent=1).encode())
     if arguments.chrome:
         trace.save_chrome(arguments.chrome)
     return 0

@@ -22,6 +22,7 @@ from vs_pytorch import positive
 import tinynn
 from tinynn import functional as F
 from tinynn import nn, optim
+from tinynn.files import write_atomically
 from tinynn.training import Checkpoints, MetricAccumulator
 
 Step = Callable[[], None]
@@ -158,7 +159,7 @@ def main() -> int:
         f"half of them between {low:.3%} and {high:.3%}"
     )
     if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_atomically(options.json, (json.dumps(found, indent=2) + "\n").encode())
     return 0
 
 

@@ -8,6 +8,7 @@ ratio refers to the faster of the two. Requires the `bench` extra (PyTorch).
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import multiprocessing
 import os
@@ -255,12 +256,12 @@ def head() -> str:
 
 def plot(results: list[dict[str, Any]], path: str, title: str) -> None:
     """A bar per case, with the quartiles over the rounds."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from tinynn.files import write_atomically
 
-    figure, axes = pyplot.subplots(figsize=(9, 0.36 * len(results) + 1.6), layout="constrained")
+    figure = Figure(figsize=(9, 0.36 * len(results) + 1.6), layout="constrained")
+    axes = figure.subplots()
     ratios = [result["ratio"] for result in results]
     errors = [
         [max(0.0, r["ratio"] - r["ratio_quartiles"][0]) for r in results],
@@ -272,8 +273,9 @@ def plot(results: list[dict[str, Any]], path: str, title: str) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("throughput relative to PyTorch (faster memory format)")
     axes.set_title(title, fontsize=10)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=Path(path).suffix.lstrip(".") or "png", dpi=120)
+    write_atomically(path, buffer.getvalue())
 
 
 # -- cases ----------------------------------------------------------------------------------------
@@ -346,6 +348,8 @@ def main() -> int:
     except ImportError:
         print("PyTorch is not installed: pip install -e '.[bench]'", file=sys.stderr)
         return 2
+    from tinynn.files import write_atomically  # not in the processes that measure PyTorch
+
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     packages = {name: version(name) for name in ("numpy", "torch")}
     title = f"float32, {machine}, " + ", ".join(f"{n} {v}" for n, v in packages.items())
@@ -356,7 +360,7 @@ def main() -> int:
         print(line(results[-1]), flush=True)
         if arguments.json:
             contents = {"machine": machine, "versions": packages, "results": results}
-            Path(arguments.json).write_text(json.dumps(contents, indent=1), encoding="utf-8")
+            write_atomically(arguments.json, json.dumps(contents, indent=1).encode())
     if arguments.plot and results:
         plot(results, arguments.plot, title)
     return 0

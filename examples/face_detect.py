@@ -381,7 +381,7 @@ def _check_extra() -> None:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("numpy", "pillow", "safetensors", "matplotlib")
+    packages = ("numpy", "pillow", "matplotlib")
     return {
         "tinynn": tinynn.__version__,
         "python": platform.python_version(),

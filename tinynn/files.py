@@ -1,31 +1,66 @@
 """Files: named arrays as safetensors with checksums, nested state as JSON, atomic writes.
 
 Everything that the library writes goes through ``write_atomically`` or a checkpoint store, array
-after array: writing takes no memory besides the arrays themselves.
+after array: writing takes no memory besides the arrays themselves. Reading a file
+raises FileFormatError or StorageError, whatever it contains, and takes the memory of its size.
 """
 
+import errno
+import io
 import json
+import math
 import os
+import re
+import shutil
+import stat
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from tinynn.errors import ArgumentError, FileFormatError
+from tinynn.errors import ArgumentError, FileFormatError, StorageError
 
 FilePath = str | os.PathLike[str]
 Arrays = dict[str, np.ndarray[Any, Any]]
 Encode = Callable[[Any, str], Any]  # of (value, path of the value)
 Content = bytes | Iterable[bytes | memoryview]  # of a file, at once or in pieces
 
-_LARGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
+_LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 _PIECE = 1 << 20  # bytes per write: small relative to the buffers of object stores
 _CHECKSUMS = "crc32"
-# the order of the data in a file: as in the safetensors package, by descending alignment
-_DTYPES = ("U64", "I64", "F64", "C64", "F32", "U32", "I32", "F16", "U16", "I16", "I8", "U8", "BOOL")
+_WRITTEN_HERE = "tinynn"  # key in the metadata of every file of this library
+# dtypes by their names in a file. The data has this order, as in the safetensors package: by
+# descending alignment
+_DTYPES = {
+    code: np.dtype(f"<{code[0].lower()}{int(code[1:]) // 8}")
+    for code in ("U64", "I64", "F64", "C64", "F32", "U32", "I32", "F16", "U16", "I16", "I8", "U8")
+} | {"BOOL": np.dtype(np.bool_)}
+_CODES = {dtype.name: code for code, dtype in _DTYPES.items()}
+
+
+def local_path(path: FilePath) -> Path:
+    """The path of a file or folder; "~" is the home folder, "file://" is dropped.
+
+    Raises:
+        ArgumentError: It is not a path, or a URL.
+    """
+    try:
+        text = os.fsdecode(path).removeprefix("file://")
+    except TypeError as error:
+        raise ArgumentError(f"expected the path of a file, got {path!r:.80}") from error
+    scheme = re.match(r"([\w+.:-]{2,})://", text)
+    if scheme:
+        raise ArgumentError(f"expected the path of a file, got a URL of {scheme[1]!r}")
+    if not text or "\0" in text:
+        raise ArgumentError(f"expected the path of a file, got {text!r:.80}")
+    found = Path(text)
+    with suppress(RuntimeError):  # there is no home, or no such user
+        found = found.expanduser()
+    return found
 
 
 # -- safetensors -----------------------------------------------------------------------------------
@@ -38,7 +73,7 @@ def safetensors_content(arrays: Arrays, metadata: dict[str, str]) -> Iterator[by
     CRC-32 of each array and of the metadata, which ``from_bytes`` checks.
     """
     dtypes = {name: _dtype(name, array) for name, array in arrays.items()}
-    names = sorted(arrays, key=lambda name: (_DTYPES.index(dtypes[name]), name))
+    names = sorted(arrays, key=lambda name: (list(_DTYPES).index(dtypes[name]), name))
     checksums = json.dumps(_checksums(arrays, metadata), sort_keys=True)
     header: dict[str, Any] = {"__metadata__": {**metadata, _CHECKSUMS: checksums}}
     end = 0
@@ -57,11 +92,9 @@ def safetensors_content(arrays: Arrays, metadata: dict[str, str]) -> Iterator[by
 
 def _dtype(name: str, array: np.ndarray[Any, Any]) -> str:
     """The dtype in the notation of safetensors, such as "F32"."""
-    kind, bits = array.dtype.kind, 8 * array.dtype.itemsize
-    dtype = "BOOL" if kind == "b" else f"{kind.upper()}{bits}"
-    if dtype not in _DTYPES:
+    if array.dtype.name not in _CODES:
         raise ArgumentError(f"safetensors cannot store {name}: its dtype is {array.dtype}")
-    return dtype
+    return _CODES[array.dtype.name]
 
 
 def from_bytes(content: bytes, name: str) -> tuple[dict[str, str], Arrays]:
@@ -69,58 +102,147 @@ def from_bytes(content: bytes, name: str) -> tuple[dict[str, str], Arrays]:
 
     Files of other programs have no checksums, so they are not verified.
     """
-    from safetensors.numpy import load
-
-    with _reading(name):
-        arrays = load(content)
-        length = min(int.from_bytes(content[:8], "little"), _LARGEST_HEADER)
-        metadata = dict(json.loads(content[8 : 8 + length]).get("__metadata__") or {})
-        checksums = json.loads(metadata.pop(_CHECKSUMS, "null"))
-    if checksums is not None and checksums != _checksums(arrays, metadata):
-        raise FileFormatError(f"{name} is damaged: its content does not match its checksums")
-    return metadata, arrays
+    return _read(io.BytesIO(content), len(content), name)
 
 
-def read_safetensors(path: FilePath) -> tuple[dict[str, str], Arrays]:
-    """The metadata and arrays of a safetensors file; FileFormatError if it is damaged."""
-    return from_bytes(_existing(path).read_bytes(), str(path))
+def read_safetensors(path: FilePath, limit: float = math.inf) -> tuple[dict[str, str], Arrays]:
+    """The metadata and arrays of a safetensors file.
+
+    Args:
+        limit: The bytes of memory that its arrays may take.
+
+    Raises:
+        FileFormatError: The file is damaged or larger than ``limit``.
+        StorageError: The file cannot be read.
+    """
+    with _opened(path, limit) as (file, size):
+        return _read(file, size, str(path))
 
 
 def read_metadata(path: FilePath) -> dict[str, str]:
     """The metadata of a safetensors file, without reading its arrays."""
-    from safetensors import safe_open
-
-    _existing(path).open("rb").close()  # OSError with number and name: safe_open has neither
-    with _reading(path), safe_open(path, framework="np") as file:
-        metadata = dict(file.metadata() or {})
-        checksums = json.loads(metadata.pop(_CHECKSUMS, "null"))
-        intact = checksums is None or checksums["metadata"] == _metadata_checksum(metadata)
+    with _opened(path) as (file, size):
+        header = _read_header(file, size, str(path))
+    with _reading(path):
+        checksums = header.checksums
+        intact = checksums is None or checksums["metadata"] == _metadata_checksum(header.metadata)
     if not intact:
         raise FileFormatError(f"{path} is damaged: its header does not match its checksum")
-    return metadata
+    return header.metadata
+
+
+def read_bytes(path: FilePath, limit: float = math.inf) -> bytes:
+    """The content of a file; the same errors as ``read_safetensors``."""
+    with _opened(path, limit) as (file, _):
+        return file.read()
+
+
+@contextmanager
+def _opened(path: FilePath, limit: float = math.inf) -> Iterator[tuple[io.BufferedIOBase, int]]:
+    """An existing regular file and its size."""
+    named = local_path(path)
+    if not stat.S_ISREG(named.stat().st_mode):  # reading a pipe might never end
+        kind = "a directory" if named.is_dir() else "a pipe or a device"
+        raise FileFormatError(f"{path} is {kind}, not a safetensors file")
+    with named.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise FileFormatError(
+                f"{path} has {size:,} bytes, but only {limit:,.0f} bytes of memory are available"
+            )
+        try:
+            yield file, size
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+class _Header(NamedTuple):
+    """The header of a safetensors file; its tensors in the order of their data."""
+
+    metadata: dict[str, str]
+    checksums: Any
+    tensors: list[tuple[str, np.dtype[Any], tuple[int, ...]]]
+
+
+def _read(file: io.BufferedIOBase, size: int, name: str) -> tuple[dict[str, str], Arrays]:
+    header = _read_header(file, size, name)
+    arrays: Arrays = {}
+    with _reading(name):
+        for tensor, dtype, shape in header.tensors:
+            arrays[tensor] = array = np.empty(shape, dtype)
+            if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+                raise ValueError("it was cut off meanwhile")
+    if header.checksums is not None and header.checksums != _checksums(arrays, header.metadata):
+        raise FileFormatError(f"{name} is damaged: its content does not match its checksums")
+    return header.metadata, arrays
+
+
+def _read_header(file: io.BufferedIOBase, size: int, name: str) -> _Header:
+    """Read the header; the data of its tensors must take the rest of the file exactly."""
+    with _reading(name):
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(_LARGEST_HEADER, size - 8):
+            raise ValueError(f"{size:,} bytes cannot hold a header of {length:,} bytes")
+        entries = json.loads(file.read(length).decode(), object_pairs_hook=_without_duplicates)
+        metadata = entries.pop("__metadata__", None) or {}
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("its metadata is not text")
+        checksums = json.loads(metadata.pop(_CHECKSUMS, "null"))
+        if checksums is None and _WRITTEN_HERE in metadata:
+            raise FileFormatError(
+                f"{name} is damaged: it has no checksums, which every file of tinynn has; if it "
+                "was changed on purpose, pass its arrays to load_state_dict"
+            )
+        tensors = list(_tensors(entries, size - 8 - length, name))
+    return _Header(metadata, checksums, tensors)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("a name occurs twice in its header")
+    return entries
+
+
+def _tensors(
+    entries: dict[str, Any], size: int, file: str
+) -> Iterator[tuple[str, np.dtype[Any], tuple[int, ...]]]:
+    """(name, dtype, shape) of the tensors of a header in the order of their data."""
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        code, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if code not in _DTYPES:
+            names = {"BF16": "bfloat16"}
+            raise FileFormatError(
+                f"{file}: the dtype of {name!r}, {names.get(code, code)}, is not supported, as "
+                "NumPy does not have it: convert it to float32 with the program that wrote it"
+            )
+        if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
+            raise ValueError(f"shape or offsets of {name!r} are not numbers >= 0")
+        dtype = _DTYPES[code]
+        if start != end or stop - start != math.prod(shape) * dtype.itemsize or stop > size:
+            raise ValueError(f"{name!r} has the wrong size or place: was the file cut off?")
+        yield name, dtype, tuple(shape)
+        end = stop
+    if end != size:
+        raise ValueError(f"its tensors have {end:,} bytes, its data has {size:,}")
 
 
 @contextmanager
 def _reading(name: FilePath) -> Iterator[None]:
     """Turn every error that a damaged file causes into a FileFormatError."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (FileFormatError, OSError):
+        raise
+    except Exception as error:
         raise FileFormatError(f"{name} is not an intact safetensors file ({error})") from error
-
-
-def _existing(path: FilePath) -> Path:
-    if Path(path).is_dir():
-        raise FileFormatError(f"{path} is a directory, not a safetensors file")
-    return Path(path)
 
 
 def _checksums(arrays: Arrays, metadata: dict[str, str]) -> Any:
     """CRC-32 of each array with its dtype and shape, and of the metadata, by name."""
     found = {
-        name: zlib.crc32(_bytes_of(array), zlib.crc32(f"{array.dtype}{array.shape}".encode()))
+        name: zlib.crc32(_bytes_of(array), zlib.crc32(f"{array.dtype.name}{array.shape}".encode()))
         for name, array in arrays.items()
     }
     return {"arrays": found, "metadata": _metadata_checksum(metadata)}
@@ -131,8 +253,9 @@ def _metadata_checksum(metadata: dict[str, str]) -> int:
 
 
 def _bytes_of(array: np.ndarray[Any, Any]) -> memoryview:
-    """The elements in C order; without a copy if the array is contiguous."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    """The elements, little-endian in C order; without a copy if they are that already."""
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -175,7 +298,7 @@ def json_object(
     """
     try:
         value = json.loads(text, object_hook=decode)
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError, MemoryError) as error:
         raise FileFormatError(f"{name} has a damaged header: {error}") from error
     if not isinstance(value, dict):
         raise FileFormatError(f"{name} has a damaged header: {value!r:.40} is not an object")
@@ -191,20 +314,92 @@ def write_into(file: IO[bytes], content: Content) -> None:
 
 
 def write_atomically(path: FilePath, content: Content) -> None:
-    """Write a file so that its name always refers to the complete old or complete new content."""
+    """Write a file so that its name always refers to the complete old or complete new content.
+
+    The file that a symbolic link refers to is replaced, the link stays. A new file takes over the
+    permissions and, as far as the system allows it, the owner of the old one; a hard link to the
+    old file keeps the old content. Pipes and devices, and an existing file in a folder where no new
+    file can be created, are written to directly, which is not atomic.
+
+    Raises:
+        OSError: The file cannot be written; ``filename`` is ``path``.
+        ArgumentError: ``path`` is not the path of a file.
+    """
+    named = local_path(path)
+    _occupy_standard_descriptors()
+    try:
+        old = _status(named)
+        target = Path(os.path.realpath(named))
+        if old is None or _can_be_replaced(old, target):
+            _replace(target, content, old)
+        else:
+            with _open_directly(named, old) as file:
+                write_into(file, content)
+    except OSError as error:
+        if error.errno is not None:  # the name of the temporary file would not help
+            error.filename, error.filename2 = str(named), None
+        raise
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """The status of the file that a path or a symbolic link refers to; None if there is none."""
+    with suppress(FileNotFoundError):
+        return path.stat()
+    return None
+
+
+def _can_be_replaced(old: os.stat_result, target: Path) -> bool:
+    """Whether a new file can take the place of the old one, whose real path is ``target``.
+
+    Not of what standard output refers to, such as /dev/stdout: more may be printed there.
+    """
+    found = _status(target)
+    return (
+        stat.S_ISREG(old.st_mode)
+        and _standard_stream(old) is None
+        and found is not None  # names in /proc may refer to deleted files
+        and os.path.samestat(old, found)
+        and os.access(target.parent, os.W_OK | os.X_OK)
+    )
+
+
+def _standard_stream(found: os.stat_result) -> int | None:
+    """The descriptor of standard output or error, if ``found`` is open there."""
+    for descriptor, stream in ((1, sys.__stdout__), (2, sys.__stderr__)):
+        with suppress(OSError):
+            if stream is not None and os.path.samestat(found, os.fstat(descriptor)):
+                return descriptor
+    return None
+
+
+def _open_directly(path: Path, found: os.stat_result) -> IO[bytes]:
+    """Open what is no regular file; a standard stream goes on behind what was printed."""
+    stream = _standard_stream(found)
+    if stream is None:
+        return path.open("wb")
+    for text in (sys.stdout, sys.stderr):
+        if text is not None:
+            text.flush()
+    return os.fdopen(os.dup(stream), "wb")
+
+
+def _replace(target: Path, content: Content, old: os.stat_result | None) -> None:
+    """Write a temporary file and rename it."""
     from uuid import uuid4
 
-    _occupy_standard_descriptors()
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}")
+    # at most 138 bytes, whatever the name; it holds the complete name of a checkpoint
+    temporary = target.with_name(f".{target.name[:30]}.{uuid4().hex[:16]}")
     try:
         with temporary.open("xb") as file:
+            if old is not None:
+                _take_over_permissions(file, target, old)
             write_into(file, content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
+        _rename(temporary, target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     _flush_directory(target.parent)
 
@@ -220,13 +415,33 @@ def _occupy_standard_descriptors() -> None:
         os.close(descriptor)
 
 
+def _rename(temporary: Path, target: Path) -> None:
+    try:
+        temporary.replace(target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        shutil.copyfile(temporary, target)  # a file that is a mount point, as in a container
+        temporary.unlink()
+
+
+def _take_over_permissions(file: IO[bytes], target: Path, old: os.stat_result) -> None:
+    """Give a new file the group, owner, mode and access control lists of the old one."""
+    if os.name == "posix":
+        for owner in ((-1, old.st_gid), (old.st_uid, -1)):
+            with suppress(OSError):  # only root may give a file away
+                os.fchown(file.fileno(), *owner)
+    with suppress(OSError):
+        shutil.copystat(target, file.name)
+
+
 def _flush_directory(folder: Path) -> None:
     """Make the new name durable, on systems that support it."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems refuse; the file itself is durable
+    with suppress(OSError):  # some folders and file systems refuse; the file itself is durable
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
             os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)

@@ -6,11 +6,11 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinynn.backend import Backend, default_backend, get_backend, tracing
 from tinynn.errors import ArgumentError
+from tinynn.files import FilePath, write_atomically
 
 __all__ = ["Trace", "trace"]
 
@@ -92,11 +92,11 @@ class Trace:
             "verdict": self.verdict(),
         }
 
-    def save_json(self, path: str | Path) -> None:
+    def save_json(self, path: FilePath) -> None:
         """Write ``json()`` to a file."""
-        Path(path).write_text(json.dumps(self.json(), indent=1), encoding="utf-8")
+        write_atomically(path, json.dumps(self.json(), indent=1).encode())
 
-    def save_chrome(self, path: str | Path) -> None:
+    def save_chrome(self, path: FilePath) -> None:
         """Write Chrome's trace event format, for Perfetto or chrome://tracing.
 
         Under emulation the durations measure the emulator.
@@ -107,7 +107,7 @@ class Trace:
             | {"args": {"layer": span.layer, **span.counts}}
             for span in self.spans
         ]
-        Path(path).write_text(json.dumps({"traceEvents": events}), encoding="utf-8")
+        write_atomically(path, json.dumps({"traceEvents": events}).encode())
 
     def verdict(self) -> str:
         """One sentence on the bottleneck."""

@@ -16,6 +16,7 @@ from tinynn import functional as F
 from tinynn import nn
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError, FileFormatError
+from tinynn.files import safetensors_content, write_atomically
 
 IMAGES = (2, 6, 6, 4)
 
@@ -73,7 +74,7 @@ def write(path: Path, model: object, arrays: dict[str, np.ndarray] | None = None
     """A file with any model in its header."""
     text = model if isinstance(model, str) else json.dumps(model)
     header = {"tinynn": "tinynn-1", "model": text}
-    path.write_bytes(to_bytes(arrays or {}, metadata=header))
+    write_atomically(path, safetensors_content(arrays or {}, header))
     return path
 
 

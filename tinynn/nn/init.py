@@ -22,7 +22,7 @@ from tinynn.nn.module import Parameter
 from tinynn.random import default_generator
 from tinynn.scoped import Scoped
 
-# [elements that new parameters and buffers may still hold], or None: no limit, and initialize
+# [bytes that new parameters and buffers may still hold], or None: no limit, and initialize
 _allowance: Scoped[list[int] | None] = Scoped("allowance", None)
 
 
@@ -30,7 +30,7 @@ def skip_initialization(limit: int) -> AbstractContextManager[None]:
     """Skip the random initialization of layers whose weights are about to be loaded.
 
     Raises:
-        FileFormatError: The layers hold more than ``limit`` elements together; raised before the
+        FileFormatError: The layers take more than ``limit`` bytes together; raised before the
             memory for them is allocated.
     """
     return _allowance.block(lambda before: [limit])
@@ -54,7 +54,7 @@ def new_buffer(*shape: int, value: float = 0.0) -> Tensor:
 def _allocate(shape: tuple[int, ...], value: float) -> Array:
     allowance = _allowance.get()
     if allowance is not None:
-        allowance[0] -= math.prod(shape)
+        allowance[0] -= 4 * math.prod(shape)
         if allowance[0] < 0:
             raise FileFormatError(f"an array of shape {shape} is larger than the file")
     array = np.full(sizes("the shape of a parameter", shape, 1), value, dtype=np.float32)

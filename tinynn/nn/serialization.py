@@ -14,14 +14,14 @@ import numpy as np
 from tinynn import files, nn
 from tinynn.arguments import DTYPES, real_dtype
 from tinynn.autograd import Tensor
-from tinynn.backend import default_device
+from tinynn.backend import default_device, get_backend
 from tinynn.errors import ArgumentError, FileFormatError
 from tinynn.files import FilePath
 from tinynn.nn import init
 from tinynn.nn.module import Module
 
 FORMAT = "tinynn-1"
-_SPARE = 1_000_000  # elements that constructors may allocate temporarily
+_SPARE = 4_000_000  # bytes that constructors may allocate temporarily
 _Classes = dict[str, type[Module]]
 
 
@@ -35,7 +35,9 @@ def save(model: Module, path: FilePath, extra: dict[str, Any] | None = None) -> 
 
     Raises:
         ArgumentError: The model could not be rebuilt from the file, because a constructor argument
-            is not JSON, or because layers were replaced, shared or changed after construction.
+            is not JSON, or because layers were replaced, shared or changed after construction; or
+            ``extra`` is not JSON, or ``path`` not the path of a file.
+        OSError: The file cannot be written.
 
     Example:
         >>> tinynn.save(model, "model.safetensors", extra={"classes": ["cat", "dog"]})
@@ -45,7 +47,7 @@ def save(model: Module, path: FilePath, extra: dict[str, Any] | None = None) -> 
     arrays = {name: t.numpy() for name, t in model.state_dict().items()}
     header = {"tinynn": FORMAT, "model": json.dumps(description)}
     if extra is not None:
-        header["extra"] = json.dumps(extra)
+        header["extra"] = _extra_text(extra)
     files.write_atomically(path, files.safetensors_content(arrays, header))
 
 
@@ -57,18 +59,20 @@ def load(path: FilePath, classes: Iterable[type[Module]] = (), device: str | Non
         device: The device of its parameters; None: the default device.
 
     Raises:
-        FileFormatError: The file is damaged, of another format, or needs a class that is not in
-            ``classes``.
+        FileFormatError: The file is damaged, of another format, needs a class that is not in
+            ``classes``, or more memory than there is.
+        OSError: There is no such file, or it cannot be read.
     """
-    header, arrays = files.read_safetensors(path)
+    target, known = default_device() if device is None else device, _by_name(classes)
+    get_backend(target)  # an error of the device is none of the file
+    header, arrays = files.read_safetensors(path, get_backend("cpu").available_memory())
     if header.get("tinynn") != FORMAT or "model" not in header:
         raise FileFormatError(
             f"{path} is a safetensors file, but not one of tinynn.save: its header has no "
             f'"tinynn": "{FORMAT}"; load its arrays with load_state_dict into a model of your own'
         )
-    target, known = default_device() if device is None else device, _by_name(classes)
     try:
-        held = sum(array.size for array in arrays.values())
+        held = sum(array.nbytes for array in arrays.values())
         with default_device(target):
             model = _build(json.loads(header["model"]), known, held)
         if not isinstance(model, Module):
@@ -96,13 +100,29 @@ def load_extra(path: FilePath) -> dict[str, Any]:
     return files.json_object(files.read_metadata(path).get("extra", "{}"), str(path))
 
 
+def _extra_text(extra: dict[str, Any]) -> str:
+    def plain(value: Any) -> Any:
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.tolist()
+        raise TypeError(f"{value!r:.60} is not JSON")
+
+    try:
+        if not isinstance(extra, dict):
+            raise TypeError(f"{extra!r:.60} is not a dict")
+        return json.dumps(extra, default=plain)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(f"save: extra must be a dict of JSON data: {error}") from error
+
+
 # -- the construction of a model as JSON -----------------------------------------------------------
 
 
 def _encode(value: Any, path: str) -> Any:
     """A constructor argument as JSON; tuples, dicts, arrays and modules are tagged."""
-    if isinstance(value, (np.generic, np.ndarray)) and value.dtype in DTYPES:
-        return {"array": value.tolist(), "dtype": value.dtype.name} if value.ndim else value.item()
+    if isinstance(value, (np.generic, np.ndarray)) and value.dtype.newbyteorder("=") in DTYPES:
+        name, shape = value.dtype.name, list(value.shape)
+        array = {"array": value.tolist(), "dtype": name, "shape": shape}
+        return array if shape else value.item()
     if isinstance(value, tuple):
         return {"tuple": files.to_json(list(value), _encode, path)}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
@@ -122,7 +142,7 @@ def _encode(value: Any, path: str) -> Any:
 
 
 def _build(description: Any, known: _Classes, held: int) -> Any:
-    """The model of a description, uninitialized, for a file that holds ``held`` elements."""
+    """The model of a description, uninitialized, for a file that holds ``held`` bytes."""
 
     def decode(value: Any) -> Any:
         if isinstance(value, list):
@@ -132,7 +152,8 @@ def _build(description: Any, known: _Classes, held: int) -> Any:
         if "tuple" in value:
             return tuple(decode(value["tuple"]))
         if "array" in value:
-            return np.array(value["array"], real_dtype("an array", value["dtype"]))
+            array = np.array(value["array"], real_dtype("an array", value["dtype"]))
+            return array.reshape(value["shape"])
         if "dict" in value:
             return {key: decode(item) for key, item in value["dict"].items()}
         name = value["class"]
@@ -142,7 +163,8 @@ def _build(description: Any, known: _Classes, held: int) -> Any:
         kwargs = {key: decode(item) for key, item in value["kwargs"].items()}
         return known[name](*decode(value["args"]), **kwargs)
 
-    with init.skip_initialization(limit=2 * held + _SPARE):
+    # new parameters are float32, those of the file may be float16
+    with init.skip_initialization(limit=4 * held + _SPARE):
         return decode(description)
 
 
@@ -154,7 +176,7 @@ def _by_name(classes: Iterable[type[Module]]) -> _Classes:
 
 def _check_rebuilds(model: Module, description: Any) -> None:
     """Build the model again from its description and compare the two."""
-    held = sum(tensor.size for tensor in model.state_dict().values())
+    held = sum(tensor.data.nbytes for tensor in model.state_dict().values())
     twin = _build(description, _by_name(map(type, model.modules())), held)
     own, rebuilt = _structure(model), _structure(twin)
     for path in (*own, *rebuilt):
