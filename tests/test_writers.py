@@ -150,8 +150,14 @@ class TestEveryWriter:
         assert (tmp_path / name).is_symlink()
 
     def test_errors_name_the_file(
-        self, writer: Callable[[Path], object], name: str, tmp_path: Path
+        self,
+        writer: Callable[[Path], object],
+        name: str,
+        tmp_path: Path,
+        request: pytest.FixtureRequest,
     ) -> None:
+        if "log" in request.node.callspec.id:
+            pytest.skip("a log that cannot be written does not stop a training")
         (tmp_path / name).mkdir()
         for path in (tmp_path / name, tmp_path / "absent" / name, tmp_path / f"{'n' * 256}{name}"):
             with pytest.raises(OSError, match=re.escape(str(path))) as caught:
@@ -209,10 +215,11 @@ class TestPlaces:
             "import sys; from tinynn.files import write_atomically\n"
             "print('before'); write_atomically(sys.argv[1], b'content\\n'); print('after')"
         )
-        for target in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        (tmp_path / "link").symlink_to("/dev/stdout")  # not itself: a fault would replace it
+        for target in ("link", "/proc/self/fd/1"):
             with (tmp_path / "out").open("ab" if "appended" in redirected else "wb") as file:
                 done = subprocess.run(
-                    [sys.executable, "-c", code, target],
+                    [sys.executable, "-c", code, str(tmp_path / target)],
                     cwd=ROOT, stdout=subprocess.PIPE if redirected == "pipe" else file, check=True,
                 )  # fmt: skip
             printed = done.stdout or (tmp_path / "out").read_bytes()
