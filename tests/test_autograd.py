@@ -1,5 +1,6 @@
 """Tensors, the computational graph, and the backward pass."""
 
+import asyncio
 import copy
 import gc
 import inspect
@@ -8,7 +9,7 @@ import re
 import textwrap
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
 import pytest
@@ -299,6 +300,76 @@ class TestGradMode:
 
         assert not double(leaf(1.0, device)).requires_grad
         assert not double(leaf(1.0, device)).requires_grad
+        assert tinynn.is_grad_enabled()
+
+    def test_decorates_without_parentheses(self) -> None:
+        assert tinynn.no_grad(tinynn.is_grad_enabled)() is False
+        with tinynn.no_grad():
+            assert tinynn.enable_grad(tinynn.is_grad_enabled)() is True
+
+    def test_decorates_generators(self) -> None:
+        seen = []
+
+        @tinynn.no_grad()
+        def steps() -> Generator[object, object, str]:
+            try:
+                seen.append((yield tinynn.is_grad_enabled()))
+                yield tinynn.is_grad_enabled()
+            except KeyError:
+                yield tinynn.is_grad_enabled()
+            finally:
+                seen.append(tinynn.is_grad_enabled())
+            return "result"
+
+        def consume() -> Generator[object, object, None]:
+            seen.append((yield from steps()))
+
+        for _ in consume():
+            assert tinynn.is_grad_enabled()
+        generator = steps()
+        values = [next(generator), generator.send("sent"), generator.throw(KeyError())]
+        assert (values, tinynn.is_grad_enabled()) == ([False] * 3, True)
+        generator.close()
+        assert seen == [None, False, "result", "sent", False]
+
+    def test_decorates_coroutines(self) -> None:
+        @tinynn.no_grad()
+        async def quiet() -> list[bool]:
+            before = tinynn.is_grad_enabled()
+            await asyncio.sleep(0)
+            return [before, tinynn.is_grad_enabled()]
+
+        async def usual() -> bool:
+            return tinynn.is_grad_enabled()
+
+        async def main() -> list[object]:
+            return await asyncio.gather(quiet(), usual(), quiet(), usual())
+
+        assert asyncio.run(main()) == [[False, False], True, [False, False], True]
+
+    def test_does_not_decorate_classes(self) -> None:
+        with pytest.raises(ArgumentError, match=r"decorate functions.*class"):
+            tinynn.no_grad()(type("Net", (), {}))
+
+    def test_one_object_on_several_threads(self) -> None:
+        """Each thread gets back what it had."""
+        quiet, entered, left = tinynn.no_grad(), threading.Event(), threading.Event()
+        seen = []
+
+        def other() -> None:
+            with tinynn.no_grad():
+                with quiet:
+                    entered.set()
+                    left.wait(10)
+                seen.append(tinynn.is_grad_enabled())
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        entered.wait(10)
+        with quiet:
+            left.set()
+            thread.join()
+        assert seen == [False]
         assert tinynn.is_grad_enabled()
 
     def test_belongs_to_a_thread(self) -> None:

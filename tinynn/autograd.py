@@ -12,9 +12,11 @@ of gradients need no further code.
 from __future__ import annotations
 
 import itertools
+import types
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Self, Union
 
 import numpy as np
 
@@ -43,6 +45,11 @@ class Tensor:
     array. ``backward`` fills ``grad`` of the leaves: tensors created with ``requires_grad=True``,
     not computed by a function.
 
+    ``p -= y`` changes parameters, buffers, gradients and leaves that require a gradient in place,
+    within ``no_grad``; for any other tensor it is ``p = p - y``, a new tensor. ``x[key] = y``
+    changes a leaf in place. ``backward`` raises a ``GradientError`` if it needs values that were
+    changed since; only what is written to ``data`` and ``numpy()`` directly goes unnoticed.
+
     Example:
         >>> x = tinynn.tensor([1.0, 2.0], requires_grad=True)
         >>> (x * x).sum().backward()
@@ -50,7 +57,17 @@ class Tensor:
         Tensor([2., 4.], shape=(2,), dtype=float32, device='cpu')
     """
 
-    __slots__ = ("__weakref__", "_node", "backend", "data", "grad", "origin", "requires_grad")
+    __slots__ = (
+        "__weakref__",
+        "_changes",
+        "_node",
+        "backend",
+        "data",
+        "grad",
+        "is_state",
+        "origin",
+        "requires_grad",
+    )
 
     def __init__(self, data: Array, requires_grad: bool = False) -> None:
         backend = backend_of(data)
@@ -71,7 +88,9 @@ class Tensor:
         self.requires_grad = requires_grad
         self.grad: Tensor | None = None
         self.origin: str | None = None  # the batch of a data loader, for error messages
+        self.is_state = False  # of a model, an optimizer step: ``x += y`` changes it in place
         self._node: Node | None = None
+        self._changes: list[int] | None = None  # see ``note_change``; shared with views
 
     # -- properties -------------------------------------------------------------------------
 
@@ -170,11 +189,21 @@ class Tensor:
     def __dlpack_device__(self) -> Any:
         return self.data.__dlpack_device__()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._node is not None:
+            raise GradientError(
+                f"the result of {self._node.name} cannot be copied or pickled: a copy of its graph "
+                "would not lead to the same parameters; copy x.detach(), or compute it again"
+            )
+        return super().__reduce_ex__(protocol)
+
     # -- conversions to other tensors -----------------------------------------------------------
 
     def detach(self) -> Tensor:
         """The same array, detached from the computational graph."""
-        return Tensor(self.data)
+        result = Tensor(self.data)
+        share_changes(result, self)
+        return result
 
     def to(self, device: str) -> Tensor:
         """This tensor on another device; differentiable."""
@@ -228,6 +257,7 @@ class Tensor:
             shared = {id(_memory(seed))}
             for leaf, grad in _backpropagate([self], [seed], keep, None).values():
                 leaf.grad = _own(grad, shared) if leaf.grad is None else leaf.grad + grad
+                leaf.grad.is_state = True
 
     __hash__ = object.__hash__
 
@@ -237,6 +267,10 @@ class Tensor:
 
         __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __add__
         __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __and__ = __or__ = __xor__ = __add__
+
+        def __iadd__(self, other: Operand) -> Self: ...
+
+        __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = __iadd__
 
         def __eq__(self, other: object) -> Tensor: ...  # type: ignore[override]
 
@@ -249,6 +283,8 @@ class Tensor:
         T: Tensor
 
         def __getitem__(self, index: Any) -> Tensor: ...
+
+        def __setitem__(self, index: Any, value: Operand) -> None: ...
 
         def __iter__(self) -> Iterator[Tensor]: ...
 
@@ -295,7 +331,8 @@ def check_array(data: Array) -> Array:
 # -- the computational graph ----------------------------------------------------------------------
 
 _CAST = "astype"  # the one function whose result may be wider than its input
-_order = itertools.count()  # a node is always newer than the nodes of its inputs
+_order = itertools.count(1)  # a node is always newer than the nodes of its inputs
+_last_change = 0  # of any tensor, by the same count
 
 
 class Node:
@@ -363,12 +400,15 @@ def record(name: str, data: Array, *inputs: tuple[Any, VJP]) -> Tensor:
     result = Tensor.__new__(Tensor)  # without __init__ and its checks: every operation ends here
     result.data, result.backend, result.grad = data, backend, None
     result.origin, result.requires_grad, result._node = None, False, None
-    dtype, needed = data.dtype, []
+    result.is_state, result._changes = False, None
+    dtype, base, needed = data.dtype, data.base, []
     for pair in inputs:
         source = pair[0]
         if isinstance(source, Tensor):
             if source.data.dtype is not dtype:
                 _check_promotion(name, source.dtype, dtype)
+            if base is not None and (base is source.data or base is source.data.base):
+                share_changes(result, source)
             if source.requires_grad:
                 needed.append(pair)
     if needed and _recording.innermost.get()[0]:  # get(), without a Python call
@@ -418,6 +458,60 @@ def _check_promotion(name: str, source: np.dtype[Any], dtype: np.dtype[Any]) -> 
         )
 
 
+# -- changes in place -----------------------------------------------------------------------------
+
+
+def note_change(*tensors: Tensor) -> None:
+    """Note that the arrays of tensors were changed in place, or replaced.
+
+    A node that is older than a change must not compute with the changed tensor in a backward pass.
+    """
+    global _last_change
+    _last_change = next(_order)
+    for tensor in tensors:
+        if tensor._changes is None:
+            tensor._changes = [0]
+        tensor._changes[0] = _last_change
+
+
+def share_changes(view: Tensor, source: Tensor) -> None:
+    """Let a view, which has the memory of its source, take part in the changes of both."""
+    if source._changes is None:
+        source._changes = [0]
+    view._changes = source._changes
+
+
+def _check_unchanged(node: Node, inputs: _Inputs) -> None:
+    """Raise GradientError if a tensor that the node's VJPs captured was changed since."""
+    vjps = [vjp for _, vjp in inputs] if node.jointly is None else [node.jointly[0]]
+    for tensor in _captured(vjps):
+        if tensor._changes is not None and tensor._changes[0] > node.order:
+            raise GradientError(
+                "one of the variables needed for gradient computation has been modified by an "
+                f"inplace operation: the gradient of {node.name} needs a tensor of shape "
+                f"{tensor.shape} as it was in the forward pass, but an optimizer step, "
+                "load_state_dict or an assignment has changed it since. Call backward before the "
+                "change, or repeat the forward pass after it"
+            )
+
+
+def _captured(values: list[Any]) -> Iterator[Tensor]:
+    """The tensors that functions captured, directly or within functions and tuples."""
+    seen: set[int] = set()
+    while values:
+        value = values.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            values += value
+        elif isinstance(value, partial):
+            values += [value.func, value.args, tuple(value.keywords.values())]
+        elif isinstance(value, types.FunctionType) and id(value) not in seen:
+            seen.add(id(value))
+            values += [cell.cell_contents for cell in value.__closure__ or ()]
+            values += value.__defaults__ or ()
+
+
 # -- grad mode ------------------------------------------------------------------------------------
 
 
@@ -434,19 +528,21 @@ def _grad_mode(recording: bool) -> Block[bool]:
     return _recording.block(lambda before: recording)
 
 
-def no_grad() -> Any:
+def no_grad(function: Callable[..., Any] | None = None) -> Any:
     """A context manager, or decorator, in which this thread records nothing.
+
+    A decorated generator records nothing between its yields; the loop over it is not affected.
 
     Example:
         >>> with tinynn.no_grad():
         ...     scores = model(images)
     """
-    return _grad_mode(False)
+    return _grad_mode(False) if function is None else _grad_mode(False)(function)
 
 
-def enable_grad() -> Any:
+def enable_grad(function: Callable[..., Any] | None = None) -> Any:
     """A context manager, or decorator, in which functions are recorded, even inside ``no_grad``."""
-    return _grad_mode(True)
+    return _grad_mode(True) if function is None else _grad_mode(True)(function)
 
 
 # -- backward pass --------------------------------------------------------------------------------
@@ -585,6 +681,8 @@ def _backpropagate(
 
 def _visit(node: Node, grad: Tensor, inputs: _Inputs, found: _Gradients) -> None:
     """Compute the gradients of a node's inputs and add them to those found so far."""
+    if _last_change > node.order:
+        _check_unchanged(node, inputs)
     for (source, _), product in zip(inputs, node.vjps(grad, inputs), strict=True):
         if product.data.shape != source.data.shape or product.data.dtype != source.data.dtype:
             raise GradientError(

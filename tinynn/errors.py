@@ -13,6 +13,10 @@ class ShapeError(TinynnError, ValueError):
     """An array has the wrong shape for a function or a layer."""
 
 
+class InvalidIndexError(TinynnError, IndexError):
+    """An index is out of range, or of a type that does not select elements."""
+
+
 class DtypeError(TinynnError, TypeError):
     """An array has the wrong dtype, or a function would widen the model's dtype."""
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import types
+from collections.abc import Callable, Generator
 from contextlib import ContextDecorator
 from contextvars import ContextVar
+from functools import wraps
 from typing import Any, Generic, TypeVar
+
+from tinynn.errors import ArgumentError
 
 __all__ = ["Block", "Scoped"]
 
@@ -59,3 +64,41 @@ class Block(ContextDecorator, Generic[T]):
             _, key, enclosing = enclosing
 
     __del__ = __exit__
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorate a function, also one with ``yield``, or a coroutine."""
+        if inspect.isclass(function) or inspect.isasyncgenfunction(function):
+            raise ArgumentError(
+                "a block of a setting decorates functions, also with yield, and coroutines, got "
+                f"{function!r}; use a with block inside"
+            )
+
+        @wraps(function)
+        def stepwise(*args: Any, **kwargs: Any) -> Any:
+            return self._steps(function(*args, **kwargs))
+
+        @wraps(function)
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            return await types.coroutine(stepwise)(*args, **kwargs)
+
+        if inspect.iscoroutinefunction(function):
+            return awaited
+        return stepwise if inspect.isgeneratorfunction(function) else super().__call__(function)
+
+    def _steps(self, body: Any) -> Generator[Any, Any, Any]:
+        """Run a generator or coroutine within the block, and what consumes it outside."""
+        resume, argument = body.send, None
+        while True:
+            try:
+                with self:
+                    item = resume(argument)
+            except StopIteration as stop:
+                return stop.value
+            try:
+                resume, argument = body.send, (yield item)
+            except GeneratorExit:
+                with self:
+                    body.close()
+                raise
+            except BaseException as error:
+                resume, argument = body.throw, error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -19,27 +20,20 @@ __all__ += ["logical_and", "logical_not", "logical_or", "logical_xor"]
 
 def add(a: Operand, b: Operand) -> Tensor:
     """a + b, elementwise with broadcasting."""
-    x, y, out = broadcast("add", a, b)
-    return record("add", out, (x, lambda g: sum_to(g, x.shape)), (y, lambda g: sum_to(g, y.shape)))
+    x, y, out, p, q = broadcast("add", a, b)
+    return record("add", out, (x, lambda g: sum_to(g, p)), (y, lambda g: sum_to(g, q)))
 
 
 def subtract(a: Operand, b: Operand) -> Tensor:
     """a - b, elementwise with broadcasting."""
-    x, y, out = broadcast("subtract", a, b)
-    return record(
-        "subtract", out, (x, lambda g: sum_to(g, x.shape)), (y, lambda g: sum_to(-g, y.shape))
-    )
+    x, y, out, p, q = broadcast("subtract", a, b)
+    return record("subtract", out, (x, lambda g: sum_to(g, p)), (y, lambda g: sum_to(-g, q)))
 
 
 def multiply(a: Operand, b: Operand) -> Tensor:
     """a · b, elementwise with broadcasting."""
-    x, y, out = broadcast("multiply", a, b)
-    return record(
-        "multiply",
-        out,
-        (x, lambda g: sum_to(g * y, x.shape)),
-        (y, lambda g: sum_to(g * x, y.shape)),
-    )
+    x, y, out, p, q = broadcast("multiply", a, b)
+    return record("multiply", out, (x, lambda g: sum_to(g * y, p)), (y, lambda g: sum_to(g * x, q)))
 
 
 def divide(a: Operand, b: Operand) -> Tensor:
@@ -47,38 +41,38 @@ def divide(a: Operand, b: Operand) -> Tensor:
     a, b = promote("divide", a, b)
     if all(not isinstance(part, Tensor) or part.dtype.kind != "f" for part in (a, b)):
         a, b = (part.astype("float32") if isinstance(part, Tensor) else part for part in (a, b))
-    x, y, out = broadcast("divide", a, b)
+    x, y, out, p, q = broadcast("divide", a, b)
     return record(
         "divide",
         out,
-        (x, lambda g: sum_to(g / y, x.shape)),
-        (y, lambda g: sum_to(-g * x / (y * y), y.shape)),
+        (x, lambda g: sum_to(g / y, p)),
+        (y, lambda g: sum_to(-g * x / (y * y), q)),
     )
 
 
 def power(a: Operand, b: Operand) -> Tensor:
     """a ** b, elementwise with broadcasting.
 
-    The gradient with respect to b is computed where a > 0, and 0 elsewhere.
+    The gradient with respect to a is 0 where a and b are 0. The gradient with respect to b is
+    computed where a > 0, and 0 elsewhere.
     """
-    x, y, out = broadcast("power", a, b)
+    x, y, out, p, q = broadcast("power", a, b)
 
     def base_vjp(grad: Tensor) -> Tensor:
-        if isinstance(y, (int, float)) and y == 0:
-            return grad * 0.0
-        return sum_to(grad * (y * power(x, y - 1)), x.shape)
+        if isinstance(y, Tensor):
+            exponent: Any = where(logical_and(x == 0, y == 0), 0.0, y - 1)
+        elif y:
+            exponent = y - 1
+        else:
+            return Tensor(grad.backend.xp.zeros_like(grad.data))
+        return sum_to(grad * (y * power(x, exponent)), p)
 
     def exponent_vjp(grad: Tensor) -> Tensor:
-        logarithm = log_where_positive(x) if isinstance(x, Tensor) else float(np.log(x))
-        return sum_to(grad * power(x, y) * logarithm, y.shape)
+        base: Any = where(x > 0, x, 1.0) if isinstance(x, Tensor) else x if x > 0 else 1.0
+        logarithm = base.log() if isinstance(base, Tensor) else math.log(base)
+        return sum_to(grad * power(base, y) * logarithm, q)
 
     return record("power", out, (x, base_vjp), (y, exponent_vjp))
-
-
-def log_where_positive(x: Tensor) -> Tensor:
-    """log(x) where x > 0, else 0."""
-    positive = x > 0
-    return where(positive, where(positive, x, 1.0).log(), 0.0)
 
 
 def negative(x: Operand) -> Tensor:
@@ -98,7 +92,7 @@ def minimum(a: Operand, b: Operand) -> Tensor:
 
 
 def _extreme(name: str, a: Operand, b: Operand, wins: Callable[[Any, Any], Any]) -> Tensor:
-    x, y, out = broadcast(name, a, b)
+    x, y, out, _, _ = broadcast(name, a, b)
 
     def vjp(grad: Tensor, own: Any, other: Any) -> Tensor:
         p, q = array_of(own), array_of(other)
@@ -123,11 +117,12 @@ def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
     except ValueError as error:
         shapes = [part.shape for part in (condition, *tensors)]
         raise ShapeError(f"where: shapes {shapes} do not broadcast") from error
+    p, q = (getattr(part, "shape", ()) for part in (x, y))
     return record(
         "where",
         out.astype(tensors[0].dtype, copy=False),
-        (x, lambda grad: sum_to(where(condition, grad, 0.0), x.shape)),
-        (y, lambda grad: sum_to(where(condition, 0.0, grad), y.shape)),
+        (x, lambda grad: sum_to(where(condition, grad, 0.0), p)),
+        (y, lambda grad: sum_to(where(condition, 0.0, grad), q)),
     )
 
 
@@ -135,7 +130,7 @@ def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
 
 
 def _compare(name: str, a: Operand, b: Operand) -> Tensor:
-    x, y, out = broadcast(name, a, b)
+    x, y, out, _, _ = broadcast(name, a, b)
     backend = x.backend if isinstance(x, Tensor) else y.backend
     return Tensor(backend.xp.asarray(out))
 

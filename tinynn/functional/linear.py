@@ -32,11 +32,12 @@ def matmul(a: Operand, b: Operand) -> Tensor:
         out = x.backend.matmul(x.data, y.data)
     except ValueError as error:
         raise ShapeError(f"matmul: leading axes do not broadcast: {x.shape}, {y.shape}") from error
+    p, q = x.shape, y.shape
     return record(
         "matmul",
         out,
-        (x, lambda grad: sum_to(matmul(grad, _transposed(y)), x.shape)),
-        (y, lambda grad: sum_to(matmul(_transposed(x), grad), y.shape)),
+        (x, lambda grad: sum_to(matmul(grad, _transposed(y)), p)),
+        (y, lambda grad: sum_to(matmul(_transposed(x), grad), q)),
     )
 
 
@@ -101,11 +102,9 @@ def einsum(subscripts: str, *tensors: Tensor) -> Tensor:
     out = operands[0].backend.xp.einsum(subscripts, *(tensor.data for tensor in operands))
 
     def vjp_for(position: int) -> Any:
-        others = [i for i in range(len(operands)) if i != position]
-        terms = ",".join([output, *(inputs[i] for i in others)])
-        return lambda grad: einsum(
-            f"{terms}->{inputs[position]}", grad, *(operands[i] for i in others)
-        )
+        others = [operand for i, operand in enumerate(operands) if i != position]
+        terms = ",".join([output, *(term for i, term in enumerate(inputs) if i != position)])
+        return lambda grad: einsum(f"{terms}->{inputs[position]}", grad, *others)
 
     return record("einsum", out, *((t, vjp_for(i)) for i, t in enumerate(operands)))
 

@@ -6,7 +6,13 @@ import math
 from collections.abc import Sequence
 
 from tinynn.arguments import integer, number
-from tinynn.autograd import Tensor, is_grad_enabled, record_jointly, record_with_output
+from tinynn.autograd import (
+    Tensor,
+    is_grad_enabled,
+    note_change,
+    record_jointly,
+    record_with_output,
+)
 from tinynn.backend import BatchNorm
 from tinynn.errors import ShapeError
 from tinynn.functional import elementwise
@@ -77,8 +83,10 @@ def batch_norm(
                 f"batch_norm in training needs more than one value per channel, got {x.shape}; "
                 "use a larger batch or model.eval()"
             )
-        update = training and running_mean is not None and running_var is not None
-        running = (array_of(running_mean), array_of(running_var)) if update else None
+        running = None
+        if training and running_mean is not None and running_var is not None:
+            running = running_mean.data, running_var.data
+            note_change(running_mean, running_var)
         norm = BatchNorm(array_of(weight), array_of(bias), running, momentum, eps, relu)
         return _batch_norm(x, weight, bias, norm)
     scale = (running_var + eps) ** -0.5

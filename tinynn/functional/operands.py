@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinynn.arguments import integer, is_sequence, native
-from tinynn.autograd import Axis, Tensor
+from tinynn.autograd import Axis, Tensor, is_grad_enabled
 from tinynn.backend import Array, backend_of
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, ShapeError
 from tinynn.precision import is_autocast, widen
@@ -21,8 +21,9 @@ def as_tensor(name: str, x: Any) -> Tensor:
         x = np.asarray(x, dtype="float32" if type(x) is float else None)
     if backend_of(x) is None:
         raise _not_a_tensor(name, x)
+    # a copy for the backward pass: the caller may write to the array before
     try:
-        return Tensor(native(x))
+        return Tensor(native(x.copy() if is_grad_enabled() and x.ndim else x))
     except ArgumentError as error:
         raise DtypeError(f"{name}: {error}") from error
 
@@ -42,18 +43,34 @@ def require_floating(name: str, x: Tensor) -> Tensor:
     return x
 
 
-def broadcast(name: str, a: Any, b: Any) -> tuple[Any, Any, Array]:
-    """Two operands after type promotion, and the backend's function ``name`` of their arrays."""
+Shape = tuple[int, ...]
+
+
+def broadcast(name: str, a: Any, b: Any) -> tuple[Any, Any, Array, Shape, Shape]:
+    """Two operands after type promotion, the backend's function ``name`` of their arrays, shapes.
+
+    A VJP that only needs the shape of an operand must not capture the operand: it would be an error
+    to change it in place before the backward pass.
+    """
     alike = isinstance(a, Tensor) and isinstance(b, Tensor) and a.backend is b.backend
     if not alike or a.data.dtype != b.data.dtype:
         a, b = promote(name, a, b)
     backend = a.backend if isinstance(a, Tensor) else b.backend
-    try:  # Python numbers have no ``data``
-        return a, b, backend.elementwise(name, getattr(a, "data", a), getattr(b, "data", b))
+    p, q = getattr(a, "data", a), getattr(b, "data", b)  # Python numbers have no ``data``
+    shapes = getattr(p, "shape", ()), getattr(q, "shape", ())
+    try:
+        return a, b, backend.elementwise(name, p, q), *shapes
     except ValueError as error:
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            raise ShapeError(f"{name}: shapes {a.shape} and {b.shape} do not broadcast") from error
-        raise
+        try:
+            np.broadcast_shapes(*shapes)
+        except ValueError:
+            text = f"{name}: shapes {shapes[0]} and {shapes[1]} do not broadcast"
+            raise ShapeError(text) from error
+        raise ArgumentError(f"{name} of {_kind(p)} and {_kind(q)}: {error}") from error
+
+
+def _kind(x: Any) -> str:
+    return str(getattr(x, "dtype", x))
 
 
 def promote(name: str, a: Any, b: Any) -> tuple[Any, Any]:

@@ -36,8 +36,8 @@ def max_pool2d(
     """
     require_floating("max_pool2d", x)
     window = pool_window("max_pool2d", x.shape, kernel_size, stride, padding, dilation, ceil_mode)
-    out, winner = x.backend.max_pool2d(x.data, window)
-    return record("max_pool2d", out, (x, lambda grad: scatter(grad, winner, window, x.shape)))
+    shape, (out, winner) = x.shape, x.backend.max_pool2d(x.data, window)
+    return record("max_pool2d", out, (x, lambda grad: scatter(grad, winner, window, shape)))
 
 
 def scatter(values: Tensor, winner: Array, window: Window, shape: tuple[int, ...]) -> Tensor:
@@ -79,8 +79,8 @@ def avg_pool2d(
 
 
 def _sum_pool(x: Tensor, window: Window) -> Tensor:
-    out = x.backend.sum_pool2d(x.data, window)
-    return record("sum_pool2d", out, (x, lambda grad: _sum_pool_adjoint(grad, window, x.shape)))
+    out, shape = x.backend.sum_pool2d(x.data, window), x.shape
+    return record("sum_pool2d", out, (x, lambda grad: _sum_pool_adjoint(grad, window, shape)))
 
 
 def _sum_pool_adjoint(grad_out: Tensor, window: Window, shape: tuple[int, ...]) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 from tinynn.arguments import exact_number
 from tinynn.autograd import Axis, Operand, Tensor, record, record_with_output
 from tinynn.errors import ShapeError
+from tinynn.functional.arithmetic import where
 from tinynn.functional.elementwise import exp, log, sqrt, square
 from tinynn.functional.operands import as_tensor, normal_axes, normal_axis
 from tinynn.functional.shape import broadcast_to
@@ -43,11 +44,11 @@ def _expand(x: Tensor, shape: tuple[int, ...], axes: tuple[int, ...], keepdims: 
 def sum(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The sum over the axes (default: all)."""
     x = as_tensor("sum", x)
-    axes = normal_axes("sum", axis, x.ndim)
+    axes, shape = normal_axes("sum", axis, x.ndim), x.shape
     return record(
         "sum",
         x.backend.sum(x.data, axes, keepdims),
-        (x, lambda grad: _expand(grad, x.shape, axes, keepdims)),
+        (x, lambda grad: _expand(grad, shape, axes, keepdims)),
     )
 
 
@@ -56,10 +57,11 @@ def mean(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     x, axes, count = _operand("mean", x, axis)
     if x.dtype.kind != "f":
         x = x.astype("float32")
+    shape = x.shape
     return record(
         "mean",
         x.backend.mean(x.data, axes, keepdims),
-        (x, lambda grad: _expand(_divided(grad, count), x.shape, axes, keepdims)),
+        (x, lambda grad: _expand(_divided(grad, count), shape, axes, keepdims)),
     )
 
 
@@ -93,8 +95,10 @@ def _center(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 @in_float32
 def std(x: Operand, axis: Axis = None, keepdims: bool = False, correction: float = 0) -> Tensor:
-    """The standard deviation √var; its gradient is infinite where all elements are equal."""
-    return sqrt(var(x, axis, keepdims, correction))
+    """The standard deviation √var; its gradient is 0 where all elements are equal."""
+    variance = var(x, axis, keepdims, correction)
+    equal = variance == 0
+    return where(equal, 0.0, sqrt(where(equal, 1.0, variance)))
 
 
 def max(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -109,14 +113,14 @@ def min(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 def _extreme(name: str, x: Operand, axis: Axis, keepdims: bool) -> Tensor:
     x, axes, _ = _operand(name, x, axis)
-    data, extreme = x.data, getattr(x.backend.xp, name)
+    extreme = getattr(x.backend.xp, name)
 
     def vjp(grad: Tensor) -> Tensor:
-        winners = data == extreme(data, axis=axes, keepdims=True)
+        winners = x.data == extreme(x.data, axis=axes, keepdims=True)
         shares = (winners / winners.sum(axis=axes, keepdims=True)).astype(grad.dtype)
         return _expand(grad, x.shape, axes, keepdims) * as_tensor(name, shares)
 
-    return record(name, extreme(data, axis=axes, keepdims=keepdims), (x, vjp))
+    return record(name, extreme(x.data, axis=axes, keepdims=keepdims), (x, vjp))
 
 
 @in_float32

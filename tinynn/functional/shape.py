@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tinynn.arguments import is_sequence, native, sizes
-from tinynn.autograd import Axis, Operand, Tensor, record
-from tinynn.errors import ArgumentError, ShapeError
+from tinynn.autograd import Axis, Operand, Tensor, is_grad_enabled, record
+from tinynn.errors import ArgumentError, InvalidIndexError, ShapeError
 from tinynn.functional.operands import as_tensor, check_same, normal_axes, normal_axis, sum_to
 
 __all__ = ["flatten", "flip", "permute", "reshape", "squeeze", "unsqueeze"]
@@ -29,7 +30,8 @@ def reshape(x: Operand, shape: Sequence[int] | int) -> Tensor:
         raise ShapeError(
             f"reshape: {x.shape} has {x.size} elements, which do not fit into {lengths}"
         ) from error
-    return record("reshape", out, (x, lambda grad: reshape(grad, x.shape)))
+    before = x.shape
+    return record("reshape", out, (x, lambda grad: reshape(grad, before)))
 
 
 def flatten(x: Operand, start_axis: int = 0) -> Tensor:
@@ -77,7 +79,8 @@ def broadcast_to(x: Operand, shape: tuple[int, ...]) -> Tensor:
         out = x.backend.xp.broadcast_to(x.data, shape)
     except ValueError as error:
         raise ShapeError(f"broadcast_to: {x.shape} does not broadcast to {shape}") from error
-    return record("broadcast_to", out, (x, lambda grad: sum_to(grad, x.shape)))
+    before = x.shape
+    return record("broadcast_to", out, (x, lambda grad: sum_to(grad, before)))
 
 
 def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
@@ -155,15 +158,16 @@ def index(x: Operand, key: Any) -> Tensor:
     The gradients of an element that is selected several times add up.
 
     Raises:
-        IndexError: If an index is out of range.
+        InvalidIndexError: If an index is out of range or of another type.
     """
     x = as_tensor("index", x)
-    key = _array_key(x, key)
+    shape = x.shape
     try:
+        key = array_key(x, key)
         out = x.backend.gather(x.data, key)
-    except IndexError as error:
-        raise IndexError(f"index of a tensor of shape {x.shape}: {error}") from None
-    return record("index", out, (x, lambda grad: _scatter_add(grad, x.shape, key)))
+    except (IndexError, TypeError, ValueError) as error:
+        raise InvalidIndexError(f"index of a tensor of shape {shape}: {error}") from None
+    return record("index", out, (x, lambda grad: _scatter_add(grad, shape, key)))
 
 
 def _scatter_add(values: Tensor, shape: tuple[int, ...], key: Any) -> Tensor:
@@ -172,18 +176,24 @@ def _scatter_add(values: Tensor, shape: tuple[int, ...], key: Any) -> Tensor:
     return record("scatter_add", out, (values, lambda grad: index(grad, key)))
 
 
-def _array_key(x: Tensor, key: Any) -> Any:
-    """The key with tensors, lists and NumPy arrays converted to arrays on the tensor's device."""
-    if isinstance(key, tuple):
-        return tuple(_array_key(x, part) for part in key)
+def array_key(x: Tensor, key: Any) -> Any:
+    """The key with tensors and sequences as arrays on the tensor's device, one for each axis.
+
+    Arrays are copied for a backward pass: the caller may write to them before.
+    """
+    if isinstance(key, tuple):  # one part for each axis; within it, any sequence is an array
+        return tuple([array_key(x, list(k) if isinstance(k, tuple) else k) for k in key])
     if isinstance(key, Tensor):
         check_same("index", x, key, floating=False)
-        return key.data
-    if isinstance(key, list):
-        key = np.asarray(key, dtype=None if key else np.int64)
-    if isinstance(key, np.ndarray):
-        return x.backend.from_host(native(key))
-    return key
+        key = key.data
+    elif isinstance(key, (list, range, np.ndarray)):
+        key = np.asarray(key, dtype=None if len(np.shape(key)) != 1 or len(key) else np.int64)
+        key = x.backend.from_host(native(key))
+    elif key is None or key is Ellipsis or isinstance(key, (slice, int, np.generic)):
+        return key
+    else:
+        return operator.index(key)
+    return key.copy() if x.requires_grad and is_grad_enabled() else key
 
 
 def _several(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinynn.arguments import integer, number, sizes
-from tinynn.autograd import Tensor
+from tinynn.autograd import Tensor, note_change
 from tinynn.backend import Array, default_backend
 from tinynn.errors import ArgumentError, FileFormatError, ShapeError
 from tinynn.nn.module import Parameter
@@ -74,6 +74,7 @@ def ones_(tensor: Tensor) -> None:
 def constant_(tensor: Tensor, value: float) -> None:
     """Fill with ``value``."""
     tensor.backend.xp.copyto(tensor.data, number("constant_: value", value, ends="[]"))
+    note_change(tensor)
 
 
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> None:
@@ -170,3 +171,4 @@ def _fill(tensor: Tensor, draw: Callable[[], np.ndarray[Any, Any]]) -> None:
     """Write random values, unless initialization is skipped."""
     if _allowance.get() is None:
         tensor.data[...] = tensor.backend.from_host(draw().astype(tensor.dtype))
+        note_change(tensor)

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from tinynn.autograd import Tensor
+from tinynn.autograd import Tensor, note_change, share_changes
 from tinynn.backend import Array, backend_of, get_backend, tracing
 from tinynn.errors import ArgumentError, DtypeError, FileFormatError, TinynnError
 from tinynn.scoped import Scoped
@@ -35,6 +35,9 @@ class Parameter(Tensor):
 
     def __init__(self, data: Array | Tensor, requires_grad: bool = True) -> None:
         super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
+        self.is_state = True
+        if isinstance(data, Tensor):
+            share_changes(self, data)
 
 
 class Module:
@@ -166,6 +169,7 @@ class Module:
             for name, value in list(vars(module).items()):
                 for inner, tensor in _found_in(name, value, Tensor):
                     if isinstance(tensor, Parameter) or not name.startswith("_"):
+                        tensor.is_state = True
                         yield f"{path}.{inner}" if path else inner, tensor
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
@@ -226,6 +230,7 @@ class Module:
             )
         for path, array in arrays.items():
             own[path].data[...] = own[path].backend.from_host(array)
+        note_change(*(own[path] for path in arrays))
 
     @property
     def training(self) -> bool:
@@ -280,6 +285,7 @@ class Module:
                 tensor.data = backend.from_host(tensor.numpy())
                 tensor.backend = backend
                 tensor.grad = None if tensor.grad is None else tensor.grad.to(device)
+                note_change(tensor)
         return self
 
     def astype(self, dtype: Any) -> Self:
@@ -289,6 +295,7 @@ class Module:
         for _, tensor in self._named_tensors():
             if tensor.dtype.kind == "f":
                 tensor.data, tensor.grad = tensor.backend.xp.asarray(tensor.data, dtype), None
+                note_change(tensor)
         return self
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tinynn.arguments import number
-from tinynn.autograd import Tensor
+from tinynn.autograd import Tensor, note_change
 from tinynn.backend import Array, Backend, tracing
 from tinynn.backend.formula import Trace
 from tinynn.errors import ArgumentError, FileFormatError, GradientError, ShapeError
@@ -129,6 +129,7 @@ class Optimizer:
         grads = [tensor.grad.data for tensor in tensors if tensor.grad is not None]
         states = ([self.state[path][name] for path in paths] for name in names)
         backend.update(formula, [[tensor.data for tensor in tensors], grads, *states], skip)
+        note_change(*tensors)
 
     def init_single(self, parameter: Tensor) -> State:
         """The arrays by name that the formula keeps for one parameter: none, unless overridden.

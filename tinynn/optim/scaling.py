@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.autograd import Tensor
+from tinynn.autograd import Tensor, note_change
 from tinynn.errors import ArgumentError, DeviceError, FileFormatError, GradientError
 from tinynn.optim.clipping import clip_grad_norm
 from tinynn.optim.optimizer import Optimizer
@@ -85,6 +85,7 @@ class LossScaler:
         grads = [tensor.grad.data for tensor in tensors if tensor.grad is not None]
         for dtype in {grad.dtype: None for grad in grads}:
             backend.unscale([grad for grad in grads if grad.dtype == dtype], inverse, found)
+        note_change(*(tensor.grad for tensor in tensors if tensor.grad is not None))
         if max_norm is not None:
             clip_grad_norm(optimizer.parameters, max_norm)
         optimizer.step(skip=found)
