@@ -11,6 +11,7 @@ import numpy as np
 
 from tinynn.arguments import is_sequence, native, sizes
 from tinynn.autograd import Axis, Operand, Tensor, is_grad_enabled, record
+from tinynn.backend import backend_of
 from tinynn.errors import ArgumentError, InvalidIndexError, ShapeError
 from tinynn.functional.operands import as_tensor, check_same, normal_axes, normal_axis, sum_to
 
@@ -191,7 +192,7 @@ def array_key(x: Tensor, key: Any) -> Any:
         key = x.backend.from_host(native(key))
     elif key is None or key is Ellipsis or isinstance(key, (slice, int, np.generic)):
         return key
-    else:
+    elif backend_of(key) is None:
         return operator.index(key)
     return key.copy() if x.requires_grad and is_grad_enabled() else key
 
