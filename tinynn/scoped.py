@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Generator
-from contextlib import ContextDecorator
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Generic, TypeVar
@@ -34,7 +33,7 @@ class Scoped(Generic[T]):
         return Block(self, inside)
 
 
-class Block(ContextDecorator, Generic[T]):
+class Block(Generic[T]):
     """A context in which a setting has another value; one object may be entered several times.
 
     An interrupt (Ctrl-C) leaves no block behind. If it is raised inside ``__enter__``, the block is
@@ -69,9 +68,14 @@ class Block(ContextDecorator, Generic[T]):
         """Decorate a function, also one with ``yield``, or a coroutine."""
         if inspect.isclass(function) or inspect.isasyncgenfunction(function):
             raise ArgumentError(
-                "a block of a setting decorates functions, also with yield, and coroutines, got "
+                "no_grad and the like decorate functions, also with yield, and coroutines, got "
                 f"{function!r}; use a with block inside"
             )
+
+        @wraps(function)
+        def decorated(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
 
         @wraps(function)
         def stepwise(*args: Any, **kwargs: Any) -> Any:
@@ -83,7 +87,7 @@ class Block(ContextDecorator, Generic[T]):
 
         if inspect.iscoroutinefunction(function):
             return awaited
-        return stepwise if inspect.isgeneratorfunction(function) else super().__call__(function)
+        return stepwise if inspect.isgeneratorfunction(function) else decorated
 
     def _steps(self, body: Any) -> Generator[Any, Any, Any]:
         """Run a generator or coroutine within the block, and what consumes it outside."""
