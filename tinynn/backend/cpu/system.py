@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 _CGROUP = Path("/sys/fs/cgroup")
+_QUOTA = "cpu.cfs_quota_us"
+_MEMORY_FILES = (  # limits, usage and the prefix of counts of descendants in memory.stat
+    (("memory.max", "memory.high"), "memory.current", ""),
+    (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_"),
+)
 
 
 def describe_cpu() -> tuple[str, int, int | None, tuple[str, ...]]:
@@ -28,25 +34,16 @@ def usable_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    return max(1, round(min(cores, cpu_quota(_CGROUP, _own_group()))))
+    return max(1, round(min(cores, cpu_quota(_CGROUP, *_own_groups("cpu")))))
 
 
-def _own_group() -> str:
-    """The cgroup of this process as a path below the root of the hierarchy (version 2)."""
-    lines = _lines(Path("/proc/self/cgroup"))
-    return next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
-
-
-def cpu_quota(root: Path, group: str) -> float:
+def cpu_quota(root: Path, *groups: str) -> float:
     """Cores that cgroups grant (Linux, versions 1 and 2); infinite without a quota.
 
     A group never has more than its ancestors.
     """
-    least = math.inf
-    parts = [part for part in group.split("/") if part]
-    for depth in range(len(parts) + 1):
-        least = min(least, _quota(root.joinpath(*parts[:depth], "cpu.max")))
-    return min(least, _quota(root / "cpu" / "cpu.cfs_quota_us"))
+    folders = _with_ancestors(root, "cpu", groups)
+    return min(_quota(folder / name) for folder in folders for name in ("cpu.max", _QUOTA))
 
 
 def _quota(file: Path) -> float:
@@ -55,6 +52,26 @@ def _quota(file: Path) -> float:
     if len(values) == 1:
         values += _numbers(file.with_name("cpu.cfs_period_us"))
     return values[0] / values[1] if len(values) == 2 and min(values) > 0 else math.inf
+
+
+def _own_groups(controller: str) -> list[str]:
+    """The cgroups of this process, as paths in the hierarchies of version 2 and the controller."""
+    lines = [line.split(":", 2) for line in _lines(Path("/proc/self/cgroup"))]
+    return [path for _, names, path in lines if not names or controller in names.split(",")]
+
+
+def _with_ancestors(root: Path, controller: str, groups: Sequence[str]) -> list[Path]:
+    """The folders of these cgroups and of all groups above them, which limit them, too."""
+    version_1 = [path for path in root.glob("*") if controller in path.name.split(",")]
+    found = []
+    for base in (root, root / "unified", *version_1):
+        for group in groups or ("",):
+            parts = [part for part in group.split("/") if part not in ("", "..")]
+            # a container may see its own group as the root, and the path from the host's root
+            while parts and not (base / parts[0]).is_dir():
+                del parts[0]
+            found += [base.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+    return found
 
 
 def _numbers(*files: Path) -> list[int]:
@@ -68,14 +85,15 @@ def _numbers(*files: Path) -> list[int]:
 def _lines(file: Path) -> list[str]:
     """The lines of a file of the Linux kernel; none if it does not exist."""
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
 
 
 def available_memory() -> int:
-    """Bytes available for new arrays, limited by the machine and by the cgroup."""
-    return min(_machine_memory(Path("/proc/meminfo")), _group_memory(_CGROUP))
+    """Bytes available for new arrays, limited by the machine and by the cgroups."""
+    groups = _own_groups("memory")
+    return min(_machine_memory(Path("/proc/meminfo")), group_memory(_CGROUP, *groups))
 
 
 def _machine_memory(file: Path) -> int:
@@ -92,14 +110,19 @@ def _physical_memory() -> int | None:
         return None
 
 
-def _group_memory(root: Path) -> int:
-    """Limit minus usage (cgroup versions 2 and 1); practically infinite without a limit."""
-    files = (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    )
-    for names in files:
-        values = _numbers(*(root / name for name in names))
-        if len(values) == 2:
-            return max(0, values[0] - values[1])
-    return 1 << 62
+def group_memory(root: Path, *groups: str) -> int:
+    """Bytes that cgroups grant beyond what they use (versions 1 and 2); huge without a limit.
+
+    The kernel frees cached contents of files when a group reaches its limit.
+    """
+    free = [1 << 62]
+    for folder in _with_ancestors(root, "memory", groups):
+        for limits, usage, prefix in _MEMORY_FILES:
+            most = [number for name in limits for number in _numbers(folder / name)]
+            used = _numbers(folder / usage)
+            if most and used:
+                counts = [line.split() for line in _lines(folder / "memory.stat")]
+                cached = (f"{prefix}inactive_file", f"{prefix}active_file")
+                freed = sum(int(words[1]) for words in counts if words[0] in cached)
+                free.append(max(0, min(most) - used[0] + freed))
+    return min(free)
