@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import re
 import sys
+import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from tinynn import messages
 from tinynn.errors import ArgumentError, FileFormatError, Interrupted, StorageError, TinynnError
 from tinynn.files import Arrays, FilePath, safetensors_content
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
-from tinynn.training.packing import capture, unpack
+from tinynn.training.packing import capture, equal, unpack
 from tinynn.training.store import Store, open_store
 
 __all__ = ["EXIT_CODE", "Checkpoints"]
@@ -23,7 +24,12 @@ __all__ = ["EXIT_CODE", "Checkpoints"]
 EXIT_CODE = 75
 """The exit code of a program after Interrupted: EX_TEMPFAIL of sysexits.h, "try again"."""
 
-_NAME = re.compile(r"step-(\d{12})\.safetensors")
+_NAME = re.compile(r"step-(\d{12})(?:\.branch-(\d{1,9}))?\.safetensors")
+_MOST_STEPS = 10**12  # as many digits as a name has
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_WAIT_FOR_OWNER = 30.0  # seconds for another process to write its last checkpoint
+_WAIT_WHEN_STOPPED = 90.0  # seconds after a signal; a spot instance is reclaimed after 120
+_WAIT_AT_LEAST = 15.0  # seconds, if a step took so long
 
 
 class Part(Protocol):
@@ -42,18 +48,22 @@ class Checkpoints:
     A checkpoint is a snapshot, written by a background thread: atomically, durably, with a checksum
     per tensor. The last ``keep`` are kept. A snapshot takes as much memory again as the state.
 
-    As a context manager it installs signal handlers: after SIGTERM or Ctrl-C the training stops
-    after the current step, writes a checkpoint and raises :class:`Interrupted`. A program should
-    then exit with ``EXIT_CODE``, 75.
+    As a context manager it installs signal handlers: after SIGTERM, SIGHUP or Ctrl-C the training
+    stops after the current step, writes a checkpoint and raises :class:`Interrupted`. A program
+    should then exit with ``EXIT_CODE``, 75. It also locks the folder: another process is refused,
+    with a message that names the owner. After the ``with`` block, or ``fit``, the object can be
+    used again: it resumes from the newest checkpoint, as a new one would.
 
     Args:
-        place: A folder or an fsspec URL ("s3://bucket/run").
+        place: A folder, in which ~ is home, or an fsspec URL ("s3://bucket/run").
         every: Seconds between two checkpoints.
         keep: How many checkpoints are kept.
         resume: "auto" resumes from the newest intact checkpoint and starts from scratch if there is
             none; a damaged one is reported and the previous one is used. "never" raises an error if
-            there is a checkpoint. Otherwise the name of the checkpoint.
-        config: JSON data of your own that must be equal on resume; the error names the differences.
+            there is a checkpoint. Otherwise the name of the checkpoint; later ones are left alone,
+            and "auto" then continues from here.
+        config: JSON data and arrays of your own that must be equal on resume; the error names the
+            differences.
         watch_spot: Treat the two-minute preemption notice of an AWS spot instance like SIGTERM.
 
     Attributes:
@@ -61,7 +71,7 @@ class Checkpoints:
         resumed_from: The name of the checkpoint that was resumed from, or None.
 
     Raises:
-        StorageError: The location cannot be read or written.
+        StorageError: The location cannot be read or written, or is in use by another process.
         FileFormatError: No checkpoint is intact, or it belongs to another run.
 
     Example:
@@ -90,18 +100,20 @@ class Checkpoints:
             )
         self.every, self.keep, self.watch_spot = every, keep, watch_spot
         self.config = dict(config or {})
+        next(safetensors_content(*capture(self.config)))  # ArgumentError if it cannot be stored
         self.steps = 0
         self.resumed_from: str | None = None
         self._store: Store = open_store(place)
         self._parts: dict[str, Part] = {}
         self._saved: dict[str, Any] = {}  # states of parts that are not tracked yet
         self._stop = StopRequest()
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="tinynn-checkpoint")
         self._writing: Future[None] | None = None
+        self._intact: str | None = None  # the last checkpoint that was read or written
+        self._unsaved = True  # whether there is something to save at the end
         self._depth = 0
+        self._used = False  # whether a ``with`` block or ``fit`` has ended
         self._stack = ExitStack()
         self._resume(resume)
-        self._last = time.monotonic()
 
     # -- what is saved ------------------------------------------------------------------------
 
@@ -111,6 +123,8 @@ class Checkpoints:
         Raises:
             FileFormatError: A saved state does not fit its part.
         """
+        self._reopen_if_used()
+        self._unsaved = True
         for name, part in parts.items():
             if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
                 raise ArgumentError(f"cannot track {name}: no state_dict() in {part!r:.60}")
@@ -118,12 +132,20 @@ class Checkpoints:
             if name not in self._saved:
                 continue
             try:
-                part.load_state_dict(self._saved.pop(name))
-            except (TinynnError, LookupError, TypeError, ValueError, AttributeError) as error:
+                part.load_state_dict(self._saved[name])
+            except (
+                TinynnError,
+                LookupError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                ArithmeticError,
+            ) as error:
                 raise FileFormatError(
                     f"cannot resume from {self._path(self.resumed_from)}: {name} does not fit "
                     f"({type(error).__name__}: {error})"
                 ) from error
+            del self._saved[name]
 
     # -- when ---------------------------------------------------------------------------------
 
@@ -134,67 +156,112 @@ class Checkpoints:
             Interrupted: After a last checkpoint, if a signal or a preemption notice has come.
         """
         self.steps += 1
+        self._unsaved = True
         self.save_if_due()
 
     def save_if_due(self) -> None:
         """Like ``after_step`` without a step: after validation, for example."""
         if self._stop.reason is not None:
-            self.save()
-            ended = f"{self._stop.reason}: ended after step {self.steps}"
-            path = self._path(self._name())
-            raise Interrupted(f"{ended}; {path} is written, resume continues from there")
+            self._save_and_interrupt()
         if self._writing is not None and self._writing.done():
-            self._finish_writing(report=True)
+            with _reported():
+                self._finish_writing()
         if self._writing is None and time.monotonic() - self._last >= self.every:
-            self._start_writing()
+            with _reported():
+                self._start_writing()
 
     def save(self) -> None:
         """Save now, and wait until it is written; StorageError if that fails."""
+        with _reported():
+            self._finish_writing()
         self._start_writing()
         self._finish_writing()
 
     def save_at_end(self) -> None:
-        """Save now and wait, but only report a failure, so that the result is not lost."""
-        self._start_writing()
-        self._finish_writing(report=True)
+        """Save now and wait, but only report a failure, so that the result is not lost.
+
+        At the end of a ``with`` block nothing is saved again, unless there were steps in between.
+        """
+        with _reported():
+            self.save()
+            self._unsaved = False
+
+    def _save_and_interrupt(self) -> None:
+        if self._unsaved:
+            self.save()
+        ended = f"{self._stop.reason}: ended after step {self.steps}"
+        path = self._path(self._name())
+        raise Interrupted(f"{ended}; {path} is written, resume continues from there")
 
     def _start_writing(self) -> None:
-        """Take a snapshot of all states and write it in the background, after the last one."""
-        self._finish_writing(report=True)
+        """Take a snapshot of all states and write it in the background."""
         if self._saved:
             raise FileFormatError(
                 f"{self._path(self.resumed_from)} contains {', '.join(sorted(self._saved))}, which "
                 "is not tracked here: track() it, or use another location"
             )
+        self._last = time.monotonic()
         parts = {name: part.state_dict() for name, part in self._parts.items()}
         state = {"steps": self.steps, "config": self.config, "versions": _versions()}
-        content = capture({**state, "parts": parts})
-        self._writing = self._writer.submit(self._write, self._name(), *content)
-        self._last = time.monotonic()
+        try:
+            arrays, metadata = capture({**state, "parts": parts})
+        except MemoryError as error:
+            raise StorageError(f"no memory for a copy of the state: {error}") from error
+        name = self._name()
+        self._writing = _in_background(lambda: self._write(name, arrays, metadata))
 
     def _write(self, name: str, arrays: Arrays, metadata: dict[str, str]) -> None:
-        self._store.write(name, safetensors_content(arrays, metadata))
-        # later checkpoints are damaged, or the run was resumed before them: they do not count
-        until_now = [other for other in self._names() if other <= name]
-        for old in until_now[: -self.keep]:
-            self._store.delete(old)
+        with self._store.locked():
+            while True:
+                try:
+                    self._store.write(name, safetensors_content(arrays, metadata))
+                    break
+                except StorageError as error:
+                    if not self._give_up_oldest(name, error):
+                        raise
+            self._intact = name
+            # later checkpoints are damaged, or the run was resumed before them: they do not count
+            for old in self._until(name)[: -self.keep]:
+                self._store.delete(old)
 
-    def _finish_writing(self, report: bool = False) -> None:
-        """Wait for the background thread; raise its failure, or report it and continue."""
+    def _give_up_oldest(self, name: str, error: StorageError) -> bool:
+        """If there is no space left, delete a checkpoint, but not the last intact one."""
+        cause = error.__cause__
+        if not (isinstance(cause, OSError) and cause.errno in _NO_SPACE):
+            return False
+        others = [old for old in self._until(name) if old not in (name, self._intact)]
+        if others:
+            say(f"{error}; deleting {others[0]}, the oldest")
+            self._store.delete(others[0])
+        return bool(others)
+
+    def _until(self, name: str) -> list[str]:
+        """The existing checkpoints up to this one, the oldest first."""
+        return [other for other in self._names() if _order(other) <= _order(name)]
+
+    def _finish_writing(self) -> None:
+        """Wait for the background thread; StorageError if it failed.
+
+        After a request to stop it waits for a limited time: a server may never answer.
+        """
         writing, self._writing = self._writing, None
-        try:
-            if writing is not None:
+        began = time.monotonic()
+        while writing is not None:
+            if wait([writing], timeout=0.5).done:
                 writing.result()
-        except StorageError as error:
-            if not report:
-                raise
-            say(f"NOT SAVED, continuing: {error}")
+                return
+            last = max(self._stop.since + _WAIT_WHEN_STOPPED, began + _WAIT_AT_LEAST)
+            if self._stop.reason is not None and time.monotonic() > last:
+                text = f"no answer in the {_WAIT_WHEN_STOPPED:.0f} s after {self._stop.reason}"
+                raise StorageError(f"cannot write to {self._store.location}: {text}")
 
     # -- resuming -----------------------------------------------------------------------------
 
     def _resume(self, resume: str) -> None:
         """Read the checkpoint to resume from, if there is one."""
-        names = self._names()
+        self._last = time.monotonic()
+        self._resumes, self._listed = resume, self._names()
+        names = self._listed
         if resume == "never" and names:
             raise ArgumentError(
                 f"{self._store.location} already contains checkpoints, the last is {names[-1]}: "
@@ -202,27 +269,36 @@ class Checkpoints:
             )
         if resume not in ("auto", "never"):
             names = [resume]
+        self.steps, self._saved, self.resumed_from = 0, {}, None
         state = self._newest_intact(names)
+        self._intact = self.resumed_from
+        self._branch = self._branch_after(self.resumed_from)
         if state is None:
             return
         path = self._path(self.resumed_from)
-        try:
-            self.steps, self._saved = int(state["steps"]), dict(state["parts"])
-            config, versions = dict(state["config"]), dict(state["versions"])
-        except (LookupError, TypeError, ValueError) as error:
-            raise FileFormatError(f"{path} has a damaged header: {error}") from error
-        self._check_config(config)
+        self.steps, self._saved = state["steps"], dict(state["parts"])
+        self._check_config(state["config"])
         say(f"resuming from {path}, step {self.steps}")
+        versions = state["versions"]
         other = {k: v for k, v in versions.items() if v != _versions().get(k, v)}
         if other:
             was = ", ".join(f"{name} {version}" for name, version in sorted(other.items()))
             say(f"it was saved with {was}: from here on, results may differ in the last bits")
 
+    def _reopen_if_used(self) -> None:
+        """Begin again as a new object would, from the newest checkpoint."""
+        if self._used:
+            self._used, self._stop = False, StopRequest()
+            self._parts.clear()
+            has_written = self._intact != self.resumed_from
+            self._resume("auto" if has_written else self._resumes)
+
     def _newest_intact(self, names: list[str]) -> dict[str, Any] | None:
         for name in reversed(names):
+            path = self._path(name)
             try:
-                state = unpack(self._store.read(name), self._path(name))
-            except FileFormatError as error:
+                state = _checked(unpack(self._store.read(name), path), path)
+            except (FileFormatError, StorageError) as error:
                 if name == names[0]:
                     raise
                 say(f"{error}; trying the previous one")
@@ -231,12 +307,25 @@ class Checkpoints:
                 return state
         return None
 
+    def _branch_after(self, name: str | None) -> int:
+        """The number of the branch that begins here: a new one if later checkpoints exist.
+
+        So "auto" does not return to checkpoints before which the run was resumed by name.
+        """
+        newest = _order(self._listed[-1])[0] if self._listed else 1
+        if name is None or not _NAME.fullmatch(name):
+            return newest
+        by_name = self._resumes == name
+        return newest + 1 if by_name and name != self._listed[-1] else _order(name)[0]
+
     def _check_config(self, config: dict[str, Any]) -> None:
-        _, metadata = capture(self.config)
-        own = json.loads(metadata["state"])  # as a file returns it: tuples are lists
-        differing = sorted(k for k in {*config, *own} if config.get(k) != own.get(k))
+        own = self.config
+        keys = sorted({*config, *own})
+        differing = [key for key in keys if not equal(config.get(key), own.get(key))]
         if differing:
-            changes = "; ".join(f"{k} was {config.get(k)!r}, is {own.get(k)!r}" for k in differing)
+            changes = "; ".join(
+                f"{k} was {config.get(k)!r:.200}, is {own.get(k)!r:.200}" for k in differing
+            )
             raise FileFormatError(
                 f"{self._path(self.resumed_from)} belongs to another run: {changes}. Use the "
                 "options of that run, or another location"
@@ -246,10 +335,11 @@ class Checkpoints:
 
     def _names(self) -> list[str]:
         """The existing checkpoints, the oldest first."""
-        return [name for name in self._store.names() if _NAME.fullmatch(name)]
+        return sorted(filter(_NAME.fullmatch, self._store.names()), key=_order)
 
     def _name(self) -> str:
-        return f"step-{self.steps:012d}.safetensors"
+        branch = f".branch-{self._branch}" if self._branch > 1 else ""
+        return f"step-{self.steps:012d}{branch}.safetensors"
 
     def _path(self, name: str | None) -> str:
         return f"{self._store.location}/{name}"
@@ -257,24 +347,80 @@ class Checkpoints:
     # -- as a context manager -----------------------------------------------------------------
 
     def __enter__(self) -> Checkpoints:
+        if self._depth == 0:
+            self._reopen_if_used()
+            with ExitStack() as stack:
+                self._store.wait(_WAIT_FOR_OWNER, say)
+                stack.enter_context(self._store.locked())
+                if not self._parts and self._names() != self._listed:  # by another process
+                    self._resume(self._resumes)
+                stack.enter_context(stop_on_signals(self._stop))
+                if self.watch_spot:
+                    stack.enter_context(stop_on_spot_notice(self._stop, say))
+                self._stack = stack.pop_all()
         self._depth += 1
-        if self._depth == 1:
-            self._stack.enter_context(stop_on_signals(self._stop))
-            if self.watch_spot:
-                self._stack.enter_context(stop_on_spot_notice(self._stop, say))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._depth -= 1
         if self._depth:
             return
+        self._used = True
         with self._stack:  # at its end the signal handlers are restored
             if kind is not KeyboardInterrupt:  # a second Ctrl-C: do not wait
-                self._finish_writing(report=True)
+                with _reported():
+                    self._finish_writing()
             if kind is None and self._parts:
                 if self._stop.reason is not None:
-                    self.save_if_due()
-                self.save_at_end()
+                    self._save_and_interrupt()
+                if self._unsaved:
+                    self.save_at_end()
+
+
+def _order(name: str) -> tuple[int, int]:
+    """The branch and the step of a checkpoint: the order in which they are written."""
+    step, branch = _NAME.findall(name)[0]
+    return int(branch or 1), int(step)
+
+
+def _checked(state: dict[str, Any], path: str) -> dict[str, Any]:
+    """The state in a checkpoint; FileFormatError if its entries are damaged."""
+    steps = state.get("steps")
+    if type(steps) is not int or not 0 <= steps < _MOST_STEPS:
+        raise FileFormatError(f"{path} has a damaged header: steps is {steps!r:.40}")
+    for key in ("parts", "config", "versions"):
+        if not isinstance(state.get(key), dict):
+            raise FileFormatError(f"{path} has a damaged header: {key} is no object")
+    return state
+
+
+def _in_background(work: Callable[[], None]) -> Future[None]:
+    """Start ``work`` in a thread, which a program that ends does not wait for."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+            future.set_result(None)
+        except StorageError as error:
+            future.set_exception(error)
+        except BaseException as error:  # CancelledError of asyncio, for example
+            future.set_exception(StorageError(f"cannot save: {type(error).__name__}: {error}"))
+
+    try:
+        threading.Thread(target=run, name="tinynn-checkpoint", daemon=True).start()
+    except RuntimeError:  # no more threads
+        run()
+    return future
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Report that nothing is saved, and continue."""
+    try:
+        yield
+    except StorageError as error:
+        say(f"NOT SAVED, continuing: {error}")
 
 
 def say(text: str) -> None:

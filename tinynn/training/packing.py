@@ -65,3 +65,13 @@ def unpack(content: bytes, name: str) -> dict[str, Any]:
         return arrays[value[_TENSOR]] if value.keys() == {_TENSOR} else value
 
     return files.json_object(metadata["state"], name, decode)
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two states are equal once they are stored; NaN equals NaN."""
+    (arrays, first), (others, second) = capture({"": one}), capture({"": other})
+    states = [json.loads(metadata["state"]) for metadata in (first, second)]
+    return (first == second or states[0] == states[1]) and all(
+        np.array_equal(array, others[name], equal_nan=array.dtype.kind in "fc")
+        for name, array in arrays.items()
+    )

@@ -8,13 +8,15 @@ file systems by a move on the server.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from tinynn.errors import StorageError
 from tinynn.files import Content, FilePath, write_atomically, write_into
+from tinynn.training.lock import lock_of
 
 _PROBE = ".tinynn-can-write-here"
 _PART_BYTES = 5 << 20  # of a multipart upload: the least that S3 allows, as it is held in memory
@@ -23,67 +25,113 @@ _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "memory"}  # whose uploads fsspec ca
 
 def open_store(location: FilePath) -> Folder | Remote:
     """The store at a path or a URL; StorageError if it is not writable."""
-    text = os.fspath(location).removeprefix("file://")
+    text = os.fsdecode(location).removeprefix("file://")
+    if re.match(r"[a-z][a-z0-9+]+:/[^/]", text):
+        raise StorageError(f"{text} is a URL that has become a path: pass it as a string")
     store = Remote(text) if "://" in text else Folder(text)
-    store.write(_PROBE, b"")
-    store.delete(_PROBE)
+    store.check()
     return store
 
 
 class Folder:
-    """A local folder, created if necessary."""
+    """A local folder, created if necessary.
+
+    The path is absolute, so that a program can change its working directory; ~ is home.
+    """
 
     def __init__(self, location: str) -> None:
-        self.location = location
         with _failing(f"cannot make the folder {location}"):
-            Path(location).mkdir(parents=True, exist_ok=True)
-            for unfinished in Path(location).glob(".step-*.safetensors.*"):  # the writer was killed
-                unfinished.unlink(missing_ok=True)
+            self._path = Path(location).expanduser().absolute()
+            self._path.mkdir(parents=True, exist_ok=True)
+        self.location = str(self._path)
+        self._lock = lock_of(self._path)
+        with suppress(StorageError), self.locked():
+            pass  # removes what a killed process has left
+
+    def check(self) -> None:
+        """StorageError if nothing can be written."""
+        with _failing(f"cannot write {self.location}"):
+            write_atomically(self._path / _PROBE, b"")
+            (self._path / _PROBE).unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing; StorageError if one of them does."""
+        with ExitStack() as stack:
+            with _failing(f"cannot lock {self.location}"):
+                stack.enter_context(self._lock.held(on_first=self._remove_unfinished))
+            yield
+
+    def wait(self, seconds: float, say: Callable[[str], None]) -> None:
+        """Wait until another process that writes here has ended."""
+        with _failing(f"cannot lock {self.location}"):
+            self._lock.wait(seconds, say)
+
+    def _remove_unfinished(self) -> None:
+        """Remove temporary files whose writer was killed."""
+        for unfinished in self._path.glob(".step-*.safetensors.*"):
+            with suppress(OSError):
+                unfinished.unlink()
 
     def names(self) -> list[str]:
         """The existing files, sorted; none if the location does not exist."""
         with _failing(f"cannot list {self.location}"):
-            return sorted(path.name for path in Path(self.location).iterdir() if path.is_file())
+            return sorted(path.name for path in self._path.iterdir() if path.is_file())
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
         with _failing(f"cannot read {self.location}/{name}"):
-            return Path(self.location, name).read_bytes()
+            return (self._path / name).read_bytes()
 
     def write(self, name: str, content: Content) -> None:
         """Create or replace a file, atomically."""
-        with _failing(f"cannot write {self.location}/{name}"):
-            write_atomically(Path(self.location, name), content)
+        with self.locked(), _failing(f"cannot write {self.location}/{name}"):
+            write_atomically(self._path / name, content)
 
     def delete(self, name: str) -> None:
         """Remove a file."""
         with _failing(f"cannot delete {self.location}/{name}"):
-            Path(self.location, name).unlink(missing_ok=True)
+            (self._path / name).unlink(missing_ok=True)
 
 
 class Remote:
     """A URL, opened by fsspec and the package for its protocol."""
 
     def __init__(self, location: str) -> None:
-        self.location = location.rstrip("/")
+        secret = re.search(r"(?<=://)([^/@]*|[^/@:]*:.*)(?=@)|(?<=[?]).*", location)
+        self._secret = secret[0] if secret else ""  # a password or token, not for messages
+        self.location = _hidden(location.rstrip("/"), self._secret)
         try:
             from fsspec.core import url_to_fs
 
-            files, root = url_to_fs(self.location)
+            files, root = url_to_fs(location.rstrip("/"))
         except ImportError as error:
             raise StorageError(
-                f"{location} needs a package that is not installed ({error}): "
+                f"{self.location} needs a package that is not installed ({error}): "
                 "pip install -e '.[s3]' installs fsspec and s3fs, other protocols need their own"
             ) from error
         except ValueError as error:
-            raise StorageError(f"{location} is not a URL that fsspec supports: {error}") from error
+            text = f"{location} is not a URL that fsspec supports: {error}"
+            raise StorageError(_hidden(text, self._secret)) from error
         self._files: Any = files
         self._root = str(root).rstrip("/")
         self._is_object_store = location.partition("://")[0] in _OBJECT_STORES
 
+    def check(self) -> None:
+        """StorageError if nothing can be written."""
+        self.write(_PROBE, b"")
+        self.delete(_PROBE)
+
+    def locked(self) -> nullcontext[None]:
+        """Nothing: URLs have no lock."""
+        return nullcontext()
+
+    def wait(self, seconds: float, say: Callable[[str], None]) -> None:
+        """Return at once, see ``locked``."""
+
     def names(self) -> list[str]:
         """The existing files, sorted; none if the location does not exist."""
-        with _failing(f"cannot list {self.location}"):
+        with _failing(f"cannot list {self.location}", self._secret):
             self._files.invalidate_cache()  # other processes may have written since
             try:
                 found = self._files.ls(self._root, detail=False)
@@ -93,13 +141,13 @@ class Remote:
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
-        with _failing(f"cannot read {self.location}/{name}"):
+        with _failing(f"cannot read {self.location}/{name}", self._secret):
             return bytes(self._files.cat_file(f"{self._root}/{name}"))
 
     def write(self, name: str, content: Content) -> None:
         """Create or replace a file, atomically."""
         target, temporary = f"{self._root}/{name}", f"{self._root}/.{name}"
-        with _failing(f"cannot write {self.location}/{name}"):
+        with _failing(f"cannot write {self.location}/{name}", self._secret):
             if self._is_object_store:
                 with self._files.transaction:  # completes the upload, or discards it on an error
                     self._stream(target, content)
@@ -114,7 +162,8 @@ class Remote:
 
     def delete(self, name: str) -> None:
         """Remove a file."""
-        with _failing(f"cannot delete {self.location}/{name}"), suppress(FileNotFoundError):
+        what = f"cannot delete {self.location}/{name}"
+        with _failing(what, self._secret), suppress(FileNotFoundError):
             self._files.rm_file(f"{self._root}/{name}")
 
 
@@ -123,10 +172,17 @@ Store = Folder | Remote
 
 
 @contextmanager
-def _failing(what: str) -> Iterator[None]:
+def _failing(what: str, secret: str = "") -> Iterator[None]:
     """Turn every kind of storage failure into a StorageError of one line."""
     try:
         yield
+    except StorageError:
+        raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise StorageError(f"{what}: {' '.join(str(reason).split())}") from error
+        text = f"{what}: {' '.join(str(reason).split())}"
+        raise StorageError(_hidden(text, secret)) from error
+
+
+def _hidden(text: str, secret: str) -> str:
+    return text.replace(secret, "***") if secret else text
