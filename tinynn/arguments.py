@@ -52,9 +52,8 @@ def number(
             interval is that of all finite numbers. NaN is in none.
     """
     result = value if type(value) is float else _real(value)
-    above = low <= result if ends[0] == "[" else low < result
-    below = result <= high if ends[1] == "]" else result < high
-    if not (above and below):
+    above = result is not None and (low <= result if ends[0] == "[" else low < result)
+    if result is None or not above or not (result <= high if ends[1] == "]" else result < high):
         finite = (low, high, ends) == (-math.inf, math.inf, "()")
         interval = "finite number" if finite else f"number in {ends[0]}{low:g}, {high:g}{ends[1]}"
         raise ArgumentError(f"{what} must be a {interval}, got {value!r:.80}")
@@ -62,22 +61,38 @@ def number(
 
 
 def exact_number(what: str, value: Any) -> float:
-    """The value as an ``int`` if it is an integer, else as a ``float``, which may be infinite."""
+    """The value as an ``int`` if it is an integer, else as a ``float``, also infinite or NaN."""
     try:
         return integer(what, value)
     except ArgumentError:
-        return number(what, value, ends="[]")
+        found = _real(value)
+        return number(what, value) if found is None else found
 
 
-def _real(value: Any) -> float:
-    """The value as a float; NaN if it is no real number."""
+def flag(what: str, value: Any) -> bool:
+    """True or False, also as NumPy's bool or as 1 or 0; ArgumentError for anything else."""
+    if not isinstance(value, (bool, np.bool_)):
+        value = integer(f"{what}, if no bool,", value, 0, 1)
+    return bool(value)
+
+
+def choice(what: str, value: Any, *options: str) -> str:
+    """The value, if it is one of the options."""
+    if not isinstance(value, str) or value not in options:
+        expected = " or ".join(f'"{option}"' for option in options)
+        raise ArgumentError(f"{what} must be {expected}, got {value!r:.80}")
+    return value
+
+
+def _real(value: Any) -> float | None:
+    """The value as a float, or None if it is no real number."""
     kind = getattr(getattr(value, "dtype", None), "kind", "f")
     if isinstance(value, (str, bytes, bool)) or kind not in "iuf" or getattr(value, "ndim", None):
-        return math.nan
+        return None
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
-        return math.nan
+        return None
 
 
 def sizes(what: str, shape: Any, least: int | None = 0) -> tuple[int, ...]:

@@ -168,7 +168,7 @@ TABLE: list[tuple[str, Callable[[], Any], type[TinynnError], str]] = [
         "reduction",
         lambda: F.mse_loss(zeros(3), zeros(3), reduction="max"),
         ArgumentError,
-        "mse_loss expects reduction .* got 'max'",
+        "mse_loss: reduction must be .* got 'max'",
     ),
     (
         "target's shape",

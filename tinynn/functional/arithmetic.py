@@ -78,6 +78,8 @@ def power(a: Operand, b: Operand) -> Tensor:
 def negative(x: Operand) -> Tensor:
     """-x."""
     x = as_tensor("negative", x)
+    if x.dtype.kind == "b":
+        raise DtypeError("negative expects numbers, got bool; logical_not, or ~x, inverts booleans")
     return record("negative", x.backend.elementwise("negative", x.data), (x, lambda grad: -grad))
 
 

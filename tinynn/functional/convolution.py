@@ -125,7 +125,7 @@ def conv_transpose2d(
     """
     name = "conv_transpose2d"
     x, weight, bias = narrow(x, weight, bias)
-    check_same(name, x, weight, bias)
+    check_same(name, x, weight, bias, required=2)
     check_image(name, x.shape, allow_empty=True)
     if weight.ndim != 4 or x.shape[3] != weight.shape[3] or 0 in weight.shape[:2]:
         raise ShapeError(
@@ -148,7 +148,7 @@ def _operands(
 ) -> tuple[Tensor, Tensor, Tensor | None, Window]:
     """The checked operands of a convolution, and its window."""
     x, weight, bias = narrow(x, weight, bias)
-    check_same(name, x, weight, bias)
+    check_same(name, x, weight, bias, required=2)
     window = conv2d_window(name, x.shape, weight.shape, *arguments)
     _check_bias(name, weight.shape[3], bias)
     return x, weight, bias, window

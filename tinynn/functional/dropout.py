@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tinynn.arguments import number
+from tinynn.arguments import flag, number
 from tinynn.autograd import Tensor, record
+from tinynn.errors import ArgumentError
 from tinynn.functional.operands import require_floating
 from tinynn.random import Generator, default_generator
 
@@ -26,8 +27,10 @@ def dropout(
     """
     require_floating("dropout", x)
     p = number("dropout: the probability p", p, 0, 1, "[)")
-    if not training or p == 0:
+    if not flag("dropout: training", training) or p == 0:
         return x
+    if generator is not None and not isinstance(generator, Generator):
+        raise ArgumentError(f"dropout expects a tinynn.Generator, got {generator!r:.80}")
     seed, position = (generator or default_generator).take(x.size)
     out, mask = x.backend.dropout(x.data, seed, position, p)
     return record("dropout", out, (x, lambda grad: _masked(grad, mask, 1 / (1 - p))))

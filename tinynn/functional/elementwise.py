@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.arguments import exact_number, number
+from tinynn.arguments import choice, exact_number, number
 from tinynn.autograd import VJP, Operand, Tensor, record, record_with_output
 from tinynn.backend import Array, formula
 from tinynn.backend.formula import Formula
@@ -97,7 +97,7 @@ def clip(x: Operand, low: float | None = None, high: float | None = None) -> Ten
         raise ArgumentError("clip expects low, high or both")
     low = None if low is None else exact_number("clip: low", low)
     high = None if high is None else exact_number("clip: high", high)
-    if low is not None and high is not None and low > high:
+    if not (-math.inf if low is None else low) <= (math.inf if high is None else high):
         raise ArgumentError(f"clip expects low <= high, got {low} > {high}")
 
     def vjp(grad: Tensor) -> Tensor:
@@ -217,8 +217,6 @@ def gelu(x: Operand, approximate: str = "none") -> Tensor:
             1e-3.
     """
     x = _floating("gelu", x)
-    if approximate == "none":
+    if choice("gelu: approximate", approximate, "none", "tanh") == "none":
         return x * (0.5 * (1 + erf(x * math.sqrt(0.5))))
-    if approximate == "tanh":
-        return x * (0.5 * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x)))))
-    raise ArgumentError(f'gelu expects approximate="none" or "tanh", got {approximate!r}')
+    return x * (0.5 * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x)))))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, TypeVar
 
-from tinynn.arguments import integer, is_sequence, sizes
+from tinynn.arguments import flag, integer, is_sequence, sizes
 from tinynn.backend import Window, same_padding
 from tinynn.errors import ArgumentError, ShapeError
 
@@ -174,7 +174,7 @@ def _window(
 ) -> Window:
     window = _unpadded(name, kernel, stride, dilation)
     window = window._replace(padding=_padding(name, shape, window, padding))
-    if ceil_mode:
+    if ceil_mode is not False and flag(f"{name}: ceil_mode", ceil_mode):
         window = window.rounding_up(shape[1], shape[2])
     if 0 in window.output_size(*shape[1:3]):
         raise ShapeError(

@@ -53,7 +53,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         x (..., in), weight (in, out), bias (out,) -> (..., out).
     """
     x, weight, bias = narrow(x, weight, bias)
-    check_same("linear", x, weight, bias)
+    check_same("linear", x, weight, bias, required=2)
     shape, size = x.shape, weight.shape
     if len(size) != 2 or not shape or shape[-1] != size[0]:
         raise ShapeError(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.arguments import integer, number
+from tinynn.arguments import choice, integer, number
 from tinynn.autograd import Operand, Tensor, is_grad_enabled, record
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
 from tinynn.functional.arithmetic import where
@@ -56,6 +56,7 @@ def cross_entropy(
         >>> F.cross_entropy(model(images), labels).backward()
     """
     logits, target = _operands("cross_entropy", logits, target, weight)
+    choice("cross_entropy: reduction", reduction, "mean", "sum", "none")
     if not logits.ndim:
         raise ShapeError("cross_entropy expects logits (..., classes), got a tensor without axes")
     label_smoothing = number("label_smoothing", label_smoothing, 0, 1, "[]")
@@ -228,7 +229,9 @@ def huber_loss(
     delta = number("huber_loss: delta", delta, 0)
     x, t = _pair("huber_loss", prediction, target)
     distance = absolute(x - t)
-    losses = where(distance <= delta, square(distance) * 0.5, distance * delta - delta**2 / 2)
+    losses = where(
+        distance <= delta, square(distance) * 0.5, distance * delta - delta * (delta / 2)
+    )
     return _reduce("huber_loss", losses, reduction)
 
 
@@ -253,8 +256,7 @@ def _operands(
 
 
 def _reduce(name: str, losses: Tensor, reduction: str) -> Tensor:
-    if reduction not in ("mean", "sum", "none"):
-        raise ArgumentError(f'{name} expects reduction "mean", "sum" or "none", got {reduction!r}')
+    choice(f"{name}: reduction", reduction, "mean", "sum", "none")
     if reduction == "none":
         return losses
     return losses.mean() if reduction == "mean" else losses.sum()

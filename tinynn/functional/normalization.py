@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tinynn.arguments import integer, number
+from tinynn.arguments import flag, integer, number
 from tinynn.autograd import (
     Tensor,
     is_grad_enabled,
@@ -76,6 +76,7 @@ def batch_norm(
         ShapeError: In training with a single value per channel, or if the channels differ.
     """
     x = _checked("batch_norm", x, 1, running_mean, running_var, weight, bias)
+    training, relu = flag("batch_norm: training", training), flag("batch_norm: relu", relu)
     eps, momentum = check_eps("batch_norm", eps), check_momentum("batch_norm", momentum)
     if training or running_mean is None or running_var is None:
         if x.size // max(1, x.shape[-1]) < 2:

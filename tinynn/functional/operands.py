@@ -34,7 +34,9 @@ def _not_a_tensor(name: str, x: Any) -> DtypeError:
 
 
 def require_floating(name: str, x: Tensor) -> Tensor:
-    """The tensor; raises DtypeError if it is not floating-point."""
+    """The tensor; raises DtypeError if it is none, or not floating-point."""
+    if not isinstance(x, Tensor):
+        raise _not_a_tensor(name, x)
     if x.data.dtype.kind != "f":
         raise DtypeError(
             f"{name} expects a floating-point tensor, got {x.dtype} of shape {x.shape}; "
@@ -67,6 +69,8 @@ def broadcast(name: str, a: Any, b: Any) -> tuple[Any, Any, Array, Shape, Shape]
             text = f"{name}: shapes {shapes[0]} and {shapes[1]} do not broadcast"
             raise ShapeError(text) from error
         raise ArgumentError(f"{name} of {_kind(p)} and {_kind(q)}: {error}") from error
+    except (TypeError, OverflowError) as error:  # bool - bool, uint8 + 300
+        raise DtypeError(f"{name} of {_kind(p)} and {_kind(q)}: {error}") from error
 
 
 def _kind(x: Any) -> str:
@@ -118,14 +122,16 @@ def _one_dtype(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def check_same(name: str, *tensors: Tensor | None, floating: bool = True) -> None:
+def check_same(
+    name: str, *tensors: Tensor | None, floating: bool = True, required: int = 1
+) -> None:
     """Raise, naming the function, unless all are tensors of one device and one floating dtype.
 
-    None is skipped; without ``floating`` only the device is checked.
+    None is skipped after the first ``required``; without ``floating`` only the device is checked.
     """
     first = None
-    for tensor in tensors:
-        if tensor is None:
+    for position, tensor in enumerate(tensors):
+        if tensor is None and position >= required:
             continue
         if not isinstance(tensor, Tensor):
             raise _not_a_tensor(name, tensor)

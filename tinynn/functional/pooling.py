@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tinynn.arguments import flag
 from tinynn.autograd import Tensor, record
 from tinynn.backend import Array, Window
 from tinynn.functional.geometry import Size, check_image, pair, pool_window
@@ -65,6 +66,7 @@ def avg_pool2d(
     that hangs over the padded image in ``ceil_mode`` never counts.
     """
     require_floating("avg_pool2d", x)
+    count_include_pad = flag("avg_pool2d: count_include_pad", count_include_pad)
     if x.dtype.itemsize == 2:  # a sum may overflow float16 where its mean does not
         wide = x.astype("float32")
         options = (kernel_size, stride, padding, ceil_mode, count_include_pad)
@@ -90,11 +92,11 @@ def _sum_pool_adjoint(grad_out: Tensor, window: Window, shape: tuple[int, ...]) 
 
 def global_avg_pool2d(x: Tensor) -> Tensor:
     """The mean over all pixels: (N, H, W, C) -> (N, C). Lin, Chen and Yan (2014)."""
-    check_image("global_avg_pool2d", x.shape)
+    check_image("global_avg_pool2d", require_floating("global_avg_pool2d", x).shape)
     return x.mean(axis=(1, 2))
 
 
 def global_max_pool2d(x: Tensor) -> Tensor:
     """The maximum over all pixels: (N, H, W, C) -> (N, C)."""
-    check_image("global_max_pool2d", x.shape)
+    check_image("global_max_pool2d", require_floating("global_max_pool2d", x).shape)
     return x.max(axis=(1, 2))

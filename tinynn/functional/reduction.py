@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tinynn.arguments import exact_number
+from tinynn.arguments import exact_number, flag
 from tinynn.autograd import Axis, Operand, Tensor, record, record_with_output
 from tinynn.errors import ShapeError
 from tinynn.functional.arithmetic import where
@@ -45,6 +45,7 @@ def sum(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The sum over the axes (default: all)."""
     x = as_tensor("sum", x)
     axes, shape = normal_axes("sum", axis, x.ndim), x.shape
+    keepdims = keepdims is not False and flag("keepdims", keepdims)
     return record(
         "sum",
         x.backend.sum(x.data, axes, keepdims),
@@ -55,6 +56,7 @@ def sum(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def mean(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The mean over the axes (default: all), computed in float32 for integers."""
     x, axes, count = _operand("mean", x, axis)
+    keepdims = keepdims is not False and flag("keepdims", keepdims)
     if x.dtype.kind != "f":
         x = x.astype("float32")
     shape = x.shape
@@ -114,6 +116,7 @@ def min(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def _extreme(name: str, x: Operand, axis: Axis, keepdims: bool) -> Tensor:
     x, axes, _ = _operand(name, x, axis)
     extreme = getattr(x.backend.xp, name)
+    keepdims = keepdims is not False and flag("keepdims", keepdims)
 
     def vjp(grad: Tensor) -> Tensor:
         winners = x.data == extreme(x.data, axis=axes, keepdims=True)
@@ -127,6 +130,7 @@ def _extreme(name: str, x: Operand, axis: Axis, keepdims: bool) -> Tensor:
 def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log Σ exp(x) over the axes (default: all), without overflow."""
     x, axes, _ = _operand("logsumexp", x, axis)
+    keepdims = keepdims is not False and flag("keepdims", keepdims)
     xp = x.backend.xp
     highest = xp.max(x.data, axis=axes, keepdims=True)
     shift = Tensor(xp.where(xp.isfinite(highest), highest, 0).astype(highest.dtype))
@@ -143,7 +147,9 @@ def softmax(x: Operand, axis: int = -1) -> Tensor:
     def vjp(grad: Tensor, out: Tensor) -> Tensor:
         return out * (grad - sum(grad * out, axis, keepdims=True))
 
-    return record_with_output("softmax", x.backend.softmax(x.data, axis), (x, vjp))
+    return record_with_output(
+        "softmax", x.backend.softmax(x.data, axis) if x.size else x.data, (x, vjp)
+    )
 
 
 @in_float32
@@ -155,7 +161,9 @@ def log_softmax(x: Operand, axis: int = -1) -> Tensor:
     def vjp(grad: Tensor, out: Tensor) -> Tensor:
         return grad - exp(out) * sum(grad, axis, keepdims=True)
 
-    return record_with_output("log_softmax", x.backend.log_softmax(x.data, axis), (x, vjp))
+    return record_with_output(
+        "log_softmax", x.backend.log_softmax(x.data, axis) if x.size else x.data, (x, vjp)
+    )
 
 
 def argmax(x: Operand, axis: int | None = None) -> Tensor:

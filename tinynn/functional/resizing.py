@@ -57,6 +57,5 @@ def _interpolation(size: int, new_size: int) -> np.ndarray:
 
 
 def _size(name: str, x: Tensor, size: Size) -> Pair:
-    check_image(name, x.shape)
-    require_floating(name, x)
+    check_image(name, require_floating(name, x).shape)
     return pair(name, "size", size, 1)

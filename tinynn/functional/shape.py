@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.arguments import is_sequence, native, sizes
+from tinynn.arguments import exact_number, is_sequence, native, sizes
 from tinynn.autograd import Axis, Operand, Tensor, is_grad_enabled, record
 from tinynn.backend import backend_of
 from tinynn.errors import ArgumentError, InvalidIndexError, ShapeError
@@ -141,6 +141,7 @@ def pad(x: Operand, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Te
             f"pad expects {x.ndim} pairs (before, after) of sizes >= 0 for shape {x.shape}, "
             f"got {widths!r:.80}"
         )
+    value = exact_number("pad: value", value)
     inner = tuple(slice(a, a + n) for (a, _), n in zip(pairs, x.shape, strict=True))
     out = x.backend.xp.pad(x.data, pairs, constant_values=value)
     return record("pad", out, (x, lambda grad: grad[inner]))
@@ -198,7 +199,7 @@ def array_key(x: Tensor, key: Any) -> Any:
 
 
 def _several(name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
-    parts = [as_tensor(name, part) for part in tensors]
+    parts = [as_tensor(name, part) for part in tensors] if is_sequence(tensors) else []
     if not parts:
         raise ArgumentError(f"{name} expects at least one tensor")
     check_same(name, *parts, floating=any(part.dtype != parts[0].dtype for part in parts))

@@ -1,9 +1,8 @@
 """Activation layers, dropout and ``Flatten``: each calls its function in ``tinynn.functional``."""
 
 from tinynn import functional as F
-from tinynn.arguments import integer, number
+from tinynn.arguments import choice, integer, number
 from tinynn.autograd import Tensor
-from tinynn.errors import ArgumentError
 from tinynn.nn.module import Module
 
 __all__ = ["ELU", "GELU", "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Softplus", "Tanh"]
@@ -52,9 +51,7 @@ class GELU(Module):
     """
 
     def __init__(self, approximate: str = "none") -> None:
-        if approximate not in ("none", "tanh"):
-            raise ArgumentError(f'GELU expects approximate="none" or "tanh", got {approximate!r}')
-        self.approximate = approximate
+        self.approximate = choice("GELU: approximate", approximate, "none", "tanh")
 
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(x, self.approximate)

@@ -3,6 +3,7 @@
 import math
 
 from tinynn import functional as F
+from tinynn.arguments import flag
 from tinynn.autograd import Tensor
 from tinynn.functional.geometry import (
     Padding,
@@ -67,7 +68,7 @@ class Conv2d(Module):
         self.dilation = checked_size(name, "dilation", dilation, 1)
         self.weight = init.new_parameter(name, *kernel, inputs // self.groups, outputs)
         init.kaiming_uniform_(self.weight)
-        self.bias = init.new_parameter(name, outputs) if bias else None
+        self.bias = init.new_parameter(name, outputs) if flag(f"{name}: bias", bias) else None
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(
@@ -130,7 +131,7 @@ class ConvTranspose2d(Module):
         fan_in = max(1.0, positions) * inputs / self.groups
         bound = math.sqrt(6 / fan_in)
         init.uniform_(self.weight, -bound, bound)
-        self.bias = init.new_parameter(name, outputs) if bias else None
+        self.bias = init.new_parameter(name, outputs) if flag(f"{name}: bias", bias) else None
 
     def forward(self, x: Tensor) -> Tensor:
         geometry = (self.stride, self.padding, self.output_padding, self.dilation, self.groups)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from tinynn import functional as F
-from tinynn.arguments import integer, sizes
+from tinynn.arguments import flag, integer, sizes
 from tinynn.autograd import Tensor
 from tinynn.errors import ShapeError
 from tinynn.functional.normalization import check_eps, check_momentum
@@ -25,6 +25,7 @@ class BatchNorm(Module):
         name = type(self).__name__
         self.eps, self.momentum = check_eps(name, eps), check_momentum(name, momentum)
         channels = integer(f"{name}: channels", channels, 1)
+        affine = flag(f"{name}: affine", affine)
         self.weight = init.new_parameter(name, channels, value=1) if affine else None
         self.bias = init.new_parameter(name, channels) if affine else None
         self.running_mean = init.new_buffer(channels)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from tinynn import functional as F
+from tinynn.arguments import choice, flag
 from tinynn.autograd import Tensor
-from tinynn.errors import ArgumentError
 from tinynn.functional.geometry import Pair, Size, check_pool, checked_size
 from tinynn.nn.module import Module
 
@@ -42,6 +42,7 @@ class MaxPool2d(Module):
             "MaxPool2d", self.kernel_size, self.stride, self.padding
         )
         self.dilation = checked_size("MaxPool2d", "dilation", self.dilation, 1)
+        self.ceil_mode = flag("MaxPool2d: ceil_mode", self.ceil_mode)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(
@@ -74,6 +75,8 @@ class AvgPool2d(Module):
         self.kernel_size, self.stride, self.padding = _checked(
             "AvgPool2d", self.kernel_size, self.stride, self.padding
         )
+        self.ceil_mode = flag("AvgPool2d: ceil_mode", self.ceil_mode)
+        self.count_include_pad = flag("AvgPool2d: count_include_pad", self.count_include_pad)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(
@@ -118,9 +121,8 @@ class Resize(Module):
     """
 
     def __init__(self, size: int | Pair, mode: str = "bilinear") -> None:
-        if mode not in ("nearest", "bilinear"):
-            raise ArgumentError(f'Resize expects mode "nearest" or "bilinear", got {mode!r}')
-        self.size, self.mode = checked_size("Resize", "size", size, 1), mode
+        self.size = checked_size("Resize", "size", size, 1)
+        self.mode = choice("Resize: mode", mode, "nearest", "bilinear")
 
     def forward(self, x: Tensor) -> Tensor:
         resize = F.resize_nearest if self.mode == "nearest" else F.resize_bilinear

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.arguments import is_sequence, number
+from tinynn.arguments import flag, is_sequence, number
 from tinynn.autograd import Tensor
 from tinynn.backend import Array
 from tinynn.creation import zeros_like
@@ -49,9 +49,9 @@ class SGD(Optimizer):
         super().__init__(parameters, learning_rate)
         self.momentum = number("momentum", momentum, 0, 1, "[)")
         self.weight_decay = number("weight_decay", weight_decay, 0, ends="[)")
-        if nesterov and not self.momentum:
+        self.nesterov = flag("nesterov", nesterov)
+        if self.nesterov and not self.momentum:
             raise ArgumentError("SGD with nesterov=True expects a momentum > 0, got 0")
-        self.nesterov = nesterov
 
     def init_single(self, parameter: Tensor) -> State:
         return {"velocity": zeros_like(parameter).data} if self.momentum else {}
