@@ -23,6 +23,7 @@ from tinynn import nn, optim
 from tinynn.backend import Window, get_backend
 from tinynn.backend.cpu import elementwise
 from tinynn.backend.cpu.threads import single_threaded_blas
+from tinynn.messages import show
 
 
 class Comparison(NamedTuple):
@@ -289,24 +290,24 @@ def main() -> int:
     tinynn.set_num_threads(arguments.threads)
     kept = "freed memory kept for the next step, face CNN"
     known = arguments.only in kept
-    print(f"{'speedup':>64}  quartiles")
+    show(f"{'speedup':>64}  quartiles")
     for comparison in comparisons(arguments.threads):
         if arguments.only in comparison.name:
             known = True
-            show(comparison.name, speedups(comparison, arguments.rounds))
+            show_speedup(comparison.name, speedups(comparison, arguments.rounds))
     if arguments.only in kept:
-        show(kept, kept_memory(arguments.rounds))
+        show_speedup(kept, kept_memory(arguments.rounds))
     if not known:
         parser.error(f"no comparison has {arguments.only!r} in its name; without --only all run")
     return 0
 
 
-def show(name: str, values: list[float]) -> None:
+def show_speedup(name: str, values: list[float]) -> None:
     """Print one line."""
     low, high = min(values), max(values)
     if len(values) > 1:
         low, _, high = statistics.quantiles(values, n=4)
-    print(f"{name:58}{statistics.median(values):6.2f}  {low:.2f}-{high:.2f}", flush=True)
+    show(f"{name:58}{statistics.median(values):6.2f}  {low:.2f}-{high:.2f}")
 
 
 if __name__ == "__main__":

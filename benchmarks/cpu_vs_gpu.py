@@ -16,14 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from answers import answers, load_instances, plot, table
 from tqdm import tqdm
-from vs_pytorch import positive, quartile_spread
+from vs_pytorch import plot_file, positive, quartile_spread
 
 import tinynn
 from tinynn import functional as F
@@ -31,8 +30,9 @@ from tinynn import nn, optim
 from tinynn.autograd import Tensor
 from tinynn.backend import get_backend
 from tinynn.errors import TinynnError
-from tinynn.files import write_atomically
+from tinynn.files import output_file, write_atomically
 from tinynn.gpucheck import limits
+from tinynn.messages import say, show
 from tinynn.vision.models import face_cnn, original_cnn
 
 SLOWEST = 2.0  # seconds per step above which a device gets no larger batch
@@ -312,9 +312,10 @@ def start(
 
 def progress(title: str, batches: list[int]) -> Any:
     """A progress bar on a terminal, a line of text elsewhere."""
-    if not sys.stderr.isatty():
-        print(f"measuring {title}", file=sys.stderr)
-    return tqdm(batches, desc=title, unit="batch", disable=not sys.stderr.isatty())
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    if not terminal:
+        say(f"measuring {title}")
+    return tqdm(batches, desc=title, unit="batch", disable=not terminal)
 
 
 def emulate(report: Report, arguments: argparse.Namespace, device: str) -> None:
@@ -355,18 +356,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--require-gpu", action="store_true", help="fail (exit code 2) without a GPU"
     )
     parser.add_argument("--quick", action="store_true", help="two networks, two batch sizes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot throughput over batch size")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write all results as JSON"
+    )
+    parser.add_argument(
+        "--plot", type=plot_file, metavar="FILE", help="plot throughput over batch size"
+    )
     options = parser.parse_args(arguments)
-    for name in ("json", "plot"):  # before the measurement, not after it
-        path = getattr(options, name)
-        if path is not None and not path.resolve().parent.is_dir():
-            parser.error(f"--{name}: no such directory: {path.resolve().parent}")
-    if options.plot is not None:
-        if options.plot.suffix not in ("", ".png", ".svg", ".pdf"):
-            parser.error(f"--plot writes .png, .svg or .pdf, got {options.plot.name}")
-        if find_spec("matplotlib") is None:
-            parser.error("--plot requires matplotlib: pip install -e '.[bench]'")
     if options.quick:
         options.models, options.batch_sizes, options.rounds = ["face", "conv3x3"], [1, 16], 3
     return options
@@ -431,26 +427,26 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure and print the results; Ctrl-C keeps those measured so far."""
     options = parse(arguments)
     report, gpu = find(options)
-    print(tinynn.devices())
+    show(str(tinynn.devices()))
     if gpu is None:
-        print(f"\nNO GPU IS MEASURED: {report.why_no_gpu}", flush=True)
+        show(f"\nNO GPU IS MEASURED: {report.why_no_gpu}")
         if options.require_gpu:
-            print("error: --require-gpu is set", file=sys.stderr)
+            say("error: --require-gpu is set")
             return 2
     code = 0
     try:
         if report.emulated and gpu is not None:
-            print("\nEMULATED: the CPU emulates a GPU. Its calls are counted, nothing is timed.")
+            show("\nEMULATED: the CPU emulates a GPU. Its calls are counted, nothing is timed.")
             emulate(report, options, gpu)
         devices = ["cpu"] if gpu is None or report.emulated else ["cpu", gpu]
         for device in devices if len(devices) > 1 else []:
             measure_limits(report, device)
         run(report, options, devices)
     except KeyboardInterrupt:
-        print("\ninterrupted: these are the results so far", file=sys.stderr)
+        say("interrupted: these are the results so far")
         code = 130
-    print(table(report))
-    print(answers(report, options))
+    show(table(report))
+    show(answers(report, options))
     if options.json:
         write(options.json, json.dumps(asdict(report), indent=1, default=str).encode())
     if options.plot and report.rows:
@@ -461,7 +457,7 @@ def main(arguments: list[str] | None = None) -> int:
 def write(path: Path, content: bytes) -> None:
     """Write a file atomically and print its name."""
     write_atomically(path, content)
-    print(f"written: {path}")
+    show(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import statistics
 import subprocess
 import sys
 
+from tinynn.messages import show
+
 CODE = "import time; start = time.process_time(); import {}; print(time.process_time() - start)"
 
 
@@ -26,7 +28,7 @@ def main() -> None:
         for module, times in seconds.items():
             times.append(cpu_seconds(module))
     numpy, tinynn = (statistics.median(times) for times in seconds.values())
-    print(f"import tinynn / import numpy = {tinynn / numpy:.2f} (medians of {rounds} each)")
+    show(f"import tinynn / import numpy = {tinynn / numpy:.2f} (medians of {rounds} each)")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from vs_pytorch import inference, positive, training_step
 import tinynn
 from tinynn import functional as F
 from tinynn import nn, optim
-from tinynn.files import write_atomically
+from tinynn.files import output_file, write_atomically
+from tinynn.messages import show
 
 
 def count_calls(work: Callable[[], object]) -> int:
@@ -80,7 +81,7 @@ def print_calls() -> None:
     """One row for each operation."""
     tinynn.set_num_threads(1)  # all calls on the thread that counts
     for name, work in operations().items():
-        print(f"{name:32}{count_calls(work):6} Python calls")
+        show(f"{name:32}{count_calls(work):6} Python calls")
 
 
 def seconds_of(work: Callable[[], object], turns: int = 5) -> float:
@@ -170,8 +171,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--threads", type=positive, default=tinynn.get_num_threads(), help="CPU threads")
     add("--steps", type=positive, default=20, help="steps to trace")
     add("--rows", type=positive, default=16, help="rows to show")
-    add("--json", metavar="FILE", help="write the measurements to a file")
-    add("--chrome", metavar="FILE", help="write a trace for Perfetto or chrome://tracing")
+    add("--json", type=output_file, metavar="FILE", help="write the measurements to a file")
+    add(
+        "--chrome",
+        type=output_file,
+        metavar="FILE",
+        help="write a trace for Perfetto or chrome://tracing",
+    )
     add("--calls", action="store_true", help="only count Python function calls")
     return parser.parse_args()
 
@@ -204,19 +210,19 @@ def main() -> int:
         for _ in range(arguments.steps):
             work()
     rows = rows_of(trace, arguments.steps, counted)
-    print(
+    show(
         f"{arguments.model}, {arguments.work}, batch {arguments.batch}, "
         f"{arguments.threads} threads: {1e3 * step:.2f} ms per step, "
         f"{arguments.batch / step:,.0f} images/s (untraced)\n"
     )
-    print(table(rows, most["multiply_adds"], arguments.rows))
+    show(table(rows, most["multiply_adds"], arguments.rows))
     least = sum(row["multiply_adds"] for row in rows) / most["multiply_adds"]
-    print(
+    show(
         f"\nLimits, measured now: matrix products {most['multiply_adds'] / 1e9:.0f} G multiply-adds"
         f"/s, copies {most['copied_bytes'] / 1e9:.0f} GB/s read and written. The step's "
         f"multiply-adds at that peak: {1e3 * least:.2f} ms, {least / step:.0%} of the step."
     )
-    print("Above 100% of peak: convolutions by Winograd or FFT, which multiply less.")
+    show("Above 100% of peak: convolutions by Winograd or FFT, which multiply less.")
     if arguments.json:
         profile = {"seconds": step, "limits": most, "rows": rows}
         write_atomically(arguments.json, json.dumps(profile, indent=1).encode())

@@ -22,7 +22,8 @@ from vs_pytorch import positive
 import tinynn
 from tinynn import functional as F
 from tinynn import nn, optim
-from tinynn.files import write_atomically
+from tinynn.files import output_file, write_atomically
+from tinynn.messages import show
 from tinynn.training import Checkpoints, MetricAccumulator
 
 Step = Callable[[], None]
@@ -138,7 +139,7 @@ def main() -> int:
     )
     add("--block", type=positive, default=10, help="steps per block")
     add("--every", type=float, default=60.0, help="checkpoint interval in seconds")
-    add("--json", metavar="FILE", help="write the results to a file")
+    add("--json", type=output_file, metavar="FILE", help="write the results to a file")
     options = parser.parse_args()
     training = Training(options.model, options.batch)
     found = {
@@ -146,14 +147,14 @@ def main() -> int:
         "checkpoint": checkpoints(training, options.rounds, options.block, options.every),
     }
     low, high = found["guard"]["quartiles"]
-    print(f"{options.model}, batch {options.batch}, {tinynn.get_num_threads()} threads")
-    print(
+    show(f"{options.model}, batch {options.batch}, {tinynn.get_num_threads()} threads")
+    show(
         f"guard and metrics: {found['guard']['share']:+.2%} of a step, half of the pairs between "
         f"{low:+.2%} and {high:+.2%}"
     )
     cost = found["checkpoint"]
     low, high = cost["quartiles"]
-    print(
+    show(
         f"a checkpoint of {cost['bytes'] / 1e6:.1f} MB takes the time of {cost['steps']:.2f} "
         f"steps: {cost['share']:.3%} of the training time with one every {options.every:g} s, "
         f"half of them between {low:.3%} and {high:.3%}"

@@ -18,11 +18,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from models import MODELS, Model, one_convolution
+
+from tinynn.files import output_file, write_atomically
+from tinynn.messages import say, show
 
 Work = Callable[[], None]
 SIDES = ("tinynn", "torch default", "torch channels_last")
@@ -254,11 +258,9 @@ def head() -> str:
     )
 
 
-def plot(results: list[dict[str, Any]], path: str, title: str) -> None:
+def plot(results: list[dict[str, Any]], path: Path, title: str) -> None:
     """A bar per case, with the quartiles over the rounds."""
     from matplotlib.figure import Figure
-
-    from tinynn.files import write_atomically
 
     figure = Figure(figsize=(9, 0.36 * len(results) + 1.6), layout="constrained")
     axes = figure.subplots()
@@ -274,7 +276,7 @@ def plot(results: list[dict[str, Any]], path: str, title: str) -> None:
     axes.set_xlabel("throughput relative to PyTorch (faster memory format)")
     axes.set_title(title, fontsize=10)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=Path(path).suffix.lstrip(".") or "png", dpi=120)
+    figure.savefig(buffer, format=path.suffix.lstrip(".") or "png", dpi=120)
     write_atomically(path, buffer.getvalue())
 
 
@@ -314,6 +316,16 @@ def positive(text: str) -> int:
     return value
 
 
+def plot_file(text: str) -> Path:
+    """A file for a plot, for argparse."""
+    path = output_file(text)
+    if path.suffix not in ("", ".png", ".svg", ".pdf"):
+        raise argparse.ArgumentTypeError(f"plots are .png, .svg or .pdf, got {path.name!r}")
+    if find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("requires matplotlib: pip install -e '.[bench]'")
+    return path
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -328,13 +340,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--sweep", nargs="+", choices=[*_SWEEPS], default=[], help="sweeps of one convolution")
     add("--rounds", type=positive, default=9, help="rounds per side")
     add("--quick", action="store_true", help="only the face CNN, batch 8, two rounds")
-    add("--json", metavar="FILE", help="write the results as JSON")
-    add("--plot", metavar="FILE", help="plot the ratios (requires matplotlib)")
+    add("--json", type=output_file, metavar="FILE", help="write the results as JSON")
+    add("--plot", type=plot_file, metavar="FILE", help="plot the ratios (requires matplotlib)")
     parsed = parser.parse_args(arguments)
-    for name in ("json", "plot"):  # before the measurement, not after it
-        path = getattr(parsed, name)
-        if path and not Path(path).resolve().parent.is_dir():
-            parser.error(f"--{name}: no such directory: {Path(path).resolve().parent}")
     if parsed.quick:
         parsed.models, parsed.batch, parsed.rounds = ["face CNN"], [8], 2
     return parsed
@@ -346,18 +354,16 @@ def main() -> int:
     try:
         import torch  # noqa: F401
     except ImportError:
-        print("PyTorch is not installed: pip install -e '.[bench]'", file=sys.stderr)
+        say("PyTorch is not installed: pip install -e '.[bench]'")
         return 2
-    from tinynn.files import write_atomically  # not in the processes that measure PyTorch
-
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     packages = {name: version(name) for name in ("numpy", "torch")}
     title = f"float32, {machine}, " + ", ".join(f"{n} {v}" for n, v in packages.items())
-    print(f"{title}; medians of {arguments.rounds} rounds\n{head()}", flush=True)
+    show(f"{title}; medians of {arguments.rounds} rounds\n{head()}")
     results = []
     for case in cases(arguments):
         results.append(compare(case, arguments.rounds))
-        print(line(results[-1]), flush=True)
+        show(line(results[-1]))
         if arguments.json:
             contents = {"machine": machine, "versions": packages, "results": results}
             write_atomically(arguments.json, json.dumps(contents, indent=1).encode())

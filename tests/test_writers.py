@@ -47,7 +47,7 @@ def log(make: Callable[[Path], Any], path: Path) -> None:
 def plot(path: Path) -> None:
     pytest.importorskip("matplotlib")
     quartiles = {"title": "a", "ratio": 1.5, "ratio_quartiles": (1.4, 1.6)}
-    vs_pytorch.plot([quartiles], str(path), "title")
+    vs_pytorch.plot([quartiles], path, "title")
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {

@@ -4,9 +4,17 @@ A message states what was expected, what was passed, where in the model, and wha
 exception also subclasses the matching built-in one: ``except ValueError`` catches a wrong shape.
 """
 
+from tinynn.messages import printable
+
 
 class TinynnError(Exception):
-    """Base class of every exception that tinynn raises on purpose."""
+    """Base class of every exception that tinynn raises on purpose.
+
+    Its text has control characters escaped: names in files may contain those of terminals.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(printable, super().__str__().split("\n")))
 
 
 class ShapeError(TinynnError, ValueError):

@@ -341,6 +341,34 @@ def write_atomically(path: FilePath, content: Content) -> None:
         raise
 
 
+def check_writable(path: FilePath) -> None:
+    """Raise the error that ``write_atomically`` would raise now, without changing the file."""
+    named = local_path(path)
+    old = _status(named)
+    target = Path(os.path.realpath(named))
+    try:
+        if old is None or _can_be_replaced(old, target):
+            (temporary := _temporary(target)).touch(exist_ok=False)
+            temporary.unlink()
+        elif not stat.S_ISFIFO(old.st_mode):  # opening a pipe waits for its reader
+            named.open("ab").close()
+    except OSError as error:
+        error.filename = str(named)
+        raise
+
+
+def output_file(text: str) -> Path:
+    """The path of a file to be written, for argparse: an error before the work, not after it."""
+    try:
+        check_writable(text)
+    except (OSError, ArgumentError) as error:
+        from argparse import ArgumentTypeError
+
+        reason = getattr(error, "strerror", None) or error
+        raise ArgumentTypeError(f"cannot write {text!r}: {reason}") from error
+    return local_path(text)
+
+
 def _status(path: Path) -> os.stat_result | None:
     """The status of the file that a path or a symbolic link refers to; None if there is none."""
     with suppress(FileNotFoundError):
@@ -385,10 +413,7 @@ def _open_directly(path: Path, found: os.stat_result) -> IO[bytes]:
 
 def _replace(target: Path, content: Content, old: os.stat_result | None) -> None:
     """Write a temporary file and rename it."""
-    from uuid import uuid4
-
-    # at most 138 bytes, whatever the name; it holds the complete name of a checkpoint
-    temporary = target.with_name(f".{target.name[:30]}.{uuid4().hex[:16]}")
+    temporary = _temporary(target)
     try:
         with temporary.open("xb") as file:
             if old is not None:
@@ -402,6 +427,16 @@ def _replace(target: Path, content: Content, old: os.stat_result | None) -> None
             temporary.unlink(missing_ok=True)
         raise
     _flush_directory(target.parent)
+
+
+def _temporary(target: Path) -> Path:
+    """A new name beside the target, of at most 138 bytes, whatever the name of the target.
+
+    It contains the complete name of a checkpoint.
+    """
+    from uuid import uuid4
+
+    return target.with_name(f".{target.name[:30]}.{uuid4().hex[:16]}")
 
 
 def _occupy_standard_descriptors() -> None:

@@ -1,7 +1,7 @@
-"""Messages to the user on standard error.
+"""Messages to the user on standard error, and the results of programs on standard output.
 
-A message only informs, so it never stops the work: one that cannot be written is dropped. Standard
-error may be missing (pythonw, a service), closed, a full disk, or a pipe whose reader has ended.
+What only informs never stops the work: what cannot be written is dropped. A standard stream may be
+missing (pythonw, a service), closed, on a full disk, or a pipe whose reader has ended.
 """
 
 import os
@@ -15,7 +15,7 @@ _WAIT = 1000  # milliseconds that a message waits for a reader
 
 def say(text: str) -> None:
     """Write one line, above the progress bars; control characters are escaped."""
-    line = "".join(map(_printable, " ".join(text.split()))) + "\n"
+    line = printable(" ".join(text.split())) + "\n"
     with suppress(Exception), ExitStack() as bars:
         if "tqdm" in sys.modules and sys.stderr is not None:
             from tqdm import tqdm
@@ -27,6 +27,26 @@ def say(text: str) -> None:
         else:  # a notebook, a test, a log
             sys.stderr.write(line)
             sys.stderr.flush()
+
+
+def show(text: str) -> None:
+    """Print on standard output; characters that it cannot show are escaped, line ends are not."""
+    with suppress(Exception):
+        stream = sys.stdout
+        encoding = stream.encoding or "utf-8"
+        lines = "\n".join(map(printable, text.split("\n")))
+        try:
+            stream.write(lines.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+            stream.flush()
+        except OSError:  # drop what is buffered, or Python reports the error again as it exits
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+def printable(text: str) -> str:
+    """The text with control characters and undecodable bytes escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def warn(text: str, category: type[Warning] = UserWarning, stacklevel: int = 1) -> None:
@@ -60,7 +80,3 @@ def _is_ready(descriptor: int) -> bool:
     ready = poll()
     ready.register(descriptor, POLLOUT)
     return os.get_inheritable(descriptor) and bool(ready.poll(_WAIT))
-
-
-def _printable(character: str) -> str:
-    return character if character.isprintable() else ascii(character)[1:-1]

@@ -73,7 +73,7 @@ def test_lines_and_memory() -> None:
 
 def test_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    vs_pytorch.plot([result(1.5), result(0.7)], str(tmp_path / "plot.png"), "title")
+    vs_pytorch.plot([result(1.5), result(0.7)], tmp_path / "plot.png", "title")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 

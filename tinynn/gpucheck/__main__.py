@@ -10,7 +10,6 @@ import json
 import platform
 import sys
 from datetime import UTC, datetime
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,18 @@ import numpy as np
 import tinynn
 from tinynn.backend import Backend, get_backend
 from tinynn.errors import TinynnError
-from tinynn.files import write_atomically
+from tinynn.files import output_file, write_atomically
 from tinynn.gpucheck import limits, parity
 from tinynn.gpucheck.cases import Case
-
-_print = partial(print, flush=True)
+from tinynn.messages import show
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.json is not None and not options.json.resolve().parent.is_dir():
-        parser.error(f"--json: there is no folder {options.json.resolve().parent}")
+    options = _parser().parse_args(arguments)
     machine = tinynn.devices()
     versions = f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}"
-    _print(f"tinynn.gpucheck, {versions}\n\n{machine}")
+    show(f"tinynn.gpucheck, {versions}\n\n{machine}")
     report: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions,
@@ -45,13 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         backend = get_backend(options.device)
     except TinynnError as error:
-        _print(f"\nNO GPU: {error}")
+        show(f"\nNO GPU: {error}")
         return _finish(options.json, report, "no usable GPU", 2)
     name = "cuda:0" if backend.device == "cuda" else backend.device
     emulated = any(found.name == name and found.emulated for found in machine)
     report |= {"device": backend.device, "emulated": emulated}
     if emulated:
-        _print("\nEMULATED: the CPU emulates a GPU. Results are valid, timings are omitted.")
+        show("\nEMULATED: the CPU emulates a GPU. Results are valid, timings are omitted.")
     try:
         failures = _check_all(backend, options.quick, not emulated, report)
     except KeyboardInterrupt:
@@ -72,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", metavar="NAME", default="cuda", help="cuda (default), cuda:1, ... or cpu"
     )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all results to a file")
+    parser.add_argument(
+        "--json", metavar="FILE", type=output_file, help="write all results to a file"
+    )
     parser.add_argument("--quick", action="store_true", help="check float32 only")
     return parser
 
@@ -91,7 +88,7 @@ def _check(
 ) -> list[dict[str, Any]]:
     """Print and return one row for each name in the table and each dtype."""
     times = f"{'device us':>12}{'CPU us':>12}   (per case, with transfers)" if timed else ""
-    _print(f"\n{table.title:<34}{'dtype':<9}{'cases':>5}{'rel. error':>12}{'tolerance':>11}{times}")
+    show(f"\n{table.title:<34}{'dtype':<9}{'cases':>5}{'rel. error':>12}{'tolerance':>11}{times}")
     rows = []
     for name, dtype in product(dict.fromkeys(case.name for case in table.cases), dtypes):
         cases = [case for case in table.cases if case.name == name]
@@ -110,7 +107,7 @@ def _check(
                 row[f"{key}_seconds"] = _seconds(table, cases, where, dtype)
                 text += f"{row[f'{key}_seconds'] * 1e6:>12.0f}"
         rows.append(row)
-        _print(text)
+        show(text)
     return rows
 
 
@@ -122,23 +119,23 @@ def _seconds(table: parity.Table, cases: list[Case], backend: Backend, dtype: st
 
 def _measure(backend: Backend) -> dict[str, float | None]:
     """Measure and print the limits of a real device."""
-    _print("\ndevice limits, measured")
+    show("\ndevice limits, measured")
     found = {}
     for name, measure in limits.LIMITS.items():
         try:
             found[name] = measure(backend)
-            _print(f"  {name:<46}{found[name]:>12.3g}")
+            show(f"  {name:<46}{found[name]:>12.3g}")
         except Exception as error:  # such as out of memory: go on with the others
-            _print(f"  {name:<46}not measured: {type(error).__name__}: {error}")
+            show(f"  {name:<46}not measured: {type(error).__name__}: {error}")
     return found
 
 
 def _finish(path: Path | None, report: dict[str, Any], verdict: str, code: int) -> int:
-    _print(f"\n{verdict}")
+    show(f"\n{verdict}")
     if path is not None:
         content = json.dumps(report | {"verdict": verdict}, indent=1, default=str)
         write_atomically(path, content.encode())
-        _print(f"wrote {path}")
+        show(f"wrote {path}")
     return code
 
 
