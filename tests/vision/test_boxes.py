@@ -1,5 +1,8 @@
 """Boxes: overlap, clipping, suppression and merging."""
 
+import tracemalloc
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -161,3 +164,19 @@ class TestDropNested:
             for second in kept[:i]:
                 shared = (painted(first) & painted(second)).sum()
                 assert shared <= fraction * min(painted(first).sum(), painted(second).sum()) + 1e-6
+
+
+@pytest.mark.parametrize("function", [non_maximum_suppression, merge_overlapping, drop_nested, iou])
+def test_memory_grows_with_the_boxes_and_the_result(function: Callable[..., object]) -> None:
+    count = 1200
+    rng = np.random.default_rng(0)
+    boxes = np.column_stack([rng.random((count, 2)) * 4000, np.full((count, 2), 20)])
+    arguments = (boxes,) if function is iou else (rng.random(count), 0.6)
+    tracemalloc.start()
+    try:
+        result = function(boxes, *arguments)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    table = result.nbytes if function is iou else 0  # type: ignore[attr-defined]
+    assert most < table + 1000 * count + 16 * 2**20

@@ -146,6 +146,17 @@ class TestWindows:
         sides = random_finder.windows(noise(60, 100), threshold=1e-6).boxes[:, 2:]
         assert sides.min() == pytest.approx(smallest, rel=0.1)
 
+    @pytest.mark.parametrize("turned", [False, True])
+    @pytest.mark.parametrize("width", [100, 200, 900, 5000])
+    def test_the_share_of_a_panorama_is_that_of_its_shorter_side(
+        self, random_finder: Detector, width: int, turned: bool
+    ) -> None:
+        random_finder.min_share = 1 / 4
+        photo = noise(60, width)
+        photo = photo.swapaxes(0, 1) if turned else photo
+        sides = random_finder.windows(photo, threshold=1e-6).boxes[:, 2:]
+        assert sides.min() == pytest.approx(min(width, 2 * 60) / 4, rel=0.1)
+
     def test_scores_are_those_of_the_network_on_the_patches(self, random_finder: Detector) -> None:
         found = random_finder.windows(noise())
         network = random_finder.network.eval()

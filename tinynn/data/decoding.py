@@ -212,11 +212,17 @@ def _upright(picture: Image, path: Path) -> Pixels:
     if picture.mode.startswith("I"):
         stored[...] = _eight_bits(picture, path)[:, :, np.newaxis]
         return upright
+    copy_rgb(picture, stored)
+    return upright
+
+
+def copy_rgb(picture: Image, out: Pixels) -> None:
+    """Convert a loaded picture to RGB, strip by strip, into an array (H, W, 3)."""
+    width, height = picture.size
     rows = max(1, STRIP // width)
     for top in range(0, height, rows):
         strip = picture.crop((0, top, width, min(top + rows, height)))
-        stored[top : top + rows] = np.asarray(_to_rgb(strip))
-    return upright
+        out[top : top + rows] = np.asarray(_to_rgb(strip))
 
 
 def _orientation(picture: Image) -> int:

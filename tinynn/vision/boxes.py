@@ -1,6 +1,6 @@
 """Bounding boxes: float32 arrays (n, 4) of x, y, width and height in pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,10 @@ __all__ = ["clip_boxes", "drop_nested", "iou", "merge_overlapping", "non_maximum
 Boxes = NDArray[np.float32]
 Scores = NDArray[np.float32]
 Indices = NDArray[np.int64]
+Exact = NDArray[np.float64]  # boxes and areas
+
+TABLE = 1 << 18
+"""Pairs of boxes that are compared at a time."""
 
 
 def as_boxes(boxes: ArrayLike) -> Boxes:
@@ -50,9 +54,11 @@ def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
         float32 (n, m), from 0 (disjoint) to 1 (identical); 0 for two boxes without area.
     """
     first, second = as_boxes(a).astype(np.float64), as_boxes(b).astype(np.float64)
-    shared = _intersection(first, second)
-    union = _area(first)[:, None] + _area(second)[None, :] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0).astype(np.float32)
+    overlap = np.zeros((len(first), len(second)), np.float32)
+    rows = max(1, TABLE // max(1, len(second)))
+    for start in range(0, len(first), rows):  # a part of the table at a time, to save memory
+        overlap[start : start + rows] = _iou(first[start : start + rows], second)
+    return overlap
 
 
 def clip_boxes(boxes: ArrayLike, height: int, width: int) -> Boxes:
@@ -71,7 +77,7 @@ def non_maximum_suppression(boxes: ArrayLike, scores: ArrayLike, threshold: floa
     resolved in input order.
     """
     array, values = _scored(boxes, scores)
-    kept = [best for best, _ in _clusters(array, values, threshold)]
+    kept = [best for best, _ in _clusters(array, values, _overlapping(threshold))]
     return np.array(kept, dtype=np.int64)
 
 
@@ -92,7 +98,7 @@ def merge_overlapping(
         One box and the maximum score per cluster, highest score first.
     """
     array, values = _scored(boxes, scores)
-    clusters = [c for c in _clusters(array, values, threshold) if len(c[1]) >= least]
+    clusters = [c for c in _clusters(array, values, _overlapping(threshold)) if len(c[1]) >= least]
     if not clusters:
         return array[:0], values[:0]
     merged = [_weighted_mean(array[members], values[members]) for _, members in clusters]
@@ -106,26 +112,33 @@ def drop_nested(boxes: ArrayLike, scores: ArrayLike, fraction: float) -> Indices
     removes detections inside a face, such as a mouth, whose IoU with the face is too small for
     NMS.
     """
-    array, values = _scored(boxes, scores)
-    exact = array.astype(np.float64)
-    areas = _area(exact)
-    nested = _intersection(exact, exact) > fraction * np.minimum(areas[:, None], areas[None, :])
-    kept: list[int] = []
-    for candidate in np.argsort(-values, kind="stable"):
-        if not nested[candidate, kept].any():
-            kept.append(int(candidate))
+
+    def nested(best: Exact, others: Exact) -> NDArray[np.bool_]:
+        smaller = np.minimum(_area(best)[:, None], _area(others)[None, :])
+        return _intersection(best, others) > fraction * smaller
+
+    kept = [best for best, _ in _clusters(*_scored(boxes, scores), nested)]
     return np.array(kept, dtype=np.int64)
 
 
-def _clusters(boxes: Boxes, scores: Scores, threshold: float) -> Iterator[tuple[int, Indices]]:
-    """The index of each box that NMS keeps, best first, and of all boxes it suppresses."""
+def _clusters(
+    boxes: Boxes, scores: Scores, belongs: Callable[[Exact, Exact], NDArray[np.bool_]]
+) -> Iterator[tuple[int, Indices]]:
+    """The index of each box that is kept, best first, and of itself and the boxes it replaces.
+
+    The best box is compared with all that are left: memory grows with n, not with its square.
+    """
     left = np.argsort(-scores, kind="stable")
+    exact = boxes[left].astype(np.float64)
     while left.size:
-        best = int(left[0])
-        over = iou(boxes[best : best + 1], boxes[left])[0] > threshold
+        over = belongs(exact[:1], exact)[0]
         over[0] = True  # the IoU of a box without area is 0, even with itself
-        yield best, left[over]
-        left = left[~over]
+        yield int(left[0]), left[over]
+        left, exact = left[~over], exact[~over]
+
+
+def _overlapping(threshold: float) -> Callable[[Exact, Exact], NDArray[np.bool_]]:
+    return lambda best, others: _iou(best, others).astype(np.float32) > threshold
 
 
 def _scored(boxes: ArrayLike, scores: ArrayLike) -> tuple[Boxes, Scores]:
@@ -140,11 +153,21 @@ def _weighted_mean(boxes: Boxes, weights: Scores) -> Boxes:
     return np.asarray(weights.astype(np.float64) @ boxes / total, dtype=np.float32)
 
 
-def _intersection(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    start = np.maximum(a[:, None, :2], b[None, :, :2])
-    end = np.minimum((a[:, :2] + a[:, 2:])[:, None], (b[:, :2] + b[:, 2:])[None, :])
-    return np.asarray(np.clip(end - start, 0, None).prod(axis=2))
+def _iou(a: Exact, b: Exact) -> Exact:
+    shared = _intersection(a, b)
+    union = _area(a)[:, None] + _area(b)[None, :] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+def _intersection(a: Exact, b: Exact) -> Exact:
+    ends_a, ends_b = a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:]
+    width, height = (
+        np.minimum(ends_a[:, axis, None], ends_b[:, axis])
+        - np.maximum(a[:, axis, None], b[:, axis])
+        for axis in (0, 1)
+    )
+    return np.asarray(width.clip(0) * height.clip(0))
+
+
+def _area(boxes: Exact) -> Exact:
     return np.asarray(boxes[:, 2] * boxes[:, 3])

@@ -62,8 +62,9 @@ class Detector:
         step: Ratio of the scales of two levels of the pyramid.
         threshold: Minimum score of a candidate, between 0 and 1.
         min_size: Side of the smallest object in pixels of the photo.
-        min_share: Side of the smallest object as a fraction of the longer side of the photo; the
-            larger of the two limits applies. Above 0, the cost hardly depends on the photo's size.
+        min_share: Side of the smallest object as a fraction of the photo's longer side, or of
+            twice its shorter side if that is less, as in a panorama; the larger of this and
+            ``min_size`` applies. Above 0, the cost depends on the photo's shape, not on its size.
         min_windows: Minimum number of merged candidates in a detection.
 
     Raises:
@@ -104,7 +105,10 @@ class Detector:
         """
         limit = self.threshold if threshold is None else threshold
         gray = to_gray(photo)
-        smallest = max(self.min_size, self.min_share * max(gray.shape))
+        height, width = gray.shape[:2]
+        smallest = max(
+            self.min_size, self.min_share * min(max(height, width), 2 * height, 2 * width)
+        )
         no_patches = np.zeros((0, self.window, self.window, 1), np.uint8)
         found = [Windows(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), no_patches)]
         # Batch norm is folded into the convolutions once, for all levels and strips.

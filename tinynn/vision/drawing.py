@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tinynn.data.decoding import copy_rgb
 from tinynn.vision.boxes import as_boxes, check_scores
 from tinynn.vision.photo import Photo, as_photo, to_picture
 
@@ -30,14 +31,17 @@ def draw_boxes(
     labels = [""] * len(array)
     if scores is not None:
         labels = [f"{value:.2f}" for value in check_scores(scores, len(array))]
-    picture = to_picture(as_photo(photo)).convert("RGB")
+    picture = to_picture(as_photo(photo))
+    picture = picture if picture.mode == "RGB" else picture.convert("RGB")
     pen = ImageDraw.Draw(picture)
     line = max(1, round(max(picture.size) / 400))
     for (x, y, width, height), label in zip(array.tolist(), labels, strict=True):
         pen.rectangle((x, y, x + width, y + height), outline=color, width=line)
         if label:
             _write(pen, x, y, label, color, size=max(10, 6 * line))
-    return np.array(picture, dtype=np.uint8)
+    drawn = np.empty((picture.height, picture.width, 3), np.uint8)
+    copy_rgb(picture, drawn)
+    return drawn
 
 
 def _write(pen: Any, x: float, y: float, label: str, color: Color, size: int) -> None:

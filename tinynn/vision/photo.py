@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tinynn.data.decoding import decode
+from tinynn.data.decoding import STRIP, decode
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
 from tinynn.files import write_atomically
 
@@ -104,5 +104,8 @@ def to_gray(photo: NDArray[np.generic]) -> Photo:
     array = as_photo(photo)
     if array.shape[2] == 1:
         return array
-    luma = (array @ LUMA + 500) // 1000
-    return np.asarray(luma, dtype=np.uint8)[:, :, np.newaxis]
+    gray = np.empty((*array.shape[:2], 1), np.uint8)
+    rows = max(1, STRIP // array.shape[1])
+    for top in range(0, len(array), rows):  # a strip at a time: sums take 16 bytes per pixel
+        gray[top : top + rows, :, 0] = (array[top : top + rows] @ LUMA + 500) // 1000
+    return gray
