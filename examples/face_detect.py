@@ -9,6 +9,7 @@ import platform
 import sys
 import tempfile
 import time
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from faces import detection, explanation, identification, page, photos, report
 from faces.options import PROGRAM, QUICK_EPOCHS, parse
 from tinynn.errors import DataError, Interrupted, TinynnError
 from tinynn.files import write_atomically
+from tinynn.messages import say, show
 from tinynn.training import EXIT_CODE, Checkpoints, log_csv, log_tensorboard
 from tinynn.vision import Detections, Detector, draw_boxes, iou, read_photo, write_photo
 
@@ -35,6 +37,8 @@ LEAST_IOU = 0.3  # of a detection with the ground truth
 ASTRONAUT_FACE = (176, 72, 94, 94)  # ground truth: x, y, width, height
 MONTAGES_SHOWN, MISTAKES_SHOWN = 3, 24
 WHITE = (255, 255, 255)
+LONGEST_NAME = 255  # bytes
+RESULTS = 16 << 20  # bytes of all results, but for the weights of a large network
 EXAMPLES_CAPTION = "Two examples per row, each with test image, HiResCAM and occlusion map."
 
 
@@ -51,20 +55,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _end("interrupted", INTERRUPTED)
     except Interrupted as interruption:
         return _end(f"{interruption} (--resume auto)", EXIT_CODE)
-    except (OSError, TinynnError) as error:
+    except Refusal as error:
         return _refuse(error)
 
 
-def _refuse(error: OSError | TinynnError) -> int:
-    """Print what is wrong with the input and return the exit code."""
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return _end(f"error: {where}{error.strerror or error}", 2)
-    return _end(f"error: {error}", 2)
+Refusal = (OSError, MemoryError, TinynnError)
+"""What is wrong with the input or the machine, and not with the program."""
+
+
+def _refuse(error: BaseException) -> int:
+    """Print what is wrong and return the exit code."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        return _end(f"error: {where}{error.strerror}", 2)
+    return _end(f"error: {error or 'not enough memory'}", 2)
 
 
 def _end(message: str, code: int) -> int:
-    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    say(f"{PROGRAM}: {message}")
     return code
 
 
@@ -77,7 +85,9 @@ class Experiment:
     def __init__(self, options: argparse.Namespace) -> None:
         tinynn.zeros(1, device=options.device)  # fails first if there is no such device
         self.options = options
-        self.out = _writable(options.out)
+        space = RESULTS + 4 * identification.RECIPES[options.model].parameters
+        self.out = _writable(options.out, space)
+        report.prepare_plots(self.out)
         self.report: dict[str, Any] = {
             "seed": options.seed,
             "device": options.device,
@@ -92,7 +102,7 @@ class Experiment:
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
         """Print the title of a stage and measure its time."""
-        print(title, flush=True)
+        show(title)
         start = time.perf_counter()
         yield
         self.report["seconds"][name] = round(time.perf_counter() - start, 2)
@@ -124,8 +134,8 @@ class Experiment:
         seconds["total"] = round(sum(seconds.values()), 2)
         report.write_json(self.out / "report.json", self.report)
         html = page.page(self.report, self.pictures)
-        write_atomically(self.out / "report.html", html.encode())
-        print(f"finished in {seconds['total']:.0f} s: see {self.out / 'report.html'}")
+        write_atomically(self.out / "report.html", html.encode(errors="backslashreplace"))
+        show(f"finished in {seconds['total']:.0f} s: see {self.out / 'report.html'}")
 
 
 def train_and_test(options: argparse.Namespace) -> int:
@@ -152,19 +162,39 @@ def detect(options: argparse.Namespace) -> int:
     out = _writable(options.out)
     found: dict[str, list[dict[str, float]]] = {}
     code = 0
-    with tinynn.nn.constant_weights():  # folds batch norm once for all photos
-        for path, drawn in zip(options.photos, _drawn_paths(options.photos, out), strict=True):
-            try:
-                photo = read_photo(path)
-            except (OSError, DataError) as error:
-                code = _refuse(error)
-                continue
-            faces = detector.detect(photo)
-            found[str(path)] = _as_dicts(faces)
-            write_photo(drawn, draw_boxes(photo, faces.boxes, faces.scores))
-            print(f"{path}: {len(faces.boxes)} face(s), see {drawn}", flush=True)
-    report.write_json(out / "detections.json", found)
+    try:
+        with tinynn.nn.constant_weights():  # folds batch norm once for all photos
+            for path, drawn in zip(options.photos, _drawn_paths(options.photos, out), strict=True):
+                code = max(code, _detect_in(path, drawn, detector, found))
+    finally:  # also after Ctrl-C
+        report.write_json(out / "detections.json", found)
     return code
+
+
+def _detect_in(path: Path, drawn: Path, detector: Detector, found: dict[str, Any]) -> int:
+    """Detect faces in one photo and draw them; the exit code is 2 if that is impossible."""
+    try:
+        with _warnings_said():
+            photo = read_photo(path)
+        faces = detector.detect(photo)
+        found[str(path)] = _as_dicts(faces)
+        write_photo(drawn, draw_boxes(photo, faces.boxes, faces.scores))
+    except MemoryError as error:
+        return _end(f"error: {path} takes more memory than there is: {error}", 2)
+    except Refusal as error:
+        return _refuse(error)
+    show(f"{path}: {len(faces.boxes)} face(s), see {drawn}")
+    return 0
+
+
+@contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Print each warning as one line of the program."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        _end(f"warning: {warning.message}", 0)
 
 
 def _as_dicts(faces: Detections) -> list[dict[str, float]]:
@@ -180,17 +210,24 @@ def _drawn_paths(inputs: Sequence[Path], out: Path) -> list[Path]:
     drawn: list[Path] = []
     for photo in inputs:
         suffix = photo.suffix if photo.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
-        path, number = out / f"{photo.stem}_faces{suffix}", 2
+        path, number = _in(out, photo.stem, f"_faces{suffix}"), 2
         while _identity(path) in taken:
-            path, number = out / f"{photo.stem}_faces_{number}{suffix}", number + 1
+            path, number = _in(out, photo.stem, f"_faces_{number}{suffix}"), number + 1
         taken.add(_identity(path))
         drawn.append(path)
     return drawn
 
 
+def _in(out: Path, stem: str, end: str) -> Path:
+    """The file ``stem`` + ``end`` in ``out``; the stem is cut if the name would be too long."""
+    while len(os.fsencode(stem + end)) > LONGEST_NAME:
+        stem = stem[:-1]
+    return out / (stem + end)
+
+
 def _identity(path: Path) -> str:
-    """Equal for two names of one file; some file systems ignore case."""
-    return os.path.realpath(path).casefold()
+    """Equal for two names of one file; some file systems ignore case or the form of accents."""
+    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
 
 
 # -- the stages ------------------------------------------------------------------------------------
@@ -219,7 +256,7 @@ def _detection(experiment: Experiment) -> None:
         "The training set becomes harder with every round of mined false positives.",
     )
     found, montage = section["astronaut"]["found"], section["montage"]
-    print(
+    show(
         f"  astronaut: {'found' if found else 'missed'}; montages: recall "
         f"{montage['recall']:.1%} of {montage['faces']} faces, "
         f"{montage['false_positives_per_photo']:.2f} false positives per photo"
@@ -292,7 +329,7 @@ def _identification(experiment: Experiment, portraits: identification.Portraits)
             **identification.summary(outcome, options.model),
             "curves": report.curve(outcome.history),
         }
-    print(f"  accuracy {outcome.accuracy:.1%} on {len(outcome.predictions)} test images")
+    show(f"  accuracy {outcome.accuracy:.1%} on {len(outcome.predictions)} test images")
     _show_identification(experiment, outcome)
 
 
@@ -353,24 +390,28 @@ def _album(options: argparse.Namespace) -> identification.Portraits:
     """The photos in ``--data``; prints a warning for each file that ``--skip-bad`` skips."""
     recipe = identification.RECIPES[options.model]
     size = (2 * recipe.height, 2 * recipe.width)
-    with warnings.catch_warnings(record=True) as skipped:
-        warnings.simplefilter("always")
+    with _warnings_said():
         try:
-            portraits = identification.from_folder(options.data, *size, options.skip_bad)
+            return identification.from_folder(options.data, *size, options.skip_bad)
         except DataError as error:
             unreadable = options.data.is_dir() and not options.skip_bad
             hint = " (--skip-bad skips unreadable files)" if unreadable else ""
             raise DataError(f"{error}{hint}") from error
-    for warning in skipped:
-        _end(f"warning: {warning.message}", 0)
-    return portraits
 
 
-def _writable(folder: Path) -> Path:
-    """Create ``folder`` if needed and check, before training, that it is writable."""
+def _writable(folder: Path, space: int = 1 << 20) -> Path:
+    """Create ``folder`` if needed and check, before training, that ``space`` bytes fit into it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        return folder
+    piece = os.urandom(1 << 20)  # which no file system can compress
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for _ in range(-(-space // len(piece))):
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} ({space:,} bytes)", str(folder)) from error
+    return folder
 
 
 def _check_extra() -> None:

@@ -199,7 +199,8 @@ def train(
             rounds.begin(number, _false_positives(training.detector, scenes, plan, rng))
         faces = _augmented_faces(orl, lfw, plan.faces, numpy_generator(seed, 3, number))
         loader = _loader(_labeled(faces, rounds.negatives), plan, seed, number, device)
-        before = list(training.history.training)
+        # A checkpoint from the end of a round contains its epochs, in fit's history too.
+        before = training.history.training[: sum(_lengths(plan)[:number])]
         history = _learn(training.detector.network, loader, plan, number, checkpoints)
         training.history.training = before + history.training
     return training
@@ -227,11 +228,16 @@ def _loader(examples: ArrayDataset, plan: Plan, seed: int, number: int, device: 
     return loader
 
 
+def _lengths(plan: Plan) -> list[int]:
+    """Epochs of each round."""
+    return [plan.first_epochs] + [1] * (plan.mining_rounds - 1) + [plan.last_epochs]
+
+
 def _learn(
     network: nn.Module, loader: DataLoader, plan: Plan, number: int, checkpoints: Checkpoints | None
 ) -> History:
     """Train round ``number``, at its position in the one-cycle learning-rate schedule."""
-    lengths = [plan.first_epochs] + [1] * (plan.mining_rounds - 1) + [plan.last_epochs]
+    lengths = _lengths(plan)
     done, epochs = sum(lengths[:number]), lengths[number]
     cycle = optim.one_cycle(plan.learning_rate, sum(lengths) * CYCLE, warm_up_share=0.1)
     classifier = nn.Sequential(network, nn.Flatten())
@@ -377,10 +383,8 @@ def _false_positives(
     detector: Detector, scenes: Sequence[Photo], plan: Plan, rng: np.random.Generator
 ) -> Patches:
     """Windows without a face that the detector scores highest, from each photo."""
-    from tqdm import tqdm
-
     mined = [np.zeros((0, WINDOW, WINDOW, 1), dtype=np.uint8)]
-    for photo, faces in tqdm(list(_mining_photos(scenes, rng)), desc="mining", disable=None):
+    for photo, faces in _mining_photos(scenes, rng):
         found = detector.windows(photo, MINED_SCORE)
         wrong = np.flatnonzero(~(iou(found.boxes, faces) > CLOSE).any(axis=1))
         worst = wrong[np.argsort(-found.scores[wrong], kind="stable")][: plan.alarms_per_photo]

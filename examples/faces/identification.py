@@ -141,9 +141,13 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _portrait_array(path: Path) -> Images:
+    if path.exists() and not path.is_file():  # a pipe may never end
+        raise DataError(f"{path} is not a regular file, expected a NumPy array file (.npy)")
     try:  # memory-mapped, because a damaged header may claim any size
         array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, OverflowError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # ValueError, EOFError, SyntaxError, RecursionError, ...
         raise DataError(f"{path} is not a NumPy array file (.npy), or it is damaged") from error
     if array.dtype != np.uint8 or array.ndim != 3:
         raise DataError(
@@ -152,6 +156,8 @@ def _portrait_array(path: Path) -> Images:
         )
     if 0 in array.shape:
         raise DataError(f"{path} contains no image: its shape is {array.shape}")
+    if array.nbytes > tinynn.backend.get_backend("cpu").available_memory() // 2:
+        raise DataError(f"{path} has {array.nbytes:,} bytes, which do not fit in memory")
     return np.array(array)
 
 
@@ -285,9 +291,13 @@ class Standardise(Standardize):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network and its training: input size in pixels, hyperparameters, augmentation."""
+    """A network, its approximate size, and its training.
+
+    ``height`` and ``width`` are those of its input in pixels.
+    """
 
     network: Callable[[int, Images], nn.Module]
+    parameters: int
     height: int
     width: int
     epochs: int
@@ -308,6 +318,7 @@ def _plain_sgd(model: nn.Module, steps: int) -> optim.SGD:
 RECIPES = {
     "small": Recipe(
         network=small,
+        parameters=251_000,
         height=48,
         width=40,
         epochs=50,
@@ -324,6 +335,7 @@ RECIPES = {
     ),
     "original": Recipe(
         network=original,
+        parameters=34_900_000,
         height=91,
         width=91,
         epochs=10,

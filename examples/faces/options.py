@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import tinynn
 from tinynn.errors import ArgumentError
+from tinynn.messages import say
 
 from . import detection, identification
 
@@ -57,7 +58,8 @@ class _Parser(argparse.ArgumentParser):
     """Reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{PROGRAM}: error: {message} (--help shows the options)\n")
+        say(f"{PROGRAM}: error: {message} (--help shows the options)")
+        self.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:

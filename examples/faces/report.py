@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
+import os
+import shutil
+import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +16,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinynn.errors import DataError
 from tinynn.files import write_atomically
+from tinynn.messages import printable
 from tinynn.training import History, plot_history
 from tinynn.training.curves import new_figure
+
+LONGEST_LABEL = 30  # characters
 
 # -- files -----------------------------------------------------------------------------------------
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON."""
+    """Write ``value`` as indented JSON.
+
+    Names of files are decoded by ``os.fsdecode``; bytes that are not UTF-8 become escaped
+    surrogates, of which ``os.fsencode`` makes the same bytes again.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
+    write_atomically(path, (text + "\n").encode(errors="backslashreplace"))
 
 
 def curve(history: History) -> dict[str, list[float]]:
@@ -59,8 +72,10 @@ def plot_confusion(matrix: npt.NDArray[np.int64], people: Sequence[str]) -> byte
     figure, (axes,) = new_figure(columns=1, width=size, height=size)
     axes.imshow(matrix, cmap="Blues", vmin=0)
     fontsize = 7 if len(people) > 10 else 10
-    axes.set_xticks(range(len(people)), people, rotation=90, fontsize=fontsize)
-    axes.set_yticks(range(len(people)), people, fontsize=fontsize)
+    names = [_label(name) for name in people]
+    text = {"fontsize": fontsize, "parse_math": False}  # a name may contain $
+    axes.set_xticks(range(len(people)), names, rotation=90, **text)
+    axes.set_yticks(range(len(people)), names, **text)
     axes.set(xlabel="predicted person", ylabel="true person")
     for row, column in zip(*np.nonzero(matrix), strict=True):
         count = int(matrix[row, column])
@@ -70,7 +85,33 @@ def plot_confusion(matrix: npt.NDArray[np.int64], people: Sequence[str]) -> byte
     return _encoded(figure)
 
 
+def prepare_plots(folder: Path) -> None:
+    """Draw a first plot, so that what keeps matplotlib from it is reported before training.
+
+    matplotlib needs a directory for its caches: in ``folder``, if there is neither a home nor a
+    directory for temporary files.
+    """
+    confusion = np.eye(2, dtype=np.int64), ("a", "b")
+    try:
+        try:
+            plot_confusion(*confusion)
+        except (OSError, RuntimeError):
+            caches = tempfile.mkdtemp(prefix=".matplotlib-", dir=folder)
+            atexit.register(shutil.rmtree, caches, ignore_errors=True)
+            os.environ["MPLCONFIGDIR"] = caches
+            plot_confusion(*confusion)
+    except Exception as error:  # of matplotlib, its settings or its fonts
+        raise DataError(f"matplotlib cannot draw: {error}") from error
+
+
+def _label(name: str) -> str:
+    shown = printable(name)
+    return shown if len(shown) <= LONGEST_LABEL else shown[: LONGEST_LABEL - 1] + "…"
+
+
 def _encoded(figure: Any) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters that the font lacks
+        figure.savefig(file, format="png", dpi=130)
     return file.getvalue()

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinynn.errors import DataError
+from tinynn.messages import warn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -249,7 +250,7 @@ def _eight_bits(picture: Image, path: Path) -> Pixels:
     if 0 < high < unit:
         raise ValueError(f"16-bit pixels of at most {high}, which is black: scale them to {full}")
     if 0 < high <= full // 8:
-        warnings.warn(f"{path} is dark: its pixels are at most {high} of {full}", stacklevel=2)
+        warn(f"{path} is dark: its pixels are at most {high} of {full}")
     return np.asarray(gray // unit, np.uint8)
 
 

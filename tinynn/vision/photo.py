@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from tinynn.data.decoding import STRIP, decode
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
-from tinynn.files import write_atomically
+from tinynn.files import local_path, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,7 +41,7 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
     Warns:
         UserWarning: If the brightest pixel of 16-bit gray is at most 1/8 of the full scale.
     """
-    file = Path(path)
+    file = local_path(path)
     if not file.exists():
         raise FileNotFoundError(f"there is no photo {file}")
     return decode(file)
@@ -60,7 +59,7 @@ def write_photo(path: str | os.PathLike[str], photo: Photo) -> None:
     """
     from PIL import Image
 
-    picture, suffix, encoded = to_picture(as_photo(photo)), Path(path).suffix, io.BytesIO()
+    picture, suffix, encoded = to_picture(as_photo(photo)), local_path(path).suffix, io.BytesIO()
     try:
         picture.save(encoded, format=Image.registered_extensions()[suffix.lower()])
     except (OSError, ValueError, KeyError) as error:  # saving to memory: not a disk error
