@@ -20,7 +20,7 @@ Y = np.array([0.5, -1.0, 2.0, 0.0, 0.5, 3.0, -1.0, 2.0, math.inf, 1.0])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", formula._CPP)
 def test_function(name: str, device: str) -> None:
-    function = getattr(np, name, formula.erf)
+    function = getattr(np, name, None) or getattr(formula, name)
 
     def call(x: Any, y: Any) -> Any:
         if name == "where":

@@ -19,7 +19,7 @@ from tinynn.errors import ArgumentError
 from tinynn.functional.arithmetic import where
 from tinynn.functional.operands import as_tensor
 
-__all__ = ["abs", "absolute", "clip", "cos", "erf", "exp", "log", "sin", "sqrt", "square"]
+__all__ = ["abs", "absolute", "clip", "cos", "erf", "exp", "expm1", "log", "sin", "sqrt", "square"]
 __all__ += ["elu", "gelu", "leaky_relu", "log_sigmoid", "relu"]
 __all__ += ["sigmoid", "silu", "softplus", "tanh"]
 
@@ -45,6 +45,11 @@ def _with_output(name: str, formula: Formula, x: Operand, vjp: VJP) -> Tensor:
 def exp(x: Operand) -> Tensor:
     """e to the power x."""
     return _with_output("exp", np.exp, x, lambda grad, out: grad * out)
+
+
+def expm1(x: Operand) -> Tensor:
+    """exp(x) - 1, also precise near 0."""
+    return _with_input("expm1", np.expm1, x, lambda grad, x: grad * exp(x))
 
 
 def log(x: Operand) -> Tensor:
@@ -87,7 +92,12 @@ def cos(x: Operand) -> Tensor:
 def erf(x: Operand) -> Tensor:
     """The error function, 2/√π ∫₀ˣ exp(-t²) dt."""
     scale = 2 / math.sqrt(math.pi)
-    return _with_input("erf", formula.erf, x, lambda grad, x: grad * (scale * exp(-square(x))))
+    return _with_input("erf", formula.erf, x, lambda grad, x: grad * (scale * _bell(x)))
+
+
+def _bell(x: Tensor) -> Tensor:
+    """exp(-x²)."""
+    return _with_input("bell", formula.bell, x, lambda grad, x: grad * (x * _bell(x) * -2))
 
 
 def clip(x: Operand, low: float | None = None, high: float | None = None) -> Tensor:
@@ -147,25 +157,54 @@ def elu(x: Operand, alpha: float = 1.0) -> Tensor:
     """
     x, alpha = _floating("elu", x), number("elu: alpha", alpha)
     positive = x > 0
-    return where(positive, x, (exp(where(positive, 0.0, x)) - 1) * alpha)
+    return where(positive, x, expm1(where(positive, 0.0, x)) * alpha)
 
 
 def _sigmoid(x: Any) -> Any:
-    return np.tanh(x * 0.5) * 0.5 + 0.5
+    small = np.exp(-np.absolute(x))
+    return np.maximum(small, x >= 0) / (1 + small)
 
 
 def sigmoid(x: Operand) -> Tensor:
-    """1 / (1 + exp(-x)), computed as (tanh(x / 2) + 1) / 2, which cannot overflow."""
-    return _with_output("sigmoid", _sigmoid, x, lambda grad, out: grad * (out * (1 - out)))
+    """σ(x) = 1 / (1 + exp(-x)), without overflow."""
+    return _with_input("sigmoid", _sigmoid, x, lambda grad, x: grad * _sigmoid_slope(x))
+
+
+def _slope(x: Any) -> Any:
+    small = np.exp(-np.absolute(x))
+    return small / np.square(1 + small)
+
+
+def _sigmoid_slope(x: Tensor) -> Tensor:
+    """σ'(x) = σ(x)·σ(-x); from σ(x) alone it would lose all digits for large x."""
+
+    def vjp(grad: Tensor, x: Tensor) -> Tensor:
+        return grad * (-_sigmoid_slope(x) * tanh(x * 0.5))
+
+    return _with_input("sigmoid_slope", _slope, x, vjp)
 
 
 def tanh(x: Operand) -> Tensor:
     """The hyperbolic tangent of x."""
-    return _with_output("tanh", np.tanh, x, lambda grad, out: grad * (1 - out * out))
+    return _with_input("tanh", np.tanh, x, lambda grad, x: grad * _tanh_slope(x))
+
+
+def _squared_sech(x: Any) -> Any:
+    small = np.square(np.exp(-np.absolute(x)))
+    return 4 * small / np.square(1 + small)
+
+
+def _tanh_slope(x: Tensor) -> Tensor:
+    """1 - tanh²(x), without its cancellation."""
+
+    def vjp(grad: Tensor, x: Tensor) -> Tensor:
+        return grad * (_tanh_slope(x) * tanh(x) * -2)
+
+    return _with_input("tanh_slope", _squared_sech, x, vjp)
 
 
 def _softplus(x: Any) -> Any:
-    return np.logaddexp(x, 0)
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.absolute(x)))
 
 
 def softplus(x: Operand) -> Tensor:
@@ -183,8 +222,9 @@ def _silu(x: Any) -> Any:
 
 
 def _silu_vjp(grad: Any, x: Any) -> Any:
-    s = _sigmoid(x)
-    return grad * s + grad * x * (s * (1 - s))
+    small = np.exp(-np.absolute(x))
+    whole = 1 + small
+    return grad * (np.maximum(small, x >= 0) / whole * (1 + x * (np.maximum(small, x < 0) / whole)))
 
 
 def silu(x: Operand) -> Tensor:
@@ -199,8 +239,7 @@ def _silu_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """The VJP of ``silu`` in one kernel, and for higher orders the VJPs of this VJP."""
 
     def vjp(upstream: Tensor) -> Tensor:
-        s = sigmoid(x)
-        return upstream * grad * (s * (1 - s) * (2 + x * (1 - 2 * s)))
+        return upstream * grad * (_sigmoid_slope(x) * (2 - x * tanh(x * 0.5)))
 
     data = x.backend.evaluate(_silu_vjp, grad.data, x.data)
     return record("silu_gradient", data, (grad, lambda u: _silu_gradient(u, x)), (x, vjp))
@@ -218,5 +257,22 @@ def gelu(x: Operand, approximate: str = "none") -> Tensor:
     """
     x = _floating("gelu", x)
     if choice("gelu: approximate", approximate, "none", "tanh") == "none":
-        return x * (0.5 * (1 + erf(x * math.sqrt(0.5))))
-    return x * (0.5 * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x)))))
+        return x * _normal_cdf(x)
+    # (1 + tanh(u)) / 2 = σ(2u), which is 0 or 1 beyond the limits
+    inner = clip(x, -22, 22)
+    cubic = inner + 0.044715 * (inner * inner * inner)
+    return x * sigmoid(2 * math.sqrt(2 / math.pi) * cubic)
+
+
+def _cdf(x: Any) -> Any:
+    return formula.erfc(x * -math.sqrt(0.5)) * 0.5
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    """Φ(x), also precise where it is close to 0."""
+    scale = math.sqrt(0.5)
+
+    def vjp(grad: Tensor, x: Tensor) -> Tensor:
+        return grad * (_bell(x * scale) * (scale / math.sqrt(math.pi)))
+
+    return _with_input("normal_cdf", _cdf, x, vjp)

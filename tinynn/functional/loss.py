@@ -195,9 +195,8 @@ def sigmoid_focal_loss(
     """
     x, t = _pair("sigmoid_focal_loss", logits, target)
     alpha, gamma = number("alpha", alpha, high=1, ends="(]"), number("gamma", gamma, 0, ends="[)")
-    p = sigmoid(x)
     losses = (1 - t) * softplus(x) + t * softplus(-x)
-    missed = t * (1 - p) + (1 - t) * p
+    missed = t * sigmoid(-x) + (1 - t) * sigmoid(x)
     losses = losses * missed**gamma
     if alpha >= 0:
         losses = losses * (alpha * t + (1 - alpha) * (1 - t))

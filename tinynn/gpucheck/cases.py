@@ -13,7 +13,7 @@ import numpy as np
 
 from tinynn import optim
 from tinynn.backend import Window, get_backend
-from tinynn.backend.formula import erf
+from tinynn.backend.formula import erf, erfc
 from tinynn.backend.reference import Array, Backend, BatchNorm, NeedsGrad, Normalized, PooledGrad
 from tinynn.random import manual_seed
 
@@ -157,7 +157,7 @@ _SUMMED = "sum mean var std logsumexp"
 
 FUNCTIONS = [
     # elementwise
-    *cases("cos erf exp negative sin square", *_UNARY),
+    *cases("cos erf exp expm1 negative sin square", *_UNARY),
     *cases("gelu log_sigmoid sigmoid silu softplus tanh", *_UNARY),
     *cases("log sqrt", *_UNARY, sample=positive),
     *cases("abs absolute relu", *_UNARY, sample=nonzero),
@@ -302,7 +302,7 @@ def _momentum(p: Array, g: Array, v: Array) -> None:
 
 KERNELS = [
     *cases("relu", (3, 5)),
-    *cases("evaluate", [erf, (3, 5)]),
+    *cases("evaluate", [erf, (3, 5)], [erfc, (3, 5)]),
     *cases("elementwise", ["add", (3, 5), 2.0]),
     *cases("relu_gradient", [(6, 30, 5), _REVERSED]),
     *cases("matmul", [(7, 9), (9, 4)]),
