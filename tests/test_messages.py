@@ -65,6 +65,8 @@ UNUSABLE = {
     "descriptor of another file": "os.close(2); other = open('other', 'w+')",
     "full disk": "os.dup2(os.open('/dev/full', os.O_WRONLY), 2)",
     "no reader": "read, write = os.pipe(); os.dup2(write, 2); os.close(read); os.close(write)",
+    "no reader, and the default effect of SIGPIPE": "signal.signal(signal.SIGPIPE, signal.SIG_DFL);"
+    "read, write = os.pipe(); os.dup2(write, 2); os.close(read); os.close(write)",
     "a reader that does not read": UNREAD,
     "replaced by an object that fails": "sys.stderr = Raises()",
     "replaced by a file that is closed": "sys.stderr = open('log', 'w'); sys.stderr.close()",

@@ -74,9 +74,9 @@ def write_unbuffered(text: str) -> None:
 
 
 def _is_ready(descriptor: int) -> bool:
-    """Whether it is still standard error, and a write does not block."""
+    """Whether it is still standard error, has a reader, and a write does not block."""
     from select import POLLOUT, poll
 
     ready = poll()
     ready.register(descriptor, POLLOUT)
-    return os.get_inheritable(descriptor) and bool(ready.poll(_WAIT))
+    return os.get_inheritable(descriptor) and ready.poll(_WAIT) == [(descriptor, POLLOUT)]

@@ -129,6 +129,12 @@ class TestBranches:
         second.save()
         assert Checkpoints(tmp_path).steps == 10 * chosen + 2
 
+    def test_a_copy_by_another_name(self, tmp_path: Path) -> None:
+        saved(tmp_path, 10, 20, 30)
+        (tmp_path / step_names(tmp_path)[0]).rename(tmp_path / "good")
+        saved(tmp_path, 11, resume="good")
+        assert Checkpoints(tmp_path).steps == 11
+
     def test_branch_of_a_branch(self, tmp_path: Path) -> None:
         saved(tmp_path, 10, 20, 30)
         for number in (2, 3, 4):

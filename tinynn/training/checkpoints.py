@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import re
 import sys
 import threading
@@ -13,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from tinynn import messages
+from tinynn.arguments import integer, number
 from tinynn.errors import ArgumentError, FileFormatError, Interrupted, StorageError, TinynnError
 from tinynn.files import Arrays, FilePath, safetensors_content
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
@@ -28,7 +30,7 @@ _NAME = re.compile(r"step-(\d{12})(?:\.branch-(\d{1,9}))?\.safetensors")
 _MOST_STEPS = 10**12  # as many digits as a name has
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _WAIT_FOR_OWNER = 30.0  # seconds for another process to write its last checkpoint
-_WAIT_WHEN_STOPPED = 90.0  # seconds after a signal; a spot instance is reclaimed after 120
+_WAIT_WHEN_STOPPED = 75.0  # seconds after a signal; a spot instance is reclaimed after 120
 _WAIT_AT_LEAST = 15.0  # seconds, if a step took so long
 
 
@@ -94,11 +96,17 @@ class Checkpoints:
         config: Mapping[str, Any] | None = None,
         watch_spot: bool = False,
     ) -> None:
-        if not every >= 0 or keep < 1:
-            raise ArgumentError(
-                f"Checkpoints: expected every >= 0 s and keep >= 1, got {every}, {keep}"
+        try:
+            self.every, self.keep = (
+                number("every", every, 0, math.inf, "[]"),
+                integer("keep", keep, 1),
             )
-        self.every, self.keep, self.watch_spot = every, keep, watch_spot
+        except ArgumentError as error:
+            text = "Checkpoints: expected every >= 0 s and keep >= 1"
+            raise ArgumentError(f"{text}: {error}") from None
+        if not isinstance(resume, str):
+            raise ArgumentError(f'resume must be "auto", "never" or a name, got {resume!r:.80}')
+        self.watch_spot = watch_spot
         self.config = dict(config or {})
         next(safetensors_content(*capture(self.config)))  # ArgumentError if it cannot be stored
         self.steps = 0
@@ -253,6 +261,7 @@ class Checkpoints:
             last = max(self._stop.since + _WAIT_WHEN_STOPPED, began + _WAIT_AT_LEAST)
             if self._stop.reason is not None and time.monotonic() > last:
                 text = f"no answer in the {_WAIT_WHEN_STOPPED:.0f} s after {self._stop.reason}"
+                text += f"; the last checkpoint is {self._intact}"
                 raise StorageError(f"cannot write to {self._store.location}: {text}")
 
     # -- resuming -----------------------------------------------------------------------------
@@ -313,10 +322,9 @@ class Checkpoints:
         So "auto" does not return to checkpoints before which the run was resumed by name.
         """
         newest = _order(self._listed[-1])[0] if self._listed else 1
-        if name is None or not _NAME.fullmatch(name):
-            return newest
-        by_name = self._resumes == name
-        return newest + 1 if by_name and name != self._listed[-1] else _order(name)[0]
+        if self._resumes in ("auto", "never"):
+            return _order(name)[0] if name else newest
+        return newest + (self._listed != [] and name != self._listed[-1])
 
     def _check_config(self, config: dict[str, Any]) -> None:
         own = self.config
@@ -350,8 +358,7 @@ class Checkpoints:
         if self._depth == 0:
             self._reopen_if_used()
             with ExitStack() as stack:
-                self._store.wait(_WAIT_FOR_OWNER, say)
-                stack.enter_context(self._store.locked())
+                stack.enter_context(self._store.locked(_WAIT_FOR_OWNER))
                 if not self._parts and self._names() != self._listed:  # by another process
                     self._resume(self._resumes)
                 stack.enter_context(stop_on_signals(self._stop))

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from tinynn.errors import StorageError
+from tinynn.messages import say
 
 LOCK_FILE = ".tinynn-lock"
 _PAUSE = 0.1  # seconds between two attempts
@@ -27,47 +28,36 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_FILE
         self._guard = threading.RLock()
-        self._process = os.getpid()
+        self._process = os.getpid()  # a forked child does not inherit the lock
         self._holders: set[object] = set()
         self._descriptor: int | None = None
 
     @contextmanager
-    def held(self, on_first: Callable[[], None]) -> Iterator[None]:
-        """Hold the lock; ``on_first`` is called if nothing in this process held it.
+    def held(self, on_first: Callable[[], None], patience: float = 0.0) -> Iterator[None]:
+        """Hold the lock; wait up to ``patience`` seconds for another process to end.
+
+        ``on_first`` is called if nothing in this process held it.
 
         Raises:
             StorageError: Another process holds it; the message names that process.
         """
-        holder = object()
+        holder, waiting, end = object(), False, time.monotonic() + patience
         try:
-            if not self._acquire(holder, on_first):
-                raise StorageError(
-                    f"{self._path.parent} is in use by {self._owner()}: wait until it ends, or use "
-                    "another location"
-                )
+            while not self._acquire(holder, on_first):
+                text = f"{self._path.parent} is in use by {self._owner()}"
+                if time.monotonic() >= end:
+                    raise StorageError(f"{text}: wait until it ends, or use another location")
+                if not waiting:
+                    say(f"{text}: waiting up to {patience:.0f} s for it to end")
+                waiting = True
+                time.sleep(_PAUSE)
             yield
         finally:
             self._release(holder)
 
-    def wait(self, seconds: float, say: Callable[[str], None]) -> None:
-        """Wait until the owner, if it is another process, has ended; say so first."""
-        if self._is_free():
-            return
-        say(f"{self._path.parent} is in use by {self._owner()}: waiting up to {seconds:.0f} s")
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not self._is_free():
-            time.sleep(_PAUSE)
-
-    def _is_free(self) -> bool:
-        probe = object()
-        try:
-            return self._acquire(probe, lambda: None)
-        finally:
-            self._release(probe)
-
     def _acquire(self, holder: object, on_first: Callable[[], None]) -> bool:
         with self._guard:
-            if self._process != os.getpid():  # a forked child, which does not inherit the lock
+            if self._process != os.getpid():
                 self._process, self._holders, self._descriptor = os.getpid(), set(), None
             if not self._holders:
                 try:
@@ -81,14 +71,13 @@ class FolderLock:
 
     def _release(self, holder: object) -> None:
         with self._guard:
-            if holder not in self._holders:
+            if self._process != os.getpid() or holder not in self._holders:
                 return
             self._holders.remove(holder)
             if not self._holders and self._descriptor is not None:
                 with suppress(OSError):
                     self._path.unlink()
                 os.close(self._descriptor)
-                self._descriptor = None
 
     def _lock(self) -> int | None:
         """The locked descriptor; None where there are no locks, BlockingIOError if it is taken."""
@@ -97,25 +86,26 @@ class FolderLock:
         import fcntl
 
         while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            with suppress(FileNotFoundError):  # the owner has just ended, and removed the file
+                try:
+                    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except (BlockingIOError, PermissionError):
+                    os.close(descriptor)
+                    raise BlockingIOError from None
+                except OSError:
+                    os.close(descriptor)
+                    return None
                 if os.path.samestat(os.fstat(descriptor), self._path.stat()):
                     self._name_owner(descriptor)
                     return descriptor
-            except FileNotFoundError:  # the owner has just ended, and removed it
-                pass
-            except OSError as error:
-                os.close(descriptor)
-                if isinstance(error, (BlockingIOError, PermissionError)):
-                    raise BlockingIOError from error
-                return None
             os.close(descriptor)
 
     def _name_owner(self, descriptor: int) -> None:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         owner = f"process {os.getpid()} on {socket.gethostname()} since {since}"
-        with suppress(OSError):  # a full disk must not prevent the lock
+        with suppress(OSError):  # the disk is full
+            os.fchmod(descriptor, 0o666)  # other users can lock it once it is left behind
             os.ftruncate(descriptor, 0)
             os.write(descriptor, owner.encode())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -55,17 +55,12 @@ class Folder:
             (self._path / _PROBE).unlink(missing_ok=True)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from writing; StorageError if one of them does."""
+    def locked(self, patience: float = 0.0) -> Iterator[None]:
+        """Keep other processes from writing; StorageError if one still does after ``patience``."""
         with ExitStack() as stack:
             with _failing(f"cannot lock {self.location}"):
-                stack.enter_context(self._lock.held(on_first=self._remove_unfinished))
+                stack.enter_context(self._lock.held(self._remove_unfinished, patience))
             yield
-
-    def wait(self, seconds: float, say: Callable[[str], None]) -> None:
-        """Wait until another process that writes here has ended."""
-        with _failing(f"cannot lock {self.location}"):
-            self._lock.wait(seconds, say)
 
     def _remove_unfinished(self) -> None:
         """Remove temporary files whose writer was killed."""
@@ -122,12 +117,9 @@ class Remote:
         self.write(_PROBE, b"")
         self.delete(_PROBE)
 
-    def locked(self) -> nullcontext[None]:
+    def locked(self, patience: float = 0.0) -> nullcontext[None]:
         """Nothing: URLs have no lock."""
         return nullcontext()
-
-    def wait(self, seconds: float, say: Callable[[str], None]) -> None:
-        """Return at once, see ``locked``."""
 
     def names(self) -> list[str]:
         """The existing files, sorted; none if the location does not exist."""
