@@ -305,6 +305,28 @@ def json_object(
     return value
 
 
+def require_state(owner: str, state: Any, kinds: Mapping[str, type], *optional: str) -> None:
+    """FileFormatError unless ``state`` has exactly these keys, with values of these types.
+
+    Args:
+        owner: What the state belongs to, for the message.
+        kinds: The abstract type of each value: ``Integral``, ``Real``, ``Mapping`` and so on.
+        optional: Keys that files of earlier versions lack.
+    """
+    if not isinstance(state, Mapping) or not set(kinds) - set(optional) <= set(state) <= set(kinds):
+        got = sorted(map(str, state)) if isinstance(state, Mapping) else f"a {type(state).__name__}"
+        raise FileFormatError(
+            f"the state of {owner} has the keys {', '.join(kinds)}, got {got}: it belongs to "
+            "something else"
+        )
+    for key, value in state.items():
+        if not isinstance(value, kinds[key]):
+            expected = kinds[key].__name__.lower()
+            raise FileFormatError(
+                f"the state of {owner} is damaged: {key} is {value!r:.40}, expected {expected}"
+            )
+
+
 # -- writing ---------------------------------------------------------------------------------------
 
 

@@ -61,9 +61,9 @@ class TestArrayDataset:
         with pytest.raises(DtypeError, match=r"integer labels.*got <U3: np.unique"):
             ArrayDataset(self.images, ["ada", "ben", "ada"])
 
-    def test_labels_have_one_axis(self):
-        with pytest.raises(ShapeError, match=r"one label per image.*got \(3, 1\)"):
-            ArrayDataset(self.images, [[0], [1], [2]])
+    def test_a_single_label_is_no_batch(self):
+        with pytest.raises(ShapeError, match=r"one label per image.*got a single number"):
+            ArrayDataset(self.images, 1)
 
     def test_each_image_has_a_label(self):
         with pytest.raises(ShapeError, match="got 3 images and 2 labels"):

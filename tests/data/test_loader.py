@@ -280,10 +280,10 @@ class TestErrors:
         ("images", "labels"),
         [
             (np.zeros((3, 1, 1, 1), np.uint8), np.zeros(4, int)),
-            (np.zeros((4, 1, 1, 1), np.uint8), np.zeros((4, 1), int)),
-            (np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4)),
+            (np.zeros((4, 1, 1, 1), np.uint8), np.zeros((3, 4))),
+            (np.zeros((4, 1, 1, 1), np.uint8), np.zeros(())),
         ],
     )
     def test_images_and_labels_come_in_pairs(self, images, labels):
-        with pytest.raises(ShapeError, match=r"expected 4 images and 4 integer labels"):
+        with pytest.raises(ShapeError, match=r"expected 4 images and 4 labels"):
             next(iter(DataLoader(Returning(images, labels), 4)))

@@ -147,5 +147,5 @@ class TestEarlyStopping:
             train(keep_best="auc")
 
     def test_no_patience(self) -> None:
-        with pytest.raises(ArgumentError, match="patience must be at least 1 epoch"):
+        with pytest.raises(ArgumentError, match="patience must be an integer >= 1, got 0"):
             train(patience=0)

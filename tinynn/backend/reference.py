@@ -27,6 +27,8 @@ from tinynn.errors import LabelError
 Array = Any  # numpy.ndarray or cupy.ndarray
 Arrays = Sequence[Array]
 
+NO_CLASSIFIER = 2.0**60  # more labels than an epoch has
+
 
 class NeedsGrad(NamedTuple):
     """Which gradients of a convolution to compute."""
@@ -502,19 +504,33 @@ class Backend:
     # -- metrics ----------------------------------------------------------------------------
 
     def accumulate_metrics(
-        self, totals: Array, failed: Array, loss: Array, logits: Array, labels: Array
+        self,
+        totals: Array,
+        failed: Array,
+        loss: Array,
+        examples: int,
+        logits: Array,
+        labels: Array,
     ) -> None:
-        """totals += (loss · n, number of correct predictions, 1), without synchronization.
+        """totals += (loss · examples, correct predictions, 1, labels), without synchronization.
 
-        ``totals`` is (3,) float64. ``logits`` is (n, classes), or (n, 1) for a binary classifier
-        that predicts class 1 above 0. ``failed``, one bool, becomes true with the first loss that
-        is not finite; from then on ``totals[2]``, the number of batches before it, is constant.
+        ``totals`` is (4,) float64. ``logits`` is (n, classes), or (n, 1) for a binary classifier
+        that predicts class 1 above 0; n may differ from ``examples``. Labels that are no class are
+        ignored; with a single logit they make ``totals[3]`` negative: it is no binary classifier.
+        ``failed``, one bool, becomes true with the first loss that is not finite; from then on
+        ``totals[2]``, the number of batches before it, is constant.
         """
-        predicted = logits.argmax(axis=1) if logits.shape[1] > 1 else logits[:, 0] > 0
-        totals[:1] += self.xp.asarray(loss, dtype=totals.dtype).reshape(1) * len(labels)
+        single = logits.shape[1] == 1
+        predicted = logits[:, 0] > 0 if single else logits.argmax(axis=1)
+        classes = (labels >= 0) & (labels < (2 if single else logits.shape[1]))
+        counted = classes.sum()
+        if single:
+            counted = self.xp.where(classes.all(), counted, -NO_CLASSIFIER)
+        totals[:1] += self.xp.asarray(loss, dtype=totals.dtype).reshape(1) * examples
         totals[1:2] += (predicted == labels).sum()
         failed |= ~self.xp.isfinite(loss).reshape(failed.shape)
-        totals[2:] += ~failed
+        totals[2:3] += ~failed
+        totals[3:] += counted
 
     def peek(self, array: Array) -> Any | None:
         """The value of an array of one element, or None if that would synchronize."""

@@ -17,7 +17,7 @@ from tinynn.messages import warn
 
 __all__ = ["ArrayDataset", "Dataset", "ImageFolder"]
 
-Labels = NDArray[np.int64]
+Targets = NDArray[Any]
 Index = int | NDArray[np.integer[Any]]
 
 
@@ -28,10 +28,10 @@ class Dataset(Protocol):
         """The number of examples."""
 
     def __getitem__(self, index: Index, /) -> tuple[Any, Any]:
-        """One (image, label) for an integer, a batch (images, labels) for an integer array.
+        """One (image, target) for an integer, a batch (images, targets) for an integer array.
 
-        Batched images are uint8 in [0, 255] or float32 in [0, 1], shape (N, H, W, C); labels are
-        integers, shape (N,).
+        Batched images are uint8 in [0, 255] or float32 in [0, 1], shape (N, H, W, C). Targets are
+        what the loss function takes, shape (N, ...): class indices, values, images and so on.
         """
 
 
@@ -40,15 +40,21 @@ class ArrayDataset:
 
     Args:
         images: uint8 or float32, (N, H, W, C), or (N, features) for data other than images.
-        labels: Integer class indices, (N,).
+        labels: The targets, as the loss function takes them, one per image: numbers (N, ...).
+            Class indices are integers, (N,), or (N, H, W) for one per pixel. Values to predict are
+            floats: coordinates, the probabilities of several labels, images in [0, 1].
+
+    Attributes:
+        images: The images.
+        labels: The targets; integers (N,) become int64.
 
     Raises:
         ShapeError: If the shapes differ from the above or from each other in N.
-        DtypeError: If the images are neither uint8 nor float32, or the labels are not integers.
+        DtypeError: If the images are neither uint8 nor float32, or the labels are not numbers.
     """
 
     def __init__(self, images: ArrayLike, labels: ArrayLike) -> None:
-        self.images, classes = np.asarray(images), np.asarray(labels)
+        self.images, self.labels = np.asarray(images), np.asarray(labels)
         _check_dtype(self.images)
         if self.images.ndim not in (2, 4):
             hint = ": gray images need a channel axis, images[..., np.newaxis]"
@@ -56,22 +62,19 @@ class ArrayDataset:
                 "expected images of shape (N, H, W, C), channels last, or features (N, F), got "
                 f"{self.images.shape}{hint if self.images.ndim == 3 else ''}"
             )
-        if classes.dtype.kind not in "iu":
-            raise DtypeError(
-                f"expected integer labels (class indices), got {classes.dtype}: "
-                "np.unique(names, return_inverse=True) converts names to indices"
-            )
-        if classes.ndim != 1:
-            raise ShapeError(f"expected one label per image, shape (N,), got {classes.shape}")
-        self.labels = classes.astype(np.int64, copy=False)
+        if self.labels.ndim == 0:
+            raise ShapeError("expected one label per image, shape (N, ...), got a single number")
         if len(self.images) != len(self.labels):
             raise ShapeError(
                 f"expected one label per image, got {len(self.images)} images and "
                 f"{len(self.labels)} labels"
             )
+        to_target(self.labels[:0])  # an error if they are not numbers
+        if self.labels.ndim == 1 and self.labels.dtype.kind in "iu":
+            self.labels = to_target(self.labels)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.images)
 
     def __getitem__(self, index: Index) -> tuple[Any, Any]:
         return self.images[index], self.labels[index]
@@ -196,15 +199,26 @@ def to_float32(images: NDArray[Any]) -> NDArray[np.float32]:
     _check_dtype(images)
     if images.dtype == np.uint8:
         return np.asarray(np.divide(images, np.float32(255), dtype=np.float32))
-    return images
+    return images.astype(np.float32, copy=False)
 
 
 def _check_dtype(images: NDArray[Any]) -> None:
-    if images.dtype not in (np.uint8, np.float32):
+    if images.dtype.newbyteorder("=") not in (np.uint8, np.float32):
         raise DtypeError(
             f"expected images of dtype uint8 (0 to 255) or float32 (0 to 1), got {images.dtype}: "
             "convert with .astype(np.uint8) or .astype(np.float32) according to the value range"
         )
+
+
+def to_target(targets: NDArray[Any]) -> Targets:
+    """Targets as the loss functions take them: integers as int64, floats as float32, or bools."""
+    dtype = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float32}.get(targets.dtype.kind)
+    if dtype is None:
+        raise DtypeError(
+            "expected numbers as targets, integer labels (class indices) for example, got "
+            f"{targets.dtype}: np.unique(names, return_inverse=True) converts names to indices"
+        )
+    return targets.astype(dtype, copy=False)
 
 
 def _visible(folder: Path) -> list[Path]:

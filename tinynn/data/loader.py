@@ -3,30 +3,46 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinynn.arguments import integer
 from tinynn.autograd import Tensor
 from tinynn.backend import get_backend
 from tinynn.data.augment import Augmentation, Images
-from tinynn.data.dataset import Dataset, Labels, to_float32
+from tinynn.data.dataset import Dataset, Targets, to_float32, to_target
 from tinynn.errors import ArgumentError, DataError, DtypeError, FileFormatError, ShapeError
+from tinynn.files import require_state
 from tinynn.random import numpy_generator
 
 __all__ = ["DataLoader"]
 
 
+@dataclass(eq=False)
+class _Place:
+    """A position in the data: the next batch is ``position`` of ``epoch``."""
+
+    epoch: int
+    position: int = 0
+
+
 @dataclass(eq=False, repr=False)
 class DataLoader:
-    """Iterate over the batches of one epoch: images float32 in [0, 1] (N, H, W, C), labels int64.
+    """Iterate over the batches of one epoch: images float32 in [0, 1], shape (N, ...), and targets.
 
-    uint8 images are divided by 255. Shuffling and augmentation are functions of (seed, epoch,
-    batch) and of nothing drawn earlier: epoch e visits ``order(e)``, and its batch b is augmented
-    with ``numpy_generator(seed, e, b)``. An interrupted run therefore resumes exactly, either with
-    ``batches(e, first=b)`` or by loading ``state_dict()``, after which the rest of that epoch comes
-    first. Leaving the loop early ends the epoch.
+    uint8 images are divided by 255. Integer targets are int64, class indices for example; floating
+    targets are float32; neither is scaled. Shuffling and augmentation are functions of (seed,
+    epoch, batch) and of nothing drawn earlier: epoch e visits ``order(e)``, and its batch b is
+    augmented with ``numpy_generator(seed, e, b)``. An interrupted run therefore resumes exactly,
+    either with ``batches(e, first=b)`` or by loading ``state_dict()``, after which the next loop
+    visits the rest of that epoch first.
+
+    Every iterator is a whole epoch of its own, also while others run. A loop that ends, or that is
+    left early, ends the epoch: the next one visits the next epoch. A loop within a loop visits the
+    same epoch, and within a training loop (see ``count_step``) it does not count as one.
 
     A worker thread prepares ``prefetch`` batches ahead. It ends with the loop, and its exceptions
     are raised in the loop with a note that names the batch. With a GPU as ``device`` the next
@@ -34,7 +50,7 @@ class DataLoader:
     synchronization. ``labels.origin`` names the batch.
 
     Args:
-        dataset: Any sized object whose items are (image, label), see :class:`Dataset`.
+        dataset: Any sized object whose items are (image, target), see :class:`Dataset`.
         batch_size: Examples per batch.
         shuffle: Visit the examples in a new random order in each epoch.
         seed: Seed of the order and the augmentation.
@@ -42,10 +58,6 @@ class DataLoader:
         augment: ``augment(images, rng)``, see :mod:`tinynn.data.augment`.
         prefetch: Batches prepared ahead; 0 uses no thread.
         device: Where the tensors are created; None is the CPU.
-
-    Attributes:
-        epoch: Index of the epoch being iterated, or of the next one.
-        position: Number of its batches that have been delivered.
 
     Raises:
         DataError: If the dataset is empty.
@@ -63,9 +75,10 @@ class DataLoader:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        self.batch_size = _integer("batch_size", self.batch_size, least=1)
-        self.prefetch = _integer("prefetch", self.prefetch, least=0)
-        self.epoch = self.position = 0
+        self.batch_size = integer("batch_size", self.batch_size, least=1)
+        self.prefetch = integer("prefetch", self.prefetch, least=0)
+        numpy_generator(self.seed)  # an error if it is no seed
+        self._continue_at(0, 0)
         count = len(self.dataset)
         if count == 0:
             raise DataError("the dataset is empty: there is nothing to load")
@@ -80,14 +93,66 @@ class DataLoader:
         whole, rest = divmod(len(self.dataset), self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
+    # -- the position ---------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Index of the epoch that is being iterated over, or of the next one."""
+        return self._place().epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._continue_at(epoch, 0)
+
+    @property
+    def position(self) -> int:
+        """Number of batches of ``epoch`` that have been delivered."""
+        return self._place().position
+
+    @position.setter
+    def position(self, position: int) -> None:
+        self._continue_at(self.epoch, position)
+
+    def _continue_at(self, epoch: int, position: int) -> None:
+        self._next = _Place(epoch, position)  # where the next loop starts
+        self._running: list[_Place] = []  # the loops that have begun and not ended, in order
+        self._training: _Place | None = None  # the loop whose batches the training steps use
+
+    def _place(self) -> _Place:
+        """The training loop if it is known, else the loop that began last."""
+        if self._training is None and self._running:
+            return self._running[-1]
+        return self._training if self._training in self._running else self._next
+
+    def count_step(self) -> None:
+        """Declare the loop that began last the training loop, unless there is one.
+
+        ``fit`` and ``Checkpoints.after_step`` call it after each step. ``state_dict`` is then the
+        position of that loop, whatever other loops over this loader do meanwhile.
+        """
+        if self._running and self._training not in self._running:
+            self._training = self._running[-1]
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        epoch = self.epoch
+        here, self._next = self._next, _Place(self._next.epoch)
+        if self._training not in self._running:
+            self._training = None
+        self._running.append(here)
         try:
-            for pair in self.batches(epoch, self.position):
-                self.position += 1  # first, so that a state saved in the loop resumes after it
+            for pair in self.batches(here.epoch, here.position):
+                here.position += 1  # first, so that a state saved in the loop resumes after it
                 yield pair
         finally:
-            self.epoch, self.position = epoch + 1, 0
+            self._end(here)
+
+    def _end(self, ended: _Place) -> None:
+        if ended not in self._running:  # the loader was set to another position meanwhile
+            return
+        if ended is self._training:
+            self._next = _Place(ended.epoch + 1)
+        elif self._training not in self._running:
+            self._next = _Place(max(self._next.epoch, ended.epoch + 1))
+        self._running.remove(ended)
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the next batch, and the settings that determine its examples."""
@@ -100,21 +165,19 @@ class DataLoader:
             FileFormatError: If the state belongs to a loader with different batches.
         """
         own = self._settings()
-        if set(state) != {"epoch", "position", *own}:
-            raise FileFormatError(
-                "the state of a DataLoader has the keys epoch, position, "
-                f"{', '.join(own)}, got {sorted(state)}"
-            )
+        kinds = dict.fromkeys(["epoch", "position", *own], Integral)
+        require_state("a DataLoader", state, kinds)
         changed = [f"{k} was {state[k]}, is {v}" for k, v in own.items() if state[k] != v]
         if changed:
             raise FileFormatError(
                 f"the state belongs to a DataLoader with other batches: {'; '.join(changed)}"
             )
-        if not 0 <= state["position"] <= len(self):
+        if not 0 <= state["position"] <= len(self) or state["epoch"] < 0:
             raise FileFormatError(
-                f"the state is at batch {state['position']}, but there are {len(self)} batches"
+                f"the state is at batch {state['position']} of epoch {state['epoch']}, but there "
+                f"are {len(self)} batches per epoch"
             )
-        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+        self._continue_at(int(state["epoch"]), int(state["position"]))
 
     def _settings(self) -> dict[str, int | bool]:
         return {
@@ -152,13 +215,13 @@ class DataLoader:
             labels.origin = f"batch {batch} of epoch {epoch}"
             yield images, labels
 
-    def _load(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> tuple[Images, Labels]:
-        images, labels = self.dataset[chosen]
+    def _load(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> tuple[Images, Targets]:
+        images, labels = map(np.asarray, self.dataset[chosen])
         count = len(chosen)
-        if len(images) != count or labels.shape != (count,) or labels.dtype.kind not in "iu":
+        if images.shape[:1] != (count,) or labels.shape[:1] != (count,):
             raise ShapeError(
-                f"expected {count} images and {count} integer labels from the dataset, got images "
-                f"{images.shape} and labels {labels.shape} of dtype {labels.dtype}"
+                f"expected {count} images and {count} labels from the dataset, got images of "
+                f"shape {images.shape} and labels of shape {labels.shape}"
             )
         floats = to_float32(images)
         if self.augment is not None:
@@ -168,7 +231,7 @@ class DataLoader:
                     f"expected {count} float32 images from the augmentation {self.augment!r}, got "
                     f"shape {floats.shape} of dtype {floats.dtype}"
                 )
-        return floats, labels.astype(np.int64, copy=False)
+        return floats, to_target(labels)
 
 
 def _prefetched(function: Callable[[int], Any], numbers: range, ahead: int) -> Iterator[Any]:
@@ -189,9 +252,3 @@ def _prefetched(function: Callable[[int], Any], numbers: range, ahead: int) -> I
             yield pending.popleft().result()
     finally:
         thread.shutdown(cancel_futures=True)
-
-
-def _integer(name: str, value: int, least: int) -> int:
-    if not isinstance(value, (int, np.integer)) or value < least:
-        raise ArgumentError(f"{name} must be an integer >= {least}, got {value!r}")
-    return int(value)

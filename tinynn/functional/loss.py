@@ -5,6 +5,7 @@ All take ``reduction``: "mean" (the default) or "sum" over the elements, or "non
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,18 @@ __all__ += ["binary_cross_entropy_with_logits", "sigmoid_focal_loss"]
 __all__ += ["huber_loss", "l1_loss", "mse_loss"]
 
 Target = Tensor | np.ndarray[Any, Any]
+
+
+class _KindOfLoss(threading.local):
+    """Set ``is_mean``, and it becomes False with a loss that is not a mean over all elements.
+
+    Only for such a mean, the losses of parts of a batch add up to that of the batch.
+    """
+
+    is_mean = True
+
+
+kind_of_loss = _KindOfLoss()
 
 
 @in_float32
@@ -80,6 +93,7 @@ def cross_entropy(
     if ignore_index is not None:
         losses = where(target.reshape(-1) != ignore_index, losses, 0.0)
     if reduction == "mean" and share is not None:
+        kind_of_loss.is_mean = False
         return losses.sum() / share.sum()
     return _reduce("cross_entropy", losses.reshape(target.shape), reduction)
 
@@ -256,6 +270,7 @@ def _operands(
 
 def _reduce(name: str, losses: Tensor, reduction: str) -> Tensor:
     choice(f"{name}: reduction", reduction, "mean", "sum", "none")
-    if reduction == "none":
-        return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
+    if reduction == "mean":
+        return losses.mean()
+    kind_of_loss.is_mean = False
+    return losses if reduction == "none" else losses.sum()

@@ -357,9 +357,11 @@ KERNELS = [
     *cases("masked", [(2, 3), _STEPS > 0, 2.0]),
     *cases("update", [_momentum, [[(70, 70), (3,), (1, 5)]] * 3]),
     *cases("unscale", [[(3, 4), (5,)], np.array(0.25, "float16"), np.array(False)]),
-    *(row for loss, failed in ((0.75, False), (0.75, True), (np.inf, False)) for row in cases(
+    *(row for loss, failed, scores in (
+        (0.75, False, (5, 3)), (0.75, True, (5, 3)), (np.inf, False, (5, 3)), (0.75, False, (5, 1)))
+      for row in cases(
         "accumulate_metrics",
-        [np.ones(3), np.array(failed), np.array(loss, "float16"), (5, 3), _CLASSES])),
+        [np.ones(4), np.array(failed), np.array(loss, "float16"), 7, scores, _CLASSES])),
 ]
 # fmt: on
 

@@ -1,6 +1,7 @@
 """``Optimizer``: parameters and state by path, the step count, the learning rate."""
 
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from tinynn.autograd import Tensor, note_change
 from tinynn.backend import Array, Backend, tracing
 from tinynn.backend.formula import Trace
 from tinynn.errors import ArgumentError, FileFormatError, GradientError, ShapeError
-from tinynn.files import read_only
+from tinynn.files import read_only, require_state
 
 __all__ = ["Optimizer", "Schedule"]
 
@@ -51,6 +52,7 @@ class Optimizer:
             raise ArgumentError("an optimizer expects each parameter once, got one of them twice")
         self.parameters: dict[str, Tensor] = dict(parameters)
         self.schedule = _checked(learning_rate)
+        self._first_rate = _number(self.schedule)
         self.steps = 0
         self.state: dict[str, State] = {}
         self._settled: dict[str, Array] = {}  # by path: the parameter's array that the state fits
@@ -160,21 +162,53 @@ class Optimizer:
             for path, entry in self.state.items()
             for name, array in entry.items()
         }
-        return {"steps": self.steps, "updates": dict(self.updates), "arrays": arrays}
+        state = {
+            "optimizer": type(self).__name__,
+            "steps": self.steps,
+            "updates": dict(self.updates),
+            "arrays": arrays,
+        }
+        rates = {"first_rate": self._first_rate, "rate": _number(self.schedule)}
+        return {**state, **{name: rate for name, rate in rates.items() if rate is not None}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned.
 
+        A learning rate that was changed during the run is restored, unless this optimizer was
+        created with another one than that of the run.
+
         Raises:
             FileFormatError: If the state is of another model or another kind of optimizer.
         """
-        if not {"steps", "updates", "arrays"} <= set(state):
-            raise FileFormatError(f"expected steps, updates and arrays, got {sorted(state)}")
-        restored: dict[str, State] = {}
-        for key, array in state["arrays"].items():
+        kinds = {"steps": Integral, "updates": Mapping, "arrays": Mapping}
+        new = {"optimizer": str, "first_rate": Real, "rate": Real}
+        require_state("an optimizer", state, {**kinds, **new}, *new)
+        kind, updates = state.get("optimizer", type(self).__name__), state["updates"]
+        if kind != type(self).__name__:
+            raise FileFormatError(
+                f"the state is of the optimizer {kind}, this one is {type(self).__name__}: "
+                "continue with the former, or start a new run"
+            )
+        unknown = set(updates) - set(self.parameters)
+        if unknown and (unknown == set(updates) or "optimizer" in state):
+            raise FileFormatError(
+                f"the optimizer state is of another model: it has {sorted(unknown)[:3]}, which are "
+                "no parameters of this one"
+            )
+        self.state = self._restored(state["arrays"], updates)
+        self.steps, self._settled = int(state["steps"]), {}
+        self.updates = {path: int(n) for path, n in updates.items() if path in self.parameters}
+        if state.get("rate", 0) > 0 and state.get("first_rate") == self._first_rate:
+            self.schedule = float(state["rate"])
+
+    def _restored(self, arrays: Mapping[str, Any], updates: Mapping[str, Any]) -> dict[str, State]:
+        """The state arrays by path and name; FileFormatError if they do not fit."""
+        restored: dict[str, State] = {path: {} for path in updates if path in self.parameters}
+        for key, array in arrays.items():
             path, _, name = key.rpartition(".")
             parameter = self.parameters.get(path)
-            if parameter is None or np.shape(array) != parameter.shape:
+            fits = isinstance(array, np.ndarray) and array.dtype.kind == "f"
+            if parameter is None or not fits or array.shape != parameter.shape:
                 raise FileFormatError(f"optimizer state {key!r} fits no parameter of this model")
             own = np.array(array, dtype=parameter.dtype)
             restored.setdefault(path, {})[name] = parameter.backend.from_host(own)
@@ -185,9 +219,14 @@ class Optimizer:
                     f"optimizer state of {path!r} holds {sorted(entry)}, "
                     f"{type(self).__name__} expects {sorted(expected)}"
                 )
-        self.state, self.steps, self._settled = restored, int(state["steps"]), {}
-        counts = state["updates"].items()
-        self.updates = {path: int(n) for path, n in counts if path in self.parameters}
+            if not isinstance(updates.get(path), Integral) or updates[path] < 1:
+                raise FileFormatError(f"the optimizer state has no number of updates of {path!r}")
+        return restored
+
+
+def _number(rate: LearningRate) -> float | None:
+    """The learning rate; None for a schedule."""
+    return None if callable(rate) else float(rate)
 
 
 def _checked(rate: LearningRate) -> LearningRate:

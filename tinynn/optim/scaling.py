@@ -1,12 +1,14 @@
 """Dynamic loss scaling for gradients in float16."""
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from tinynn.autograd import Tensor, note_change
 from tinynn.errors import ArgumentError, DeviceError, FileFormatError, GradientError
+from tinynn.files import require_state
 from tinynn.optim.clipping import clip_grad_norm
 from tinynn.optim.optimizer import Optimizer
 
@@ -101,8 +103,8 @@ class LossScaler:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned; FileFormatError if it is anything else."""
-        valid = set(state) == {"scale", "good"} and state["good"] >= 0
-        if not valid or not _RANGE[0] <= state["scale"] <= _RANGE[1]:
+        require_state("a LossScaler", state, {"scale": Real, "good": Integral})
+        if not (_RANGE[0] <= state["scale"] <= _RANGE[1] and 0 <= state["good"] < 2**31):
             raise FileFormatError(
                 f"a LossScaler has a scale from 2**-40 to 2**40 and good >= 0, got {dict(state)}"
             )

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from tinynn import messages
 from tinynn.arguments import integer, number
+from tinynn.data import DataLoader
 from tinynn.errors import ArgumentError, FileFormatError, Interrupted, StorageError, TinynnError
 from tinynn.files import Arrays, FilePath, safetensors_content
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
@@ -165,6 +166,9 @@ class Checkpoints:
         """
         self.steps += 1
         self._unsaved = True
+        for part in self._parts.values():
+            if isinstance(part, DataLoader):
+                part.count_step()
         self.save_if_due()
 
     def save_if_due(self) -> None:

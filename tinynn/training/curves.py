@@ -1,5 +1,6 @@
 """Learning curves, drawn by matplotlib."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ BLUE, ORANGE = "#2a6fbb", "#d9731a"
 def plot_history(
     history: History, title: str = "", *, training: str = "training", validation: str = "validation"
 ) -> Any:
-    """Plot loss and accuracy over the epochs. Needs matplotlib (``'.[examples]'``).
+    """Plot the loss, and the accuracy if there is one. Needs matplotlib (``'.[examples]'``).
 
     Args:
         training: Label of the training curves.
@@ -23,17 +24,23 @@ def plot_history(
     Returns:
         A matplotlib Figure; ``savefig`` writes it to a file.
     """
-    figure, (left, right) = new_figure(columns=2, width=9.0, height=3.4)
+    both = ((history.training, BLUE, training), (history.validation, ORANGE, validation))
+    accuracies = any("accuracy" in epoch.named() for epochs, *_ in both for epoch in epochs)
+    names = ["loss", "accuracy"] if accuracies else ["loss"]
+    figure, panels = new_figure(columns=len(names), width=4.5 * len(names), height=3.4)
     figure.suptitle(title, fontsize=11)
-    for axes, name in ((left, "loss"), (right, "accuracy")):
-        _line(axes, [epoch.named()[name] for epoch in history.training], BLUE, training)
-        _line(axes, [epoch.named()[name] for epoch in history.validation], ORANGE, validation)
+    for axes, name in zip(panels, names, strict=True):
+        for epochs, color, label in both:
+            values = [epoch.named().get(name, math.nan) for epoch in epochs]
+            _line(axes, values, color, label)
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    left.set_ylim(bottom=0)
-    right.set_ylim(top=1.02)
+    if panels[0].dataLim.ymin >= 0:
+        panels[0].set_ylim(bottom=0)
+    if accuracies:
+        panels[1].set_ylim(top=1.02)
     return figure
 
 

@@ -9,6 +9,7 @@ from tinynn.autograd import Tensor, no_grad
 from tinynn.nn import Module
 from tinynn.nn.module import observe
 from tinynn.random import default_generator
+from tinynn.training.snapshot import remember
 
 ADVICE = (
     "Use a smaller learning rate, clip the gradients (optim.clip_grad_norm), and check the inputs; "
@@ -76,7 +77,7 @@ def _first_output(model: Module, images: Tensor, failed: ForwardPass) -> str | N
         )
 
     with no_grad(), ExitStack() as undo:
-        undo.callback(setattr, default_generator, "state", default_generator.state)
+        undo.callback(remember(model))
         undo.enter_context(observe((module, inspect) for module in model.modules()))
         default_generator.state = failed.random
         model(images)

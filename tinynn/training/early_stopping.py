@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import numpy.typing as npt
 
+from tinynn.arguments import integer
 from tinynn.errors import ArgumentError
+from tinynn.files import require_state
 from tinynn.nn import Module
 from tinynn.training.epoch_metrics import History
 from tinynn.training.snapshot import copy_weights
@@ -22,21 +25,24 @@ class BestEpoch:
     """
 
     def __init__(self, metric: str, patience: int | None, keeps_weights: bool) -> None:
-        if patience is not None and patience < 1:
-            raise ArgumentError(f"patience must be at least 1 epoch, got {patience}")
-        self.metric, self.patience, self.keeps_weights = metric, patience, keeps_weights
+        self.patience = None if patience is None else integer("patience", patience, least=1)
+        self.metric, self.keeps_weights = metric, keeps_weights
         self.epoch, self.score = 0, math.nan
         self.weights: dict[str, npt.NDArray[Any]] = {}
 
     def update(self, model: Module, history: History) -> None:
         """Compare the last epoch with the best one."""
-        measured = (history.validation or history.training)[-1].named()
+        epoch = len(history.training)
+        validated = history.is_validated(epoch)
+        measured = (history.validation if validated else history.training)[-1].named()
         if self.metric not in measured:
             raise ArgumentError(f"keep_best must be one of {sorted(measured)}, got {self.metric!r}")
         score = measured[self.metric]
         better = score < self.score if self.metric == "loss" else score > self.score
-        if better or math.isnan(self.score):
-            self.epoch, self.score = len(history.training), score
+        # training and validation metrics are not compared: a run may get a validation later
+        comparable = validated == history.is_validated(self.epoch)
+        if better or math.isnan(self.score) or not comparable:
+            self.epoch, self.score = epoch, score
             if self.keeps_weights:
                 self.weights = copy_weights(model)
 
@@ -49,14 +55,26 @@ class BestEpoch:
 
     def restore(self, model: Module) -> None:
         """Load the best weights into the model, if they were kept."""
-        if self.weights:
+        if self.keeps_weights and self.weights:
             model.load_state_dict(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """The best epoch, its score and weights."""
-        return {"epoch": self.epoch, "score": self.score, "weights": self.weights}
+        return {
+            "epoch": self.epoch,
+            "score": self.score,
+            "weights": self.weights,
+            "metric": self.metric,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what ``state_dict`` returned."""
-        self.epoch, self.score = int(state["epoch"]), float(state["score"])
-        self.weights = dict(state["weights"])
+        """Continue from what ``state_dict`` returned; FileFormatError if it is anything else.
+
+        With another metric, or if the weights are missing, the epochs so far do not count.
+        """
+        kinds = {"epoch": Integral, "score": Real, "weights": Mapping, "metric": str}
+        require_state("the best epoch", state, kinds, "metric")
+        missing = self.keeps_weights and not state["weights"]
+        if not missing and state.get("metric", self.metric) == self.metric:
+            self.epoch, self.score = int(state["epoch"]), float(state["score"])
+            self.weights = dict(state["weights"])

@@ -1,7 +1,9 @@
 """Loss and accuracy of each epoch, summed on the device, and the guard against NaN."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ from tinynn.autograd import Tensor
 from tinynn.backend import Array
 from tinynn.creation import tensor, zeros
 from tinynn.errors import ArgumentError, FileFormatError, NonFiniteError, ShapeError
+from tinynn.files import require_state
 
 __all__ = ["EpochMetrics", "History", "MetricAccumulator"]
 
@@ -18,15 +21,22 @@ NO_METRICS: Mapping[str, float] = MappingProxyType({})
 
 
 class EpochMetrics(NamedTuple):
-    """Mean loss per example, accuracy from 0 to 1, and further metrics by name."""
+    """Mean loss per example, accuracy from 0 to 1, and further metrics by name.
+
+    The accuracy is None where it has no meaning: unless the labels are class indices, see
+    ``MetricAccumulator.add``. The loss is NaN for an epoch that was not measured.
+    """
 
     loss: float
-    accuracy: float
+    accuracy: float | None
     metrics: Mapping[str, float] = NO_METRICS
 
     def named(self) -> dict[str, float]:
-        """All values by name."""
-        return {"loss": self.loss, "accuracy": self.accuracy, **self.metrics}
+        """All values by name, without those that were not measured."""
+        values = {} if math.isnan(self.loss) else {"loss": self.loss}
+        if self.accuracy is not None:
+            values["accuracy"] = self.accuracy
+        return {**values, **self.metrics}
 
 
 class MetricAccumulator:
@@ -46,29 +56,40 @@ class MetricAccumulator:
 
     def __init__(self) -> None:
         self.examples = self.batches = 0
-        # loss · examples, correct predictions, finite batches; on the CPU until the first batch
-        self._totals = zeros(3, dtype="float64", device="cpu")
+        # loss · examples, correct predictions, finite batches, classified labels; on the CPU until
+        # the first batch
+        self._totals = zeros(4, dtype="float64", device="cpu")
         self.failed: Array = np.asarray(False)
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def add(self, loss: Tensor, outputs: Any, labels: Tensor) -> None:
         """Add a batch.
+
+        The accuracy is the share of correct predictions among the labels that are class indices:
+        integers (n,), or (n, ...) for dense predictions, with logits (n, ..., classes). With a
+        single logit, (n,) or (n, ..., 1), class 1 is predicted above 0; if a label is neither 0 nor
+        1, there is no accuracy. Other labels, such as -100 or 255, are ignored.
 
         Args:
             loss: The mean loss of the batch, a scalar.
-            logits: (n, classes), or (n, 1) or (n,) for a single logit.
-            labels: (n,), integers.
+            outputs: The outputs of the model.
+            labels: The targets of n examples, (n, ...).
+
+        Raises:
+            ShapeError: If the loss is not a scalar.
         """
-        if logits.ndim not in (1, 2):
-            raise ShapeError(f"expected logits (n, classes), (n, 1) or (n,), got {logits.shape}")
-        scores = logits.data.reshape(len(logits), -1)
-        if labels.shape != scores.shape[:1]:
-            raise ShapeError(f"expected one label per row: got {labels.shape} for {logits.shape}")
-        if self._totals.backend is not logits.backend:
-            self._totals = self._totals.to(logits.device)
-            self.failed = logits.backend.xp.asarray(self._totals.data[2] < self.batches)
-        logits.backend.accumulate_metrics(
-            self._totals.data, self.failed, loss.data, scores, labels.data
-        )
+        if not isinstance(loss, Tensor) or loss.size != 1:
+            got = f"shape {loss.shape}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ShapeError(
+                f"expected the mean loss of the batch, a tensor with one element, got {got}"
+            )
+        backend = loss.backend
+        if self._totals.backend is not backend:
+            self._totals = self._totals.to(loss.device)
+            self.failed = backend.xp.asarray(self._totals.data[2] < self.batches)
+        scored = _classified(outputs, labels)
+        if scored is None:
+            scored = backend.xp.empty((0, 1), loss.dtype), backend.xp.empty(0, np.int64)
+        backend.accumulate_metrics(self._totals.data, self.failed, loss.data, len(labels), *scored)
         self.examples += len(labels)
         self.batches += 1
 
@@ -97,10 +118,10 @@ class MetricAccumulator:
         """Loss and accuracy of all batches; synchronizes once."""
         if not self.examples:
             raise ArgumentError("no metrics: the loader returned no batch")
-        loss, correct, finite = self._totals.numpy()
+        loss, correct, finite, counted = map(float, self._totals.numpy())
         if finite < self.batches:
             self.check()
-        return EpochMetrics(float(loss) / self.examples, float(correct) / self.examples)
+        return EpochMetrics(loss / self.examples, correct / counted if counted > 0 else None)
 
     def state_dict(self) -> dict[str, Any]:
         """The counts and the sums; synchronizes."""
@@ -108,13 +129,31 @@ class MetricAccumulator:
         return {"examples": self.examples, "batches": self.batches, "totals": totals}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what ``state_dict`` returned."""
-        if set(state) != {"examples", "batches", "totals"}:
-            raise FileFormatError(f"expected examples, batches and totals, got {sorted(state)}")
+        """Continue from what ``state_dict`` returned; FileFormatError if it is anything else."""
+        kinds = {"examples": Integral, "batches": Integral, "totals": object}
+        require_state("a MetricAccumulator", state, kinds)
         self.examples, self.batches = int(state["examples"]), int(state["batches"])
-        totals = np.zeros(3) if state["totals"] is None else np.asarray(state["totals"])
+        totals = np.zeros(4) if state["totals"] is None else np.array(state["totals"], ndmin=1)
+        if totals.shape == (3,):  # of an earlier version, which counted every example
+            totals = np.append(totals, self.examples)
+        if totals.shape != (4,) or totals.dtype != np.float64:
+            raise FileFormatError(f"a MetricAccumulator has four sums, got {state['totals']!r:.80}")
         self._totals = tensor(totals, device="cpu")
         self.failed = np.asarray(totals[2] < self.batches)
+
+
+def _classified(outputs: Any, labels: Tensor) -> tuple[Array, Array] | None:
+    """Logits (n, classes) and labels (n,); None if the labels are not class indices."""
+    if not isinstance(outputs, Tensor) or outputs.dtype.kind != "f" or not outputs.ndim:
+        return None
+    classes = outputs.shape[-1]
+    if labels.dtype.kind not in "biu" or not classes:
+        return None
+    if labels.shape == outputs.shape and (labels.ndim == 1 or classes == 1):
+        classes = 1
+    elif labels.shape != outputs.shape[:-1]:
+        return None
+    return outputs.data.reshape(-1, classes), labels.data.reshape(-1)
 
 
 @dataclass
@@ -124,13 +163,23 @@ class History:
     Attributes:
         training: Measured during the epoch, in training mode: on augmented images, with dropout,
             while the parameters change.
-        validation: Measured after the epoch; empty without a validation loader.
+        validation: Measured after the epoch; empty without a validation loader. If the run got one
+            later, by a resume, the entries of the epochs before have no values.
         learning_rate: The learning rate of the last step of the epoch.
     """
 
     training: list[EpochMetrics] = field(default_factory=list)
     validation: list[EpochMetrics] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
+
+    def add_validation(self, measured: EpochMetrics) -> None:
+        """Append the validation metrics of the last epoch."""
+        missing = len(self.training) - 1 - len(self.validation)
+        self.validation += [EpochMetrics(math.nan, None)] * missing + [measured]
+
+    def is_validated(self, epoch: int) -> bool:
+        """Whether there are validation metrics of an epoch; the first epoch is 1."""
+        return 0 < epoch <= len(self.validation) and bool(self.validation[epoch - 1].named())
 
     def rows(self) -> list[dict[str, float]]:
         """One flat row per epoch: "epoch", "training_loss", ..., "learning_rate"."""
@@ -151,11 +200,19 @@ class History:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what ``state_dict`` returned."""
+        """Continue from what ``state_dict`` returned; FileFormatError if it is anything else."""
+        require_state("a History", state, dict.fromkeys(self.state_dict(), list))
+        numbers = list(state["learning_rate"])
+        for named in (*state["training"], *state["validation"]):
+            numbers += named.values() if isinstance(named, Mapping) else [named]
+        if not all(isinstance(value, Real) for value in numbers):
+            raise FileFormatError(f"a History has numbers for each epoch, got {dict(state)!r:.80}")
         self.training = [_epoch_metrics(**named) for named in state["training"]]
         self.validation = [_epoch_metrics(**named) for named in state["validation"]]
         self.learning_rate = list(state["learning_rate"])
 
 
-def _epoch_metrics(loss: float, accuracy: float, **metrics: float) -> EpochMetrics:
+def _epoch_metrics(
+    loss: float = math.nan, accuracy: float | None = None, **metrics: float
+) -> EpochMetrics:
     return EpochMetrics(loss, accuracy, metrics or NO_METRICS)

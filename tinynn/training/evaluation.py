@@ -11,7 +11,7 @@ from tinynn.autograd import no_grad
 from tinynn.data import ArrayDataset, DataLoader
 from tinynn.nn import Module, constant_weights
 from tinynn.training.epoch_metrics import EpochMetrics, MetricAccumulator
-from tinynn.training.protocols import Loader, LossFunction, Metric
+from tinynn.training.protocols import Loader, LossFunction, Metric, passes
 
 __all__ = ["evaluate", "predict"]
 
@@ -24,8 +24,12 @@ def evaluate(
 ) -> EpochMetrics:
     """Compute loss and accuracy of ``model`` over ``loader``, in evaluation mode.
 
+    The position of a ``DataLoader`` stays as it is: evaluating within a loop over it is safe.
+
     Args:
-        metrics: Further metrics by name, functions of all logits (n, ...) and labels (n,).
+        loader: The batches. The loss is their mean, weighted by examples.
+        metrics: Further metrics by name: functions of all outputs (n, ...) and labels (n, ...). One
+            that is named "accuracy" replaces that of ``MetricAccumulator``.
 
     Raises:
         NonFiniteError: The loss is infinite or NaN.
@@ -33,16 +37,17 @@ def evaluate(
     accumulator = MetricAccumulator()
     kept: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
     with model.in_mode(training=False), no_grad(), constant_weights():
-        for images, labels in loader:
-            logits = model(images)
-            accumulator.add(loss_function(logits, labels), logits, labels)
+        for images, labels in next(passes(loader)):
+            outputs = model(images)
+            accumulator.add(loss_function(outputs, labels), outputs, labels)
             if metrics:
-                kept.append((logits.numpy(), labels.numpy()))
+                kept.append((outputs.numpy(), labels.numpy()))
     measured = accumulator.compute()
     if not metrics:
         return measured
     scores, truth = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-    return measured._replace(metrics={k: float(f(scores, truth)) for k, f in metrics.items()})
+    values = {name: float(metric(scores, truth)) for name, metric in metrics.items()}
+    return EpochMetrics(measured.loss, values.pop("accuracy", measured.accuracy), values)
 
 
 def predict(

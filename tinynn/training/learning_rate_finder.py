@@ -2,16 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from itertools import chain, islice, repeat
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
+from tinynn.arguments import integer, number
 from tinynn.errors import ArgumentError
 from tinynn.nn import Module
 from tinynn.optim import Optimizer
 from tinynn.training.curves import BLUE, ORANGE, new_figure
-from tinynn.training.protocols import Loader, LossFunction
+from tinynn.training.protocols import Loader, LossFunction, passes
 from tinynn.training.snapshot import restored
 
 __all__ = ["RateTest", "find_learning_rate"]
@@ -56,8 +57,9 @@ def find_learning_rate(
 ) -> RateTest:
     """Train for ``steps`` steps while the learning rate grows exponentially from low to high.
 
-    Ends early when the loss diverges. Afterwards the states of model, optimizer, loader and random
-    sequence are restored. Smith, "Cyclical learning rates for training neural networks" (2017).
+    Ends early when the loss diverges. Afterwards the states of model, optimizer and random sequence
+    are restored; the position of a ``DataLoader`` stays as it is. Smith, "Cyclical learning rates
+    for training neural networks" (2017).
 
     Raises:
         ArgumentError: The loss diverges already at ``low``.
@@ -66,31 +68,32 @@ def find_learning_rate(
         >>> result = find_learning_rate(model, loader, optimizer, F.cross_entropy)
         >>> optimizer.learning_rate = result.suggestion
     """
+    low, high, steps = number("low", low), number("high", high), integer("steps", steps)
     if not 0 < low < high or steps < 10:
         raise ArgumentError(f"expected 0 < low < high and steps >= 10, got {low}, {high}, {steps}")
+    if len(loader) == 0:
+        raise ArgumentError("find_learning_rate needs at least one batch, but the loader is empty")
     rates: list[float] = []
     losses: list[float] = []
     schedule = optimizer.schedule
-    parts = [optimizer, loader] if hasattr(loader, "state_dict") else [optimizer]
     mean = 0.0
-    with restored(model, *parts):
+    with restored(model, optimizer):
         optimizer.learning_rate = lambda step: low * (high / low) ** (len(rates) / (steps - 1))
         try:
-            batches = islice(chain.from_iterable(repeat(loader)), steps)  # of several epochs
-            for number, (images, labels) in enumerate(batches, 1):
+            batches = islice(chain.from_iterable(passes(loader)), steps)  # of several epochs
+            for done, (images, labels) in enumerate(batches, 1):
                 rate = optimizer.learning_rate
                 optimizer.zero_grad()
                 loss = loss_function(model(images), labels)
                 loss.backward()
                 optimizer.step()
                 mean = _SMOOTHING * mean + (1 - _SMOOTHING) * float(loss.numpy())
-                smooth = mean / (1 - _SMOOTHING**number)
+                smooth = mean / (1 - _SMOOTHING**done)
                 if not math.isfinite(smooth) or smooth > _DIVERGED * min([smooth, *losses]):
                     break
                 rates.append(rate)
                 losses.append(smooth)
         finally:
-            del batches  # a loader that is still being iterated over cannot be restored
             optimizer.learning_rate = schedule
     if len(rates) < 3:
         raise ArgumentError(f"the loss diverges already at a learning rate of {low}: lower low")

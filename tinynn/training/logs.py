@@ -29,7 +29,8 @@ def log_csv(path: FilePath) -> Callback:
 
     def table(rows: Rows) -> str:
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[-1]), restval="", extrasaction="ignore")
+        columns = dict.fromkeys(key for row in reversed(rows) for key in row)
+        writer = csv.DictWriter(text, list(columns), restval="")
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()

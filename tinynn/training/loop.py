@@ -15,7 +15,7 @@ from tinynn.training.early_stopping import BestEpoch
 from tinynn.training.epoch_metrics import History
 from tinynn.training.micro_batches import choose_micro_batch
 from tinynn.training.progress import Progress
-from tinynn.training.protocols import Loader, LossFunction, Metric
+from tinynn.training.protocols import Loader, LossFunction, Metric, unmoved
 from tinynn.training.state import Callback, TrainingState
 
 __all__ = ["fit"]
@@ -78,7 +78,8 @@ def fit(
         callbacks = (progress, *callbacks)
         if checkpoints is not None:
             checkpoints.track(**state.parts())
-        state.notify("start", callbacks)
+        with unmoved(loader):
+            state.notify("start", callbacks)
         while not state.is_over():
             for images, labels in loader:
                 state.train_step(images, labels)

@@ -1,32 +1,98 @@
 """Gradient accumulation: a large batch in micro-batches, with the memory footprint of one."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from tinynn.autograd import Tensor
-from tinynn.errors import ArgumentError, DeviceMemoryError
+from tinynn import functional as F
+from tinynn.arguments import integer
+from tinynn.autograd import Tensor, no_grad
+from tinynn.errors import ArgumentError, DeviceMemoryError, ShapeError
+from tinynn.functional.loss import kind_of_loss
 from tinynn.nn import Module
 from tinynn.nn.summary import summary
+from tinynn.random import default_generator
 from tinynn.training.diagnosis import recompute_batch
 from tinynn.training.protocols import Loader, LossFunction
-from tinynn.training.snapshot import restored
+from tinynn.training.snapshot import remember, restored
 
 __all__ = ["largest_micro_batch"]
 
 _MEMORY_SHARE = 0.8  # of the free memory; the rest is for other processes and for fragmentation
 
 
-def split_batch(
-    images: Tensor, labels: Tensor, size: int | None
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(start, images, labels) of micro-batches of at most ``size`` examples; None: all at once."""
+class Part(NamedTuple):
+    """A part of a batch whose loss is computed at once."""
+
+    examples: slice
+    random: tuple[int, int]  # the state of the random sequence before its forward pass
+    loss: Tensor
+    outputs: Any
+    labels: Tensor
+
+
+def accumulate(
+    model: Module, loss_function: LossFunction, images: Tensor, labels: Tensor, size: int | None
+) -> Iterator[Part]:
+    """Add the gradient of the loss of a batch, in micro-batches of at most ``size`` examples.
+
+    Yields each part before its backward pass. The gradients of means over the examples add up. For
+    any other loss, a weighted mean for example, the outputs of the whole batch are computed first,
+    without a graph, then the loss and its gradient with respect to them, then micro-batch by
+    micro-batch the gradients of the parameters: one more forward pass.
+    """
     if size is None or size >= len(labels):
-        yield 0, images, labels
+        size = max(1, len(labels))
+    undo = remember(model) if size < len(labels) else None
+    for examples, some_images, some_labels in _split(images, labels, size):
+        random = default_generator.state
+        kind_of_loss.is_mean = True
+        outputs = model(some_images)
+        loss = loss_function(outputs, some_labels)
+        if undo is not None and not kind_of_loss.is_mean:
+            undo()
+            yield from _from_all_outputs(model, loss_function, images, labels, size)
+            return
+        undo = None
+        yield Part(examples, random, loss, outputs, some_labels)
+        share = len(some_labels) / len(labels)
+        (loss if share == 1 else loss * share).backward()
+
+
+def _from_all_outputs(
+    model: Module, loss_function: LossFunction, images: Tensor, labels: Tensor, size: int
+) -> Iterator[Part]:
+    """Like ``accumulate``, for a loss that only the whole batch determines."""
+    undo, random = remember(model), default_generator.state
+    with no_grad():
+        parts = [model(some_images) for _, some_images, _ in _split(images, labels, size)]
+    undo()
+    if not all(isinstance(part, Tensor) for part in parts):
+        raise ArgumentError(
+            "micro_batch with this loss, which is not a mean over the examples, expects a model "
+            f"that returns a tensor, got a {type(parts[0]).__name__}"
+        )
+    outputs = Tensor(F.concat(parts).data, requires_grad=True)
+    del parts
+    loss = loss_function(outputs, labels)
+    yield Part(slice(None), random, loss, outputs, labels)
+    loss.backward()
+    for examples, some_images, _ in _split(images, labels, size):
+        if outputs.grad is not None:
+            model(some_images).backward(outputs.grad[examples])
+
+
+def _split(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """The examples, images and labels of each micro-batch."""
+    if len(images) != len(labels):
+        raise ShapeError(f"a batch has {len(images)} images but {len(labels)} labels")
+    if size >= len(labels):
+        yield slice(None), images, labels
         return
     for start in range(0, len(labels), size):
-        some = labels[start : start + size]
+        examples = slice(start, start + size)
+        some = labels[examples]
         some.origin = labels.origin
-        yield start, images[start : start + size], some
+        yield examples, images[examples], some
 
 
 def choose_micro_batch(
@@ -36,10 +102,10 @@ def choose_micro_batch(
     loss_function: LossFunction,
 ) -> int | None:
     """The micro-batch size for ``fit``; "auto" determines it by trial with the first batch."""
+    if micro_batch is None:
+        return None
     if micro_batch != "auto":
-        if micro_batch is not None and micro_batch < 1:
-            raise ArgumentError(f'micro_batch must be at least 1, or "auto", got {micro_batch}')
-        return micro_batch
+        return integer('micro_batch, at least 1 or "auto",', micro_batch, least=1)
     example = recompute_batch(loader, getattr(loader, "epoch", 0), 0)
     if example is None:
         raise ArgumentError('micro_batch="auto" needs a DataLoader or a list of batches')

@@ -58,12 +58,18 @@ class Progress:
 
 def last_metrics(history: History) -> str:
     """The metrics of the last epoch in one line."""
-    loss, accuracy, _ = history.training[-1]
-    text = f"loss {loss:.3f}, accuracy {accuracy:.1%}"
-    if history.validation:
-        text += f", validation {history.validation[-1].accuracy:.1%}"
-        text += "".join(f", {k} {v:.3f}" for k, v in history.validation[-1].metrics.items())
+    text = _described(history.training[-1].named())
+    if history.is_validated(len(history.training)):
+        measured = history.validation[-1].named()
+        if "accuracy" in measured:
+            del measured["loss"]
+        text += f", validation {_described(measured).removeprefix('accuracy ')}"
     return text
+
+
+def _described(values: dict[str, float]) -> str:
+    percent = {"accuracy": ".1%"}
+    return ", ".join(f"{name} {value:{percent.get(name, '.3f')}}" for name, value in values.items())
 
 
 def _in_notebook() -> bool:

@@ -1,18 +1,21 @@
 """Interfaces of data loaders, loss functions and metrics."""
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count, repeat
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tinynn.autograd import Tensor
+from tinynn.data import DataLoader
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
-"""``loss_function(logits, labels)`` returns the mean loss of a batch, a scalar tensor."""
+LossFunction = Callable[[Any, Tensor], Tensor]
+"""``loss_function(outputs, labels)`` returns the mean loss of a batch, a scalar tensor."""
 
-Metric = Callable[[npt.NDArray[np.floating], npt.NDArray[np.int64]], float]
-"""``metric(logits, labels)`` takes all examples as NumPy arrays and returns a number."""
+Metric = Callable[[npt.NDArray[np.floating], npt.NDArray[Any]], float]
+"""``metric(outputs, labels)`` takes all examples as NumPy arrays and returns a number."""
 
 
 class Loader(Protocol):
@@ -23,3 +26,19 @@ class Loader(Protocol):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Each batch as (images, labels)."""
+
+
+def passes(loader: Any) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
+    """Passes over the data without end. The position of a ``DataLoader`` stays as it is."""
+    if hasattr(loader, "batches"):
+        return (loader.batches(epoch) for epoch in count(loader.epoch))
+    return repeat(loader)
+
+
+@contextmanager
+def unmoved(loader: Any) -> Iterator[None]:
+    """Restore the position of a ``DataLoader`` at the end of the block."""
+    before = loader.state_dict() if isinstance(loader, DataLoader) else None
+    yield
+    if before is not None:
+        loader.load_state_dict(before)

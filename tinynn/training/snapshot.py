@@ -1,6 +1,6 @@
 """Copies of weights, and temporary training that is undone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,19 @@ from tinynn.random import default_generator
 def copy_weights(model: Module) -> dict[str, npt.NDArray[Any]]:
     """Read-only copies of all parameters and buffers by path, in host memory."""
     return {path: read_only(tensor.numpy()) for path, tensor in model.state_dict().items()}
+
+
+def remember(model: Module) -> Callable[[], None]:
+    """A function that undoes what forward passes change: the buffers and the random sequence."""
+    buffers = [(buffer.data, buffer.data.copy()) for _, buffer in model.named_buffers()]
+    state = default_generator.state
+
+    def undo() -> None:
+        for data, before in buffers:
+            data[...] = before
+        default_generator.state = state
+
+    return undo
 
 
 @contextmanager

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
+from tinynn.arguments import integer
 from tinynn.autograd import Tensor
+from tinynn.data import DataLoader
 from tinynn.errors import ArgumentError, NonFiniteError
+from tinynn.files import require_state
 from tinynn.nn import Module
 from tinynn.optim import Optimizer
 from tinynn.random import default_generator
@@ -15,7 +20,7 @@ from tinynn.training.diagnosis import ADVICE, ForwardPass, find_fault, recompute
 from tinynn.training.early_stopping import BestEpoch
 from tinynn.training.epoch_metrics import EpochMetrics, History, MetricAccumulator
 from tinynn.training.evaluation import evaluate
-from tinynn.training.micro_batches import split_batch, with_advice
+from tinynn.training.micro_batches import accumulate, with_advice
 from tinynn.training.protocols import Loader, LossFunction, Metric
 
 __all__ = ["TrainingState"]
@@ -29,6 +34,7 @@ class TrainingState:
         steps: Optimizer steps so far.
         epoch: The index of the current epoch.
         position: Batches of the current epoch that are done.
+        rate: The learning rate of the last step.
         meter: Loss and accuracy of the current epoch.
         stop: Why training ends after this epoch; callbacks may set it.
     """
@@ -48,34 +54,43 @@ class TrainingState:
     position: int = 0
     meter: MetricAccumulator = field(default_factory=MetricAccumulator)
     stop: str | None = None
+    rate: float = math.nan  # the learning rate of the last step
     _passes: dict[int, ForwardPass] = field(default_factory=dict)  # by number in this epoch
 
     def __post_init__(self) -> None:
+        self.epochs = integer("epochs", self.epochs, least=1)
+        for name, loader in (("loader", self.loader), ("validation", self.validation)):
+            if loader is not None and not hasattr(loader, "__len__"):
+                raise ArgumentError(
+                    f"fit expects a DataLoader or a list of batches as {name}, got a "
+                    f"{type(loader).__name__}, which can be iterated over only once"
+                )
         if len(self.loader) == 0:
             raise ArgumentError("fit needs at least one batch, but the loader is empty")
         if self.metrics and self.validation is None:
             raise ArgumentError(f"metrics {sorted(self.metrics)} need validation=loader")
+        if "loss" in self.metrics:
+            raise ArgumentError("a metric cannot be named 'loss', which is the loss function's")
 
     # -- one step, one epoch ------------------------------------------------------------------
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         """One optimizer step: the batch in micro-batches, whose gradients accumulate."""
+        if isinstance(self.loader, DataLoader):
+            self.loader.count_step()
         self.optimizer.zero_grad()
         self.epoch = getattr(self.loader, "epoch", len(self.history.training))
-        for start, some_images, some_labels in split_batch(images, labels, self.micro_batch):
-            examples = slice(start, start + len(some_labels))
-            call = ForwardPass(self.position, examples, default_generator.state)
-            self._passes[self.meter.batches] = call
-            try:
-                logits = self.model(some_images)
-                loss = self.loss_function(logits, some_labels)
-                self.meter.add(loss, logits, some_labels)
-                share = len(some_labels) / len(labels)
-                (loss if share == 1 else loss * share).backward()
-            except MemoryError as error:
-                self.optimizer.zero_grad()
-                error.__traceback__ = None  # its frames keep the memory of this step alive
-                raise with_advice(error, self.model, self.loss_function, images, labels) from error
+        batch = (images, labels, self.micro_batch)
+        try:
+            for part in accumulate(self.model, self.loss_function, *batch):
+                call = ForwardPass(self.position, part.examples, part.random)
+                self._passes[self.meter.batches] = call
+                self.meter.add(part.loss, part.outputs, part.labels)
+        except MemoryError as error:
+            self.optimizer.zero_grad()
+            error.__traceback__ = None  # its frames keep the memory of this step alive
+            raise with_advice(error, self.model, self.loss_function, images, labels) from error
+        self.rate = float(self.optimizer.learning_rate)
         self.optimizer.step(skip=self.meter.failed)
         self.position += 1
         self.steps += 1
@@ -87,9 +102,9 @@ class TrainingState:
             self.history.training.append(self.meter.compute())
         except NonFiniteError as error:
             raise self._explain(error) from None
-        self.history.learning_rate.append(float(self.optimizer.learning_rate))
+        self.history.learning_rate.append(self.rate)
         if self.validation is not None:
-            self.history.validation.append(self._validate(self.validation))
+            self.history.add_validation(self._validate(self.validation))
         self.best.update(self.model, self.history)
         self.meter, self.position = MetricAccumulator(), 0
         self._passes.clear()
@@ -146,15 +161,14 @@ class TrainingState:
         if not hasattr(self.loader, "state_dict"):
             got = type(self.loader).__name__
             raise ArgumentError(f"checkpoints need a DataLoader, with state_dict(), got a {got}")
-        parts = {
+        return {
             "model": self.model,
             "optimizer": self.optimizer,
             "loader": self.loader,
-            "validation": self.validation,
+            "validation": ValidationPart(self.validation),
             "random": default_generator,
             "run": self,
         }
-        return {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
 
     def state_dict(self) -> dict[str, Any]:
         """Position, metrics and best weights; NonFiniteError rather than a state with NaN."""
@@ -165,14 +179,34 @@ class TrainingState:
             "history": self.history.state_dict(),
             "meter": self.meter.state_dict(),
             "best": self.best.state_dict(),
+            "rate": self.rate,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what ``state_dict`` returned."""
+        """Continue from what ``state_dict`` returned; FileFormatError if it is anything else."""
+        kinds = {"steps": Integral, "position": Integral, "history": Mapping, "meter": Mapping}
+        require_state("a TrainingState", state, {**kinds, "best": Mapping, "rate": Real}, "rate")
         self.steps, self.position = int(state["steps"]), int(state["position"])
         self.history.load_state_dict(state["history"])
         self.meter.load_state_dict(state["meter"])
         self.best.load_state_dict(state["best"])
+        self.rate = float(state.get("rate", self.optimizer.learning_rate))
+
+
+@dataclass
+class ValidationPart:
+    """The validation loader in a checkpoint: a resumed run may have got one, or have none."""
+
+    loader: Any
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the loader; empty if it has none."""
+        return self.loader.state_dict() if hasattr(self.loader, "state_dict") else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """FileFormatError if the validation would use other examples than before."""
+        if state and hasattr(self.loader, "load_state_dict"):
+            self.loader.load_state_dict(state)
 
 
 Callback = Callable[[str, TrainingState], None]
