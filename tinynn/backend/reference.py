@@ -184,8 +184,8 @@ class Backend:
 
     def sum_of_squares(self, x: Array) -> Array:
         """Σx² over all axes, in float64: the square of a float32 number never overflows there."""
-        wide = x.astype("float64")
-        return self.xp.asarray((wide * wide).sum())
+        squares = self.xp.square(x, dtype="float64")
+        return self.xp.asarray(self.sum(squares, tuple(range(x.ndim))))
 
     def center(self, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
         """x minus its mean over some axes, and the mean, whose axes keep length 1.

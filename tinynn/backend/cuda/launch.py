@@ -95,7 +95,7 @@ def source(file: str) -> str:
 def options(dtype: str, macros: dict[str, int]) -> tuple[str, ...]:
     """The compiler options of one variant."""
     scalar, accumulate = DTYPES[dtype]
-    shared = ("THREADS", "GRADIENT_TILE", "PARAMETERS", "BLOCK_ELEMENTS")
+    shared = ("THREADS", "SUM_BLOCK", "GRADIENT_TILE", "PARAMETERS", "BLOCK_ELEMENTS")
     constants = {name: getattr(tuning, name) for name in shared}
     defines = {"SCALAR": scalar, "ACCUMULATE": accumulate, **constants, **macros}
     return tuple(f"-D{name}={value}" for name, value in defines.items())

@@ -1,6 +1,6 @@
 """Normalization on a GPU: two launches over the batch, one over rows.
 
-Statistics are computed in float32 for float16, with Welford's and Chan's formulas.
+Statistics are computed in float32 for float16, with Welford's formula and sums in float64.
 """
 
 import math
@@ -20,7 +20,7 @@ def batch_norm(backend: CudaDevice, x: Array, norm: BatchNorm) -> Normalized:
     x, channels = backend.contiguous(x), np.int32(x.shape[-1])
     average, variance = (backend.xp.empty(x.shape[-1], accumulate(x)) for _ in range(2))
     grid, split = _split(backend, x)
-    partial = backend.xp.empty((grid[0], x.shape[-1], 3), average.dtype)
+    partial = backend.xp.empty((grid[0], x.shape[-1], 2), np.float64)
     results = (average, variance, *(norm.running or (0, 0)))
     arguments = (x, *split, scalar(norm.momentum, x), partial, backend.tickets(grid[1]), *results)
     _kernels.launch("batch_statistics", x.dtype, grid, *arguments)
@@ -41,7 +41,7 @@ def batch_norm_gradient(
     grad, x = backend.contiguous(grad), backend.contiguous(x)
     channels = x.shape[-1]
     grid, split = _split(backend, x)
-    partial = backend.xp.empty((grid[0], channels, 2), average.dtype)
+    partial = backend.xp.empty((grid[0], channels, 2), np.float64)
     sums = backend.xp.empty((channels, 2), average.dtype)
     weight_grad, bias_grad = (backend.xp.empty(channels, x.dtype) for _ in range(2))
     statistics = (average, variance, scalar(norm.eps, x))

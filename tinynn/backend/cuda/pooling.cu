@@ -50,14 +50,14 @@ extern "C" __global__ void max_pool_gather(const Geometry g, long long count, co
 extern "C" __global__ void sum_pool(const Geometry g, long long count, const SCALAR* x, SCALAR* out) {
     for (long long e = FIRST; e < count; e += ALL) {
         const Position pixel = position_of(e / g.channels, g.out_height, g.out_width);
-        ACCUMULATE sum = 0;
+        Sum sum = {0, 0, 0};
         for (int i = 0; i < g.kh; i++) {
             for (int j = 0; j < g.kw; j++) {
                 const long long at = tap_offset(pixel, i, j, e % g.channels, g);
-                if (at >= 0) sum += widen(x[at]);
+                if (at >= 0) include(sum, widen(x[at]));
             }
         }
-        store(out + e, sum);
+        store(out + e, value_of(sum));
     }
 }
 
@@ -68,16 +68,16 @@ extern "C" __global__ void scatter(const Geometry g, long long count, const SCAL
                                    const SCALAR* out, const Winner* winner, SCALAR* x) {
     for (long long e = FIRST; e < count; e += ALL) {
         const Position pixel = position_of(e / g.channels, g.height, g.width);
-        ACCUMULATE sum = 0;
+        Sum sum = {0, 0, 0};
         for (int i = 0; i < g.kh; i++) {
             for (int j = 0; j < g.kw; j++) {
                 const long long window = window_of(pixel, i, j, g);
                 if (window < 0) continue;
                 const long long at = window * g.channels + e % g.channels;
                 if (winner && winner[at] != i * g.kw + j) continue;
-                if (!out || widen(out[at]) > 0) sum += widen(values[at]);
+                if (!out || widen(out[at]) > 0) include(sum, widen(values[at]));
             }
         }
-        store(x + e, sum);
+        store(x + e, value_of(sum));
     }
 }

@@ -37,9 +37,36 @@ __device__ inline bool is_last_block(unsigned int* ticket, unsigned int blocks) 
     return last;
 }
 
-// The reductions below combine scalars, or structs that have these two functions.
-__device__ inline ACCUMULATE combined(ACCUMULATE a, ACCUMULATE b) { return a + b; }
-__device__ inline ACCUMULATE read(const volatile ACCUMULATE* address) { return *address; }
+// The sum of many terms in one thread. Runs of SUM_BLOCK terms are added as ACCUMULATE, their sums as
+// double: the error does not grow with the number of terms, and few operations are in double precision,
+// which most GPUs are slow at.
+struct Sum {
+    double total;
+    ACCUMULATE run;
+    int terms;  // of the run
+};
+
+__device__ inline void include(Sum& sum, ACCUMULATE term) {
+    sum.run += term;
+    if (++sum.terms == SUM_BLOCK) {
+        sum.total += sum.run;
+        sum.run = 0;
+        sum.terms = 0;
+    }
+}
+
+__device__ inline double value_of(const Sum& sum) { return sum.total + sum.run; }
+
+// The reductions below combine numbers, or structs that have these two functions.
+template <class Number>
+__device__ inline Number combined(Number a, Number b) {
+    return a + b;
+}
+
+template <class Number>
+__device__ inline Number read(const volatile Number* address) {
+    return *address;
+}
 
 // The values of `parts` blocks, which lie `stride` apart, combined in order.
 template <class Value>

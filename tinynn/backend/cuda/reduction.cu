@@ -6,8 +6,7 @@
 // last block of a result adds the partial sums.
 extern "C" __global__ void __launch_bounds__(THREADS)
 sum_parts(const SCALAR* x, long long reduced, long long inner, int lanes, int parts,
-          long long each, ACCUMULATE scale, ACCUMULATE* partial, unsigned int* tickets,
-          SCALAR* out) {
+          long long each, double scale, double* partial, unsigned int* tickets, SCALAR* out) {
     const int lane = threadIdx.x % lanes;
     const unsigned int tiles = (inner + lanes - 1) / lanes, tile = blockIdx.x % tiles;
     const long long outer = blockIdx.x / tiles / parts;
@@ -15,22 +14,23 @@ sum_parts(const SCALAR* x, long long reduced, long long inner, int lanes, int pa
     const long long i = static_cast<long long>(tile) * lanes + lane;
     const long long begin = part * each, end = min(reduced, begin + each);
 
-    ACCUMULATE sum = 0;
+    Sum sum = {0, 0, 0};
     if (i < inner) {
         const SCALAR* column = x + outer * reduced * inner + i;
         for (long long r = begin + threadIdx.x / lanes; r < end; r += blockDim.x / lanes) {
-            sum += widen(column[r * inner]);
+            include(sum, widen(column[r * inner]));
         }
     }
-    if (reduce_blocks(sum, lanes, i < inner, part, parts, partial + outer * parts * inner + i, inner,
+    double total = value_of(sum);
+    if (reduce_blocks(total, lanes, i < inner, part, parts, partial + outer * parts * inner + i, inner,
                       tickets + outer * tiles + tile)) {
-        store(out + outer * inner + i, sum * scale);
+        store(out + outer * inner + i, total * scale);
     }
 }
 
 // Few terms and many results: one thread per result.
 extern "C" __global__ void sum_short(const SCALAR* x, long long reduced, long long inner,
-                                     long long count, ACCUMULATE scale, SCALAR* out) {
+                                     long long count, double scale, SCALAR* out) {
     for (long long e = FIRST; e < count; e += ALL) {
         const SCALAR* column = x + e / inner * reduced * inner + e % inner;
         ACCUMULATE sum = 0;

@@ -39,10 +39,10 @@ extern "C" __global__ void check_labels(const long long* labels, long long rows,
 // their sum would lose digits. Each block writes its sum to `partial`; the last one adds these in order.
 extern "C" __global__ void __launch_bounds__(THREADS)
 cross_entropy(const SCALAR* logits, const long long* labels, long long rows, int classes, int lanes,
-              ACCUMULATE* kept, ACCUMULATE* partial, unsigned int* ticket,
+              ACCUMULATE* kept, double* partial, unsigned int* ticket,
               unsigned long long* fault, SCALAR* loss) {
     const int lane = threadIdx.x % lanes, block_rows = THREADS / lanes;
-    ACCUMULATE sum = 0;
+    Sum sum = {0, 0, 0};
     // The bound is on the first row of the block, so that all threads iterate equally often: a shuffle
     // needs its whole warp.
     for (long long first = static_cast<long long>(blockIdx.x) * block_rows; first < rows;
@@ -56,21 +56,24 @@ cross_entropy(const SCALAR* logits, const long long* labels, long long rows, int
             if (value > highest || value != value) highest = value;
         }
         highest = row_max(highest, lanes);
-        ACCUMULATE terms = 0;
-        for (int k = lane; inside && k < classes; k += lanes) terms += exp(widen(own[k]) - highest);
-        terms = row_sum(terms, lanes);
+        Sum part = {0, 0, 0};
+        for (int k = lane; inside && k < classes; k += lanes) {
+            include(part, exp(widen(own[k]) - highest));
+        }
+        const ACCUMULATE terms = row_sum(value_of(part), lanes);
         if (inside && lane == 0) {
             const ACCUMULATE logarithm = log(terms);
             const long long label = labels[row];
             kept[2 * row] = highest;
             kept[2 * row + 1] = logarithm;
             if (is_label(label, row, classes, fault)) {
-                sum += highest - widen(own[label]) + logarithm;
+                include(sum, highest - widen(own[label]) + logarithm);
             }
         }
     }
-    if (reduce_blocks(sum, 1, true, blockIdx.x, gridDim.x, partial, 1, ticket)) {
-        store(loss, sum / rows);
+    double total = value_of(sum);
+    if (reduce_blocks(total, 1, true, blockIdx.x, gridDim.x, partial, 1, ticket)) {
+        store(loss, total / rows);
     }
 }
 

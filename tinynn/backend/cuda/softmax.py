@@ -22,7 +22,7 @@ def cross_entropy(
     most = BLOCKS_PER_MULTIPROCESSOR * backend.multiprocessors
     blocks = min(most, -(-rows * lanes // THREADS))
     kept = backend.xp.empty((rows, 2), accumulate(logits))
-    partial = backend.xp.empty(blocks, kept.dtype)
+    partial = backend.xp.empty(blocks, np.float64)
     loss = backend.xp.empty((), logits.dtype)
     fault = backend.label_checks.new_word(backend.xp, classes, origin)
     sizes = (rows, np.int32(classes), np.int32(lanes))

@@ -18,6 +18,10 @@ MIN_ELEMENTS_PER_BLOCK = 1024
 # a tile.
 MIN_PIXELS_PER_BLOCK = 256
 
+# Terms that a thread adds in the precision of the data before it continues in double precision, in
+# which many GPUs do 32 or 64 times fewer operations a second: with this value that does not count.
+SUM_BLOCK = 64
+
 # Terms up to which one thread computes a whole sum: no shared memory, no second step.
 SHORT_REDUCTION = 32
 
