@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +15,13 @@ import safetensors
 import safetensors.numpy
 
 import tinynn
-from tinynn import files, nn
+from tinynn import files, nn, optim
+from tinynn import functional as F
+from tinynn.data import ArrayDataset, DataLoader
 from tinynn.errors import ArgumentError, FileFormatError, StorageError
-from tinynn.training import Checkpoints
+from tinynn.training import Checkpoints, fit
 from tinynn.training.packing import unpack
+from tinynn.training.store import open_store
 
 NESTED = "[" * 100_000
 VALUES = ["0", "-1", "1e999", "-1e999", "NaN", "1" * 400, "1e5", "true", "null", '""', '"x"']
@@ -331,3 +335,126 @@ class TestModels:
         if isinstance(argument, np.ndarray):
             assert loaded.value.dtype.name == argument.dtype.name
             assert loaded.value.shape == argument.shape
+
+
+class TestCheckpoints:
+    @pytest.fixture
+    def folder(self, checkpoint: bytes, tmp_path: Path) -> Path:
+        """A checkpoint of step 1 and another of step 2."""
+        saved = Checkpoints(tmp_path)
+        saved.track(model=nn.Linear(2, 2))
+        for _ in range(2):
+            saved.after_step()
+            saved.save()
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            *({"steps": value} for value in (1e999, -1, 1.5, True, None, "2", [], 10**400, NESTED)),
+            *({key: 5} for key in ("parts", "config", "versions")),
+            *({key: {"$tensor": name}} for key in ("config", "parts") for name in ("a", 5, [1])),
+            "NaN",
+            "[]",
+            NESTED,
+            '{"a":' * 3000,
+            '{"steps": 1' + "0" * 5000 + "}",
+        ],
+        ids=lambda change: str(change)[:40],
+    )
+    def test_a_damaged_one_is_passed_over(
+        self, change: Any, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        newest = max(folder.glob("step-*"))
+        metadata, arrays = files.read_safetensors(newest)
+        text = change
+        if isinstance(change, dict):
+            text = json.dumps(json.loads(metadata["state"]) | change)
+        content = files.safetensors_content(arrays, {**metadata, "state": text})
+        newest.write_bytes(b"".join(content))
+        resumed = Checkpoints(folder)
+        resumed.track(model=nn.Linear(2, 2))
+        assert resumed.steps == 1
+        assert f"{newest.name}" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("what", ["pipe", "folder", "loop", "sparse", "unreadable"])
+    def test_one_that_cannot_be_read_is_passed_over(
+        self, what: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        newest = max(folder.glob("step-*"))
+        if what == "sparse":
+            os.truncate(newest, 1 << 42)
+        elif what == "unreadable":
+            opened = Path.open
+
+            def fails(path: Path, *mode: str, **options: Any) -> Any:
+                if path == newest:
+                    raise PermissionError(13, "Permission denied", str(path))
+                return opened(path, *mode, **options)
+
+            monkeypatch.setattr(Path, "open", fails)
+        else:
+            newest.unlink()
+            make = {"pipe": os.mkfifo, "folder": os.mkdir, "loop": lambda p: p.symlink_to(p)}
+            make[what](newest)
+        assert Checkpoints(folder).steps == 1
+        if what != "unreadable":
+            with pytest.raises((FileFormatError, StorageError), match=newest.name):
+                Checkpoints(folder, resume=newest.name)
+
+    @pytest.mark.parametrize("part", ["model", "optimizer", "loader", "random", "run"])
+    def test_states_with_valid_checksums(self, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        place = f"memory://damaged/{part}"
+        train(place)
+        store = open_store(place)
+        (name,) = (name for name in store.names() if name.startswith("step-"))
+        metadata, arrays = files.from_bytes(store.read(name), name)
+        state = json.loads(metadata["state"])
+        text = json.dumps(state["parts"][part])
+        spans = [match.span() for match in re.finditer(r'"[^"]*"|[-\d.e]+|[{[][^][{}]*[]}]', text)]
+        rng = random.Random(0)
+        refused = 0
+        for _ in range(40):
+            start, end = rng.choice(spans)
+            damaged = text[:start] + rng.choice(VALUES) + text[end:]
+            whole = json.dumps(state | {"parts": {**state["parts"], part: "HERE"}})
+            changed = {**metadata, "state": whole.replace('"HERE"', damaged)}
+            store.write(name, files.safetensors_content(arrays, changed))
+            refused += not is_read(lambda: train(place))
+        assert refused > 10
+
+
+def train(place: str) -> None:
+    images = np.random.default_rng(0).random((4, 2), dtype=np.float32)
+    loader = DataLoader(ArrayDataset(images, [0, 1, 0, 1]), 2, shuffle=True)
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.5))
+    optimizer = optim.Adam(model, 1e-3)
+    fit(
+        model, loader, optimizer, F.cross_entropy, epochs=1,
+        checkpoints=Checkpoints(place),
+    )  # fmt: skip
+
+
+SECRETS = ["pass:word", "pa/ss", "p%40ss", "pässword"]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("nowhere://user:{}@host/run", "S3://user:{}@bucket/run", "://user:{}@host/x"),
+        *("a b://user:{}@host/x", "simplecache::nowhere://user:{}@host/x", "sftp://user:{}@"),
+        *("ftp://user:{}@127.0.0.1:1/run", "zip://user:{}@host", "http://h/x?token={}"),
+    ],
+)
+def test_urls_that_cannot_be_used(url: str, secret: str) -> None:
+    with pytest.raises((StorageError, ArgumentError)) as caught:
+        Checkpoints(url.format(secret))
+    assert secret not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["", "a\0b", 3, None, object()])
+def test_what_is_no_place(place: Any) -> None:
+    with pytest.raises(ArgumentError, match="expected the path of a file"):
+        Checkpoints(place)

@@ -234,6 +234,15 @@ class TestPlaces:
         assert isinstance(tinynn.load(f"file://{tmp_path}/model"), nn.ReLU)
         assert isinstance(tinynn.load(os.fsencode(tmp_path / "model")), nn.ReLU)  # type: ignore[arg-type]
 
+    def test_names_that_begin_with_a_tilde(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        tinynn.save(nn.ReLU(), "~$model")
+        assert isinstance(tinynn.load(tmp_path / "~$model"), nn.ReLU)
+        with pytest.raises(ArgumentError, match="there is no home folder"):
+            tinynn.save(nn.ReLU(), "~nobody-of-this-name/model")
+
     @pytest.mark.parametrize(
         "path", ["", "a\0b", 3, None, b"", object(), "s3://bucket/model", "hf://a:secret@b/c"]
     )

@@ -48,19 +48,27 @@ def local_path(path: FilePath) -> Path:
     Raises:
         ArgumentError: It is not a path, or a URL.
     """
+    text = path_text(path)
+    scheme = re.match(r"([\w+.:-]{2,})://", text)
+    if scheme:
+        raise ArgumentError(f"expected the path of a file, got a URL of {scheme[1]!r}")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        if os.sep in text:
+            raise ArgumentError(f"there is no home folder for the path {text!r:.80}") from error
+        return Path(text)  # a name that begins with ~
+
+
+def path_text(path: FilePath) -> str:
+    """A path or a URL as text, without "file://"; ArgumentError if it is neither."""
     try:
         text = os.fsdecode(path).removeprefix("file://")
     except TypeError as error:
         raise ArgumentError(f"expected the path of a file, got {path!r:.80}") from error
-    scheme = re.match(r"([\w+.:-]{2,})://", text)
-    if scheme:
-        raise ArgumentError(f"expected the path of a file, got a URL of {scheme[1]!r}")
     if not text or "\0" in text:
         raise ArgumentError(f"expected the path of a file, got {text!r:.80}")
-    found = Path(text)
-    with suppress(RuntimeError):  # there is no home, or no such user
-        found = found.expanduser()
-    return found
+    return text
 
 
 # -- safetensors -----------------------------------------------------------------------------------
@@ -452,13 +460,13 @@ def _replace(target: Path, content: Content, old: os.stat_result | None) -> None
 
 
 def _temporary(target: Path) -> Path:
-    """A new name beside the target, of at most 138 bytes, whatever the name of the target.
+    """A new name beside the target, of at most 210 bytes, whatever the name of the target.
 
     It contains the complete name of a checkpoint.
     """
     from uuid import uuid4
 
-    return target.with_name(f".{target.name[:30]}.{uuid4().hex[:16]}")
+    return target.with_name(f".{target.name[:48]}.{uuid4().hex[:16]}")
 
 
 def _occupy_standard_descriptors() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from tinynn.backend import usable_cores
 from tinynn.data.decoding import decode
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
+from tinynn.files import local_path
 from tinynn.messages import warn
 
 __all__ = ["ArrayDataset", "Dataset", "ImageFolder"]
@@ -124,7 +125,7 @@ class ImageFolder:
         self.shape = (height, width, 1 if gray else 3)
         self._read = partial(_read_image, shape=self.shape)
         self._skips = on_error == "skip"
-        files = self._find(Path(directory))
+        files = self._find(local_path(directory))
         fits = len(files) * math.prod(self.shape) <= cache_bytes
         self._pixels = np.empty((len(files), *self.shape), np.uint8) if fits else None
         self.paths = self._decode_all(files)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tinynn.errors import ArgumentError, StorageError
-from tinynn.files import FilePath, write_atomically
+from tinynn.files import FilePath, local_path, write_atomically
 from tinynn.messages import say
 from tinynn.training.state import Callback, TrainingState
 
@@ -105,7 +105,7 @@ def log_tensorboard(folder: FilePath) -> Callback:
 def _absolute(path: FilePath) -> Path:
     """The same file after the program has changed its working directory; ~ is home."""
     with _required(path):
-        return Path(path).expanduser().absolute()
+        return local_path(path).absolute()
 
 
 @contextmanager

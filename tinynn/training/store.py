@@ -7,15 +7,23 @@ file systems by a move on the server.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-from tinynn.errors import StorageError
-from tinynn.files import Content, FilePath, write_atomically, write_into
+from tinynn.backend import get_backend
+from tinynn.errors import FileFormatError, StorageError
+from tinynn.files import (
+    Content,
+    FilePath,
+    local_path,
+    path_text,
+    read_bytes,
+    write_atomically,
+    write_into,
+)
 from tinynn.training.lock import lock_of
 
 _PROBE = ".tinynn-can-write-here"
@@ -25,7 +33,7 @@ _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "memory"}  # whose uploads fsspec ca
 
 def open_store(location: FilePath) -> Folder | Remote:
     """The store at a path or a URL; StorageError if it is not writable."""
-    text = os.fsdecode(location).removeprefix("file://")
+    text = path_text(location)
     if re.match(r"[a-z][a-z0-9+]+:/[^/]", text):
         raise StorageError(f"{text} is a URL that has become a path: pass it as a string")
     store = Remote(text) if "://" in text else Folder(text)
@@ -41,7 +49,7 @@ class Folder:
 
     def __init__(self, location: str) -> None:
         with _failing(f"cannot make the folder {location}"):
-            self._path = Path(location).expanduser().absolute()
+            self._path = local_path(location).absolute()
             self._path.mkdir(parents=True, exist_ok=True)
         self.location = str(self._path)
         self._lock = lock_of(self._path)
@@ -76,7 +84,7 @@ class Folder:
     def read(self, name: str) -> bytes:
         """The content of a file."""
         with _failing(f"cannot read {self.location}/{name}"):
-            return (self._path / name).read_bytes()
+            return read_bytes(self._path / name, get_backend("cpu").available_memory())
 
     def write(self, name: str, content: Content) -> None:
         """Create or replace a file, atomically."""
@@ -96,6 +104,8 @@ class Remote:
         secret = re.search(r"(?<=://)([^/@]*|[^/@:]*:.*)(?=@)|(?<=[?]).*", location)
         self._secret = secret[0] if secret else ""  # a password or token, not for messages
         self.location = _hidden(location.rstrip("/"), self._secret)
+        if not re.match(r"[A-Za-z][\w+.:-]*://", location):
+            raise StorageError(f"{self.location} is not a URL")
         try:
             from fsspec.core import url_to_fs
 
@@ -105,7 +115,7 @@ class Remote:
                 f"{self.location} needs a package that is not installed ({error}): "
                 "pip install -e '.[s3]' installs fsspec and s3fs, other protocols need their own"
             ) from error
-        except ValueError as error:
+        except Exception as error:  # of any package, which may connect here already
             text = f"{location} is not a URL that fsspec supports: {error}"
             raise StorageError(_hidden(text, self._secret)) from error
         self._files: Any = files
@@ -168,7 +178,7 @@ def _failing(what: str, secret: str = "") -> Iterator[None]:
     """Turn every kind of storage failure into a StorageError of one line."""
     try:
         yield
-    except StorageError:
+    except (StorageError, FileFormatError):
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -177,4 +187,8 @@ def _failing(what: str, secret: str = "") -> Iterator[None]:
 
 
 def _hidden(text: str, secret: str) -> str:
-    return text.replace(secret, "***") if secret else text
+    """The text without the secret and its parts, such as the password after the name of a user."""
+    parts = [secret, *(part for part in re.split("[:=&]", secret)[1:] if len(part) > 2)]
+    for part in filter(None, parts):
+        text = text.replace(part, "***").replace(unquote(part), "***")
+    return text
