@@ -7,12 +7,13 @@ do not widen the dtype of an array that they are combined with, and can be store
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeGuard
 
 import numpy as np
 
-from tinynn.errors import ArgumentError
+from tinynn.errors import ArgumentError, DeviceMemoryError
 
 DTYPES = frozenset(map(np.dtype, "?bhilqBHILQefd"))  # of tensors, in the machine's byte order
 _MAX_ELEMENTS = 2**60  # NumPy's limit is 2**63 bytes
@@ -82,6 +83,15 @@ def choice(what: str, value: Any, *options: str) -> str:
         expected = " or ".join(f'"{option}"' for option in options)
         raise ArgumentError(f"{what} must be {expected}, got {value!r:.80}")
     return value
+
+
+@contextmanager
+def explained_memory() -> Iterator[None]:
+    """A context in which NumPy's MemoryError becomes one of the library."""
+    try:
+        yield
+    except MemoryError as error:
+        raise DeviceMemoryError(str(error)) from error
 
 
 def _real(value: Any) -> float | None:

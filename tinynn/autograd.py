@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, Union
 
 import numpy as np
 
-from tinynn.arguments import DTYPES, real_dtype
+from tinynn.arguments import DTYPES, flag, real_dtype
 from tinynn.backend import Array, Backend, backend_of, get_backend, tracing
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
 from tinynn.scoped import Block, Scoped
@@ -78,6 +78,8 @@ class Tensor:
             )
         if data.dtype not in DTYPES or type(data) is not backend.xp.ndarray:
             data = backend.xp.asarray(check_array(data))
+        if requires_grad is not False:
+            requires_grad = flag("requires_grad", requires_grad)
         if requires_grad and data.dtype.kind != "f":
             raise GradientError(
                 f"only floating-point tensors have gradients, got dtype {data.dtype}; "

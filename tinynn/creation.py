@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinynn.arguments import exact_number, integer, native, number, real_dtype, sizes
+from tinynn.arguments import (
+    exact_number,
+    explained_memory,
+    integer,
+    native,
+    number,
+    real_dtype,
+    sizes,
+)
 from tinynn.autograd import Tensor, check_array
 from tinynn.backend import Backend, default_backend, get_backend
-from tinynn.errors import ArgumentError, DeviceMemoryError
+from tinynn.errors import ArgumentError
 from tinynn.random import default_generator
 
 if TYPE_CHECKING:
@@ -48,6 +56,8 @@ def tensor(
         device, data = device or data.device, data.numpy()
     backend = _backend(device)
     has_dtype = isinstance(data, (np.ndarray, np.generic))
+    if has_dtype and data.dtype.kind not in "biufO":  # which a dtype would convert in silence
+        raise ArgumentError(f"tensor() expects real numbers, got {data.dtype}: {data!r:.80}")
     dtype = None if dtype is None else real_dtype("tensor()", dtype)
     try:
         array = np.array(data, dtype=dtype, subok=has_dtype)
@@ -79,7 +89,10 @@ def from_dlpack(source: Any) -> Tensor:
     if kind not in (cpu, cuda):
         raise ArgumentError(f"from_dlpack takes arrays of a CPU or a CUDA device, got kind {kind}")
     backend = get_backend("cpu" if kind == cpu else f"cuda:{index}")
-    return Tensor(backend.xp.from_dlpack(source))
+    try:
+        return Tensor(backend.xp.from_dlpack(source))
+    except (BufferError, TypeError) as error:
+        raise ArgumentError(f"from_dlpack: {error}") from error
 
 
 def zeros(
@@ -115,32 +128,27 @@ def _filled(
     backend, dtype = _backend(device), _numeric(name, dtype)
     try:
         array = getattr(backend.xp, name)(*arguments, dtype=dtype)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ArgumentError(f"{name}{arguments} as {dtype}: {error}") from error
     except Exception:
-        try:
-            with backend.session():  # explains a GPU's errors; on a CPU it would only limit BLAS
-                raise
-        except MemoryError as error:
-            raise DeviceMemoryError(str(error)) from error
+        with explained_memory(), backend.session():  # explains a GPU's errors
+            raise
     return Tensor(array, requires_grad)
 
 
 def zeros_like(other: Tensor) -> Tensor:
     """Zeros with the shape, dtype and device of another tensor."""
-    return Tensor(other.backend.xp.zeros_like(other.data))
+    return Tensor(_tensor("zeros_like", other).backend.xp.zeros_like(other.data))
 
 
 def ones_like(other: Tensor) -> Tensor:
     """Ones with the shape, dtype and device of another tensor."""
-    return Tensor(other.backend.xp.ones_like(other.data))
+    return Tensor(_tensor("ones_like", other).backend.xp.ones_like(other.data))
 
 
 def eye(size: int, dtype: DType = "float32", device: str | None = None) -> Tensor:
     """The identity matrix (size, size)."""
-    return Tensor(
-        _backend(device).xp.eye(integer("eye: size", size, 0), dtype=_numeric("eye", dtype))
-    )
+    return _filled("eye", sizes("eye: size", [size] * 2)[:1], dtype, device, False)
 
 
 def arange(
@@ -173,7 +181,9 @@ def rand(
     shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Uniform random values in [0, 1), from the sequence of ``manual_seed``."""
-    values = default_generator.uniform(_sizes("rand", shape)).astype(_floating("rand", dtype))
+    lengths, dtype = _sizes("rand", shape), _floating("rand", dtype)
+    with explained_memory():
+        values = np.asarray(default_generator.uniform(lengths), dtype)
     values[values >= 1] = 0  # rounded up to 1 by the conversion to a narrower dtype
     return Tensor(_backend(device).from_host(values), requires_grad)
 
@@ -182,8 +192,16 @@ def randn(
     shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Standard normal random values, from the sequence of ``manual_seed``."""
-    values = default_generator.normal(_sizes("randn", shape)).astype(_floating("randn", dtype))
+    lengths, dtype = _sizes("randn", shape), _floating("randn", dtype)
+    with explained_memory():
+        values = np.asarray(default_generator.normal(lengths), dtype)
     return Tensor(_backend(device).from_host(values), requires_grad)
+
+
+def _tensor(name: str, x: Any) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise ArgumentError(f"{name} expects a tensor, got {type(x).__name__}")
+    return x
 
 
 def _sizes(name: str, shape: Any) -> tuple[int, ...]:

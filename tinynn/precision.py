@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tinynn.arguments import choice, flag
 from tinynn.autograd import Tensor
 from tinynn.backend import get_matmul_precision, set_matmul_precision
-from tinynn.errors import ArgumentError
 from tinynn.scoped import Scoped
 
 __all__ = ["autocast", "get_matmul_precision", "set_matmul_precision"]
@@ -48,9 +48,8 @@ def autocast(dtype: str = "float16", enabled: bool = True) -> AbstractContextMan
         >>> scaler.scale(loss).backward()
         >>> scaler.step(optimizer)
     """
-    if dtype != "float16":
-        raise ArgumentError(f'autocast expects dtype="float16", got {dtype!r}')
-    chosen = np.dtype(dtype) if enabled else None
+    choice("autocast: dtype", dtype, "float16")
+    chosen = np.dtype(dtype) if flag("autocast: enabled", enabled) else None
     return _autocast.block(lambda before: chosen)
 
 

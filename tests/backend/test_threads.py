@@ -123,7 +123,7 @@ def test_a_process_exits_with_idle_workers() -> None:
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "2"])
 def test_the_number_of_threads_is_a_whole_number(count: object) -> None:
-    with pytest.raises(ArgumentError, match="whole number >= 1"):
+    with pytest.raises(ArgumentError, match="must be an integer >= 1"):
         tinynn.set_num_threads(count)  # type: ignore[arg-type]
 
 

@@ -206,38 +206,44 @@ def test_noise_has_at_most_max_sigma_and_differs_from_value_to_value() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: augment.RandomFlip(1.5), "probability must be from 0 to 1, got 1.5"),
-        (lambda: augment.RandomAffine(shift=-0.1), "shift must be from 0 to 1, got -0.1"),
+        (lambda: augment.RandomFlip(1.5), "probability must be a number in [0, 1], got 1.5"),
+        (lambda: augment.RandomAffine(shift=-0.1), "shift must be a number in [0, 1], got -0.1"),
         (
             lambda: augment.RandomAffine(scale=(0, 1)),
-            "scale must be a range 0 < low <= high < inf, got 0 to 1",
+            "scale: low must be a number in (0, inf), got 0",
         ),
-        (lambda: augment.RandomAffine(rotation=200), "rotation must be from 0 to 180, got 200"),
-        (lambda: augment.RandomBrightness(2), "amount must be from 0 to 1, got 2"),
+        (
+            lambda: augment.RandomAffine(rotation=200),
+            "rotation must be a number in [0, 180], got 200",
+        ),
+        (lambda: augment.RandomBrightness(2), "amount must be a number in [0, 1], got 2"),
         (
             lambda: augment.RandomContrast(2, 1),
-            "contrast must be a range 0 < low <= high < inf, got 2 to 1",
+            "contrast: high must be a number in [2, inf), got 1",
         ),
-        (lambda: augment.RandomLightGradient(-1), "amount must be from 0 to 1, got -1"),
+        (lambda: augment.RandomLightGradient(-1), "amount must be a number in [0, 1], got -1"),
         (
             lambda: augment.RandomGamma(0, 1),
-            "gamma must be a range 0 < low <= high < inf, got 0 to 1",
+            "gamma: low must be a number in (0, inf), got 0",
         ),
-        (lambda: augment.RandomBlur(-1), "max_sigma must be from 0 to 100, got -1"),
-        (lambda: augment.RandomBlur(float("inf")), "max_sigma must be from 0 to 100, got inf"),
+        (lambda: augment.RandomBlur(-1), "max_sigma must be a number in [0, 100], got -1"),
+        (
+            lambda: augment.RandomBlur(float("inf")),
+            "max_sigma must be a number in [0, 100], got inf",
+        ),
         (
             lambda: augment.RandomCrop(-1, 3),
-            "expected a height and width in whole pixels >= 1, got -1 x 3",
+            "height must be an integer >= 1, got -1",
         ),
         (
             lambda: augment.RandomAffine(size=(3, 2.5)),  # type: ignore[arg-type]
-            "expected a height and width in whole pixels >= 1, got 3 x 2.5",
+            "width must be an integer >= 1, got 2.5",
         ),
         (
             lambda: augment.RandomGamma(1, float("inf")),
-            "gamma must be a range 0 < low <= high < inf, got 1 to inf",
+            "gamma: high must be a number in [1, inf), got inf",
         ),
-        (lambda: augment.RandomNoise(3), "max_sigma must be from 0 to 1, got 3"),
+        (lambda: augment.RandomNoise(3), "max_sigma must be a number in [0, 1], got 3"),
     ],
 )
 def test_invalid_amounts_are_refused(make: object, message: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from tinynn.arguments import integer, is_sequence, number
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
 
 __all__ = [
@@ -96,6 +97,8 @@ class RandomAffine(_Transform):
         self.shift = _within("shift", shift, 0, 1)
         self.scale = _positive_range("scale", scale)
         self.rotation = _within("rotation", rotation, 0, 180)
+        if size is not None and (not is_sequence(size) or len(size) != 2):
+            raise ArgumentError(f"size must be (height, width), got {size!r:.80}")
         self.size = None if size is None else _pixels(*size)
 
     def apply(self, images: Images, rng: np.random.Generator) -> Images:
@@ -199,7 +202,7 @@ class RandomBlur(_Transform):
 
     def __init__(self, max_sigma: float) -> None:
         self.max_sigma = _within("max_sigma", max_sigma, 0, 100)
-        self.passes = math.ceil(2 * max_sigma**2)
+        self.passes = math.ceil(2 * self.max_sigma**2)
 
     def apply(self, images: Images, rng: np.random.Generator) -> Images:
         sigma = rng.uniform(0, self.max_sigma, len(images))
@@ -249,24 +252,18 @@ def _smooth(images: Images, weight: Images, axis: int) -> Images:
 
 
 def _within(name: str, value: float, low: float, high: float) -> float:
-    if not low <= value <= high:
-        raise ArgumentError(f"{name} must be from {low} to {high}, got {value}")
-    return value
+    return number(name, value, low, high, "[]")
 
 
 def _positive_range(name: str, bounds: Range) -> Range:
-    low, high = bounds
-    if not 0 < low <= high < math.inf:
-        raise ArgumentError(f"{name} must be a range 0 < low <= high < inf, got {low} to {high}")
-    return low, high
+    if not is_sequence(bounds) or len(bounds) != 2:
+        raise ArgumentError(f"{name} must be a range (low, high), got {bounds!r:.80}")
+    low = number(f"{name}: low", bounds[0], 0)
+    return low, number(f"{name}: high", bounds[1], low, ends="[)")
 
 
 def _pixels(height: int, width: int) -> tuple[int, int]:
-    if not all(isinstance(side, (int, np.integer)) and side >= 1 for side in (height, width)):
-        raise ArgumentError(
-            f"expected a height and width in whole pixels >= 1, got {height!r} x {width!r}"
-        )
-    return height, width
+    return integer("height", height, 1), integer("width", width, 1)
 
 
 def _log_uniform(rng: np.random.Generator, bounds: Range, count: int) -> NDArray[np.float64]:

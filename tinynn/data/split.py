@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tinynn.arguments import exact_number, is_sequence
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
 from tinynn.random import numpy_generator
 
@@ -34,7 +35,8 @@ def split_stratified(
         ArgumentError: If ``parts`` are invalid or a class has too few examples.
     """
     values = _one_dimensional(labels, "labels")
-    counting = all(isinstance(part, (int, np.integer)) for part in parts)
+    parts = _checked("parts", parts)
+    counting = all(isinstance(part, int) for part in parts)
     ends = _ends_of_counts(parts) if counting else _ends_of_fractions(parts)
     chosen: list[list[Indices]] = [[] for _ in parts]
     for number, label in enumerate(np.unique(values)):
@@ -70,6 +72,7 @@ def split_by_group(groups: ArrayLike, fractions: Sequence[float], seed: int = 0)
         ArgumentError: If ``fractions`` are invalid or there are fewer groups than parts.
     """
     values = _one_dimensional(groups, "groups")
+    fractions = _checked("fractions", fractions)
     shares = np.diff(_ends_of_fractions(fractions), prepend=0.0)
     _, group_of, sizes = np.unique(values, return_inverse=True, return_counts=True)
     if len(sizes) < len(shares):
@@ -143,6 +146,12 @@ def _one_dimensional(values: ArrayLike, name: str) -> NDArray[Any]:
     if array.ndim != 1 or not len(array):
         raise ShapeError(f"{name} must have shape (N,) with N >= 1, got {array.shape}")
     return array
+
+
+def _checked(name: str, parts: Sequence[float]) -> list[float]:
+    if not is_sequence(parts):
+        raise ArgumentError(f"{name} must be several numbers, got {parts!r:.80}")
+    return [exact_number(name, part) for part in parts]
 
 
 def _ends_of_counts(counts: Sequence[float]) -> NDArray[np.float64]:

@@ -92,7 +92,7 @@ def cross_entropy(
         share = index(weight, labels) if share is None else index(weight, labels) * share
     if ignore_index is not None:
         losses = where(target.reshape(-1) != ignore_index, losses, 0.0)
-    if reduction == "mean" and share is not None:
+    if reduction == "mean" and share is not None and flat.size:
         kind_of_loss.is_mean = False
         return losses.sum() / share.sum()
     return _reduce("cross_entropy", losses.reshape(target.shape), reduction)

@@ -25,6 +25,8 @@ __all__ = ["batch_norm", "group_norm", "layer_norm"]
 
 def _normalize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     """y = (x - mean)·r with r = 1 / √(var + eps); its VJP is r·(g - mean(g) - y·mean(g·y))."""
+    if not x.size:
+        return x
     out, _, variance = x.backend.normalize(x.data, axes, eps)
 
     def vjp(grad: Tensor, out: Tensor) -> Tensor:

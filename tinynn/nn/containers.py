@@ -59,6 +59,8 @@ class ModuleList(_Container):
     """A list of modules, without a forward() of its own."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
+        if not isinstance(modules, Iterable):
+            raise ArgumentError(f"ModuleList expects modules, got {modules!r:.80}")
         self._arguments = ((list(modules),), {})
         for module in self._arguments[0][0]:
             self.append(module)
@@ -80,7 +82,9 @@ class ModuleDict(_Container):
 
     def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
         self._arguments = (({},), {})
-        for name, module in (modules or {}).items():
+        if modules is not None and not isinstance(modules, Mapping):
+            raise ArgumentError(f"ModuleDict expects modules by name, got {modules!r:.80}")
+        for name, module in ({} if modules is None else modules).items():
             self[name] = module
 
     def __setitem__(self, name: str, module: Module) -> None:

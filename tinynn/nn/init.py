@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.arguments import integer, number, sizes
+from tinynn.arguments import explained_memory, integer, number, sizes
 from tinynn.autograd import Tensor, note_change
 from tinynn.backend import Array, default_backend
 from tinynn.errors import ArgumentError, FileFormatError, ShapeError
@@ -57,7 +57,8 @@ def _allocate(shape: tuple[int, ...], value: float) -> Array:
         allowance[0] -= 4 * math.prod(shape)
         if allowance[0] < 0:
             raise FileFormatError(f"an array of shape {shape} is larger than the file")
-    array = np.full(sizes("the shape of a parameter", shape, 1), value, dtype=np.float32)
+    with explained_memory():
+        array = np.full(sizes("the shape of a parameter", shape, 1), value, dtype=np.float32)
     return default_backend().from_host(array)
 
 
@@ -80,7 +81,7 @@ def constant_(tensor: Tensor, value: float) -> None:
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> None:
     """Uniform distribution U(low, high)."""
     low = number("uniform_: low", low)
-    width = number("uniform_: high - low", high - low, 0, ends="[)")
+    width = number("uniform_: high", high, low, ends="[)") - low
     _fill(tensor, lambda: low + width * default_generator.uniform(tensor.shape))
 
 

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from tinynn.arguments import real_dtype
 from tinynn.autograd import Tensor, note_change, share_changes
 from tinynn.backend import Array, backend_of, get_backend, tracing
 from tinynn.errors import ArgumentError, DtypeError, FileFormatError, TinynnError
@@ -290,8 +291,9 @@ class Module:
 
     def astype(self, dtype: Any) -> Self:
         """Convert floating-point parameters and buffers to a dtype, in place; drops gradients."""
-        if np.dtype(dtype).kind != "f":
-            raise DtypeError(f"a module has a floating-point dtype, got {np.dtype(dtype)}")
+        dtype = real_dtype("astype", dtype)
+        if dtype.kind != "f":
+            raise DtypeError(f"a module has a floating-point dtype, got {dtype}")
         for _, tensor in self._named_tensors():
             if tensor.dtype.kind == "f":
                 tensor.data, tensor.grad = tensor.backend.xp.asarray(tensor.data, dtype), None

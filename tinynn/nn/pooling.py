@@ -1,7 +1,5 @@
 """Pooling and resizing layers for channels-last images."""
 
-from dataclasses import dataclass
-
 from tinynn import functional as F
 from tinynn.arguments import choice, flag
 from tinynn.autograd import Tensor
@@ -11,7 +9,6 @@ from tinynn.nn.module import Module
 __all__ = ["AvgPool2d", "GlobalAvgPool2d", "GlobalMaxPool2d", "MaxPool2d", "Resize"]
 
 
-@dataclass(eq=False, repr=False)  # modules are compared by identity, and Module defines repr
 class MaxPool2d(Module):
     """Max pooling: the largest value in each window.
 
@@ -31,18 +28,18 @@ class MaxPool2d(Module):
         (8, 24, 24, 16)
     """
 
-    kernel_size: int | Pair
-    stride: int | Pair | None = None
-    padding: int | Pair = 0
-    dilation: int | Pair = 1
-    ceil_mode: bool = False
-
-    def __post_init__(self) -> None:
-        self.kernel_size, self.stride, self.padding = _checked(
-            "MaxPool2d", self.kernel_size, self.stride, self.padding
-        )
-        self.dilation = checked_size("MaxPool2d", "dilation", self.dilation, 1)
-        self.ceil_mode = flag("MaxPool2d: ceil_mode", self.ceil_mode)
+    def __init__(
+        self,
+        kernel_size: int | Pair,
+        stride: int | Pair | None = None,
+        padding: int | Pair = 0,
+        dilation: int | Pair = 1,
+        ceil_mode: bool = False,
+    ) -> None:
+        name = "MaxPool2d"
+        self.kernel_size, self.stride, self.padding = _checked(name, kernel_size, stride, padding)
+        self.dilation = checked_size(name, "dilation", dilation, 1)
+        self.ceil_mode = flag(f"{name}: ceil_mode", ceil_mode)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(
@@ -50,7 +47,6 @@ class MaxPool2d(Module):
         )
 
 
-@dataclass(eq=False, repr=False)
 class AvgPool2d(Module):
     """Average pooling: the mean of each window.
 
@@ -65,18 +61,18 @@ class AvgPool2d(Module):
         x: (N, H, W, C) -> (N, H', W', C) with H' as for :class:`MaxPool2d` without dilation.
     """
 
-    kernel_size: int | Pair
-    stride: int | Pair | None = None
-    padding: int | Pair = 0
-    ceil_mode: bool = False
-    count_include_pad: bool = True
-
-    def __post_init__(self) -> None:
-        self.kernel_size, self.stride, self.padding = _checked(
-            "AvgPool2d", self.kernel_size, self.stride, self.padding
-        )
-        self.ceil_mode = flag("AvgPool2d: ceil_mode", self.ceil_mode)
-        self.count_include_pad = flag("AvgPool2d: count_include_pad", self.count_include_pad)
+    def __init__(
+        self,
+        kernel_size: int | Pair,
+        stride: int | Pair | None = None,
+        padding: int | Pair = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
+        name = "AvgPool2d"
+        self.kernel_size, self.stride, self.padding = _checked(name, kernel_size, stride, padding)
+        self.ceil_mode = flag(f"{name}: ceil_mode", ceil_mode)
+        self.count_include_pad = flag(f"{name}: count_include_pad", count_include_pad)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(

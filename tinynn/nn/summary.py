@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from tinynn.arguments import explained_memory, sizes
 from tinynn.autograd import Tensor, no_grad
 from tinynn.backend import get_backend
 from tinynn.errors import TinynnError
@@ -79,7 +80,7 @@ def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) ->
         >>> print(tinynn.summary(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (48, 48, 3)))
     """
     layers: list[LayerSummary] = []
-    shape = (batch_size, *input_shape)
+    shape = sizes("batch_size and input_shape", (batch_size, *sizes("input_shape", input_shape)))
     try:
         recorders = [
             (module, _recorder(path, layers))
@@ -102,7 +103,8 @@ def _zeros(model: Module, shape: tuple[int, ...]) -> Tensor:
     """An input with the model's dtype, on its device."""
     first = next(model.parameters(), None)
     backend = get_backend("cpu") if first is None else first.backend
-    return Tensor(backend.xp.zeros(shape, dtype="float32" if first is None else first.dtype))
+    with explained_memory():
+        return Tensor(backend.xp.zeros(shape, dtype="float32" if first is None else first.dtype))
 
 
 def _recorder(path: str, layers: list[LayerSummary]) -> ForwardHook:

@@ -1,11 +1,11 @@
 """Gradient clipping, between ``backward`` and ``step``."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from tinynn.arguments import number
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError
 
@@ -29,8 +29,7 @@ def clip_grad_norm(parameters: Any, max_norm: float) -> Tensor:
     Raises:
         ArgumentError: If there is no gradient, or ``max_norm`` is not positive.
     """
-    if not max_norm > 0:
-        raise ArgumentError(f"clip_grad_norm expects max_norm > 0, got {max_norm}")
+    max_norm = number("clip_grad_norm: max_norm", max_norm, 0, ends="(]")
     tensors = _with_gradients(parameters)
     if not tensors:
         raise ArgumentError("clip_grad_norm found no gradients: call loss.backward() first")
@@ -54,8 +53,7 @@ def clip_grad_value(parameters: Any, limit: float) -> None:
         parameters: A module, a mapping from paths to tensors, or an iterable of tensors.
         limit: A finite number > 0.
     """
-    if not 0 < limit < math.inf:
-        raise ArgumentError(f"clip_grad_value expects a limit > 0, got {limit}")
+    limit = number("clip_grad_value: limit", limit, 0)
     for tensor in _with_gradients(parameters):
         xp = tensor.backend.xp
         tensor.grad = Tensor(xp.asarray(xp.clip(tensor.grad.data, -limit, limit)))

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tinynn.arguments import integer, number
 from tinynn.autograd import Tensor, note_change
-from tinynn.errors import ArgumentError, DeviceError, FileFormatError, GradientError
+from tinynn.errors import DeviceError, FileFormatError, GradientError
 from tinynn.files import require_state
 from tinynn.optim.clipping import clip_grad_norm
 from tinynn.optim.optimizer import Optimizer
@@ -35,12 +36,8 @@ class LossScaler:
     """
 
     def __init__(self, scale: float = 2.0**16, growth_interval: int = 2000) -> None:
-        if not _RANGE[0] <= scale <= _RANGE[1] or growth_interval < 1:
-            raise ArgumentError(
-                "LossScaler expects a scale from 2**-40 to 2**40 and a growth_interval >= 1, got "
-                f"{scale} and {growth_interval}"
-            )
-        self.growth_interval = growth_interval
+        scale = number("LossScaler: scale", scale, *_RANGE, "[]")
+        self.growth_interval = integer("LossScaler: growth_interval", growth_interval, 1)
         self._stepped: list[Optimizer] = []  # since the last ``scale``
         self._applied: Tensor | None = None  # the scale of the present gradients
         self._set(scale, 0)

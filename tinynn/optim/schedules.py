@@ -22,8 +22,7 @@ def constant(rate: float) -> Schedule:
 
 def step_decay(rate: float, every: int, factor: float = 0.1) -> Schedule:
     """rate · factor^⌊step / every⌋."""
-    _check_at_least_1("every", every)
-    rate, factor = _rate(rate), _rate(factor, "factor")
+    rate, factor, every = _rate(rate), _rate(factor, "factor"), _at_least_1("every", every)
     return lambda step: rate * factor ** (step // every)
 
 
@@ -32,8 +31,7 @@ def cosine(rate: float, steps: int, final: float = 0.0) -> Schedule:
 
     Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts" (2017).
     """
-    _check_at_least_1("steps", steps)
-    rate, final = _rate(rate), _rate(final, "final")
+    rate, final, steps = _rate(rate), _rate(final, "final"), _at_least_1("steps", steps)
     return lambda step: (
         final + (rate - final) * (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
     )
@@ -44,7 +42,7 @@ def warm_up(schedule: Schedule | float, steps: int) -> Schedule:
 
     Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour" (2017).
     """
-    _check_at_least_1("steps", steps)
+    steps = _at_least_1("steps", steps)
     after = schedule if callable(schedule) else constant(schedule)
     return lambda step: after(0) * (step + 1) / steps if step < steps else after(step - steps)
 
@@ -64,7 +62,7 @@ def one_cycle(
         start: The first rate, relative to the peak.
         final: The last rate, relative to the peak; it stays after the cycle.
     """
-    _check_at_least_1("steps", steps)
+    steps = _at_least_1("steps", steps)
     peak, start, final = _rate(peak, "peak"), _rate(start, "start"), _rate(final, "final")
     warm_up_share = number("warm_up_share", warm_up_share, 0, 1, "[)")
     rise = max(1, round(warm_up_share * steps)) if warm_up_share else 0
@@ -77,5 +75,7 @@ def _rate(value: float, name: str = "rate") -> float:
     return number(name, value, 0, ends="[)")
 
 
-def _check_at_least_1(name: str, value: int) -> None:
+def _at_least_1(name: str, value: int) -> int:
+    """The number of steps; it may be a float, but an integer stays one."""
     number(name, value, 1, ends="[)")
+    return int(value) if value == int(value) else value

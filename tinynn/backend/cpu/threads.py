@@ -32,9 +32,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tinynn.arguments import integer
 from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.system import usable_cores
-from tinynn.errors import ArgumentError
 
 T = TypeVar("T")
 
@@ -141,9 +141,7 @@ def set_num_threads(count: int) -> None:
     Raises:
         ArgumentError: ``count`` is not a whole number >= 1.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ArgumentError(f"set_num_threads expects a whole number >= 1, got {count!r}")
-    _pool.chosen = count
+    _pool.chosen = integer("set_num_threads: count", count, 1)
 
 
 def get_num_threads() -> int:

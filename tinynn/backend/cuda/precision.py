@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tinynn.errors import ArgumentError
+from tinynn.arguments import choice
 
 _PRECISIONS = ("float32", "tf32")
 _chosen: str | None = None  # None: not set, CuPy's environment variable CUPY_TF32 decides
@@ -25,9 +25,7 @@ def set_matmul_precision(precision: str) -> None:
         ArgumentError: For any other precision.
     """
     global _chosen
-    if precision not in _PRECISIONS:
-        raise ArgumentError(f"expected a precision of {_PRECISIONS}, got {precision!r}")
-    _chosen = precision
+    _chosen = choice("set_matmul_precision: precision", precision, *_PRECISIONS)
     if "cupy" in sys.modules:
         apply_matmul_precision()
 

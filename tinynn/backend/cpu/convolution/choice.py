@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinynn.arguments import choice
 from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.convolution import fft, winograd
 from tinynn.backend.cpu.convolution.rows import Layout
 from tinynn.backend.cpu.pooling import is_halving
 from tinynn.backend.cpu.tiles import Shape
 from tinynn.backend.window import Pair, Window
-from tinynn.errors import ArgumentError
 
 _NAMES = ("auto", "matrix", "winograd", "fft")
 _ALIASES = {"spectral": "fft"}
@@ -57,11 +57,8 @@ def set_conv2d_algorithm(name: str) -> None:
         ArgumentError: There is no such algorithm.
     """
     global _chosen
-    found = _ALIASES.get(name, name)
-    if found not in _NAMES:
-        names = ", ".join(f'"{known}"' for known in _NAMES)
-        raise ArgumentError(f"set_conv2d_algorithm expects one of {names}, got {name!r}")
-    _chosen = found
+    name = choice("set_conv2d_algorithm: name", name, *_NAMES, *_ALIASES)
+    _chosen = _ALIASES.get(name, name)
 
 
 def get_conv2d_algorithm() -> str:

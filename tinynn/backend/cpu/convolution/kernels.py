@@ -56,6 +56,8 @@ def conv2d_input_gradient(
     backend: Backend, grad: Array, weight: Array, window: Window, shape: Shape
 ) -> Array:
     """By the convolution of the upstream gradient with the flipped kernel."""
+    if not math.prod(shape):
+        return np.empty(shape, grad.dtype)
     plan = choice.input_gradient(choice.problem(shape, grad.shape, window, grad.dtype))
     if plan is Method.REFERENCE:
         return Backend.conv2d_input_gradient(backend, grad, weight, window, shape)
