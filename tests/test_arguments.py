@@ -139,6 +139,15 @@ def _applied(make: Callable[..., nn.Module], *arguments: Any) -> Any:
     return layer(tinynn.ones((2, 4, 4, 4))).tolist()
 
 
+def _batches(*arguments: Any) -> Any:
+    images = np.linspace(0, 1, 5 * 2, dtype=np.float32).reshape(5, 2)
+    size, seed, prefetch, shuffle, drop_last, augment = arguments
+    options = {"shuffle": shuffle, "drop_last": drop_last, "augment": augment}
+    dataset = data.ArrayDataset(images, np.arange(5))
+    loader = data.DataLoader(dataset, size, seed=seed, prefetch=prefetch, **options)
+    return [labels.tolist() for _, labels in loader]
+
+
 CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "zeros": (lambda n: tinynn.zeros(n).shape, ((2, 3),)),
     "full": (lambda n, value: tinynn.full(n, value).tolist(), (2, 1.5)),
@@ -185,6 +194,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         lambda *a: [part.tolist() for part in data.split_stratified([0, 0, 1, 1], *a)],
         ((0.5, 0.5), 3),
     ),
+    "DataLoader": (_batches, (2, 7, 0, True, True, None)),
     "Linear": (lambda *a: _applied(nn.Linear, *a), (4, 3, False)),
     "Conv2d": (
         lambda *a: _applied(nn.Conv2d, *a),

@@ -10,10 +10,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tinynn.arguments import number
 from tinynn.backend import usable_cores
 from tinynn.data.decoding import decode
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
 from tinynn.files import local_path
+from tinynn.functional.geometry import pair
 from tinynn.messages import warn
 
 __all__ = ["ArrayDataset", "Dataset", "ImageFolder"]
@@ -119,9 +121,8 @@ class ImageFolder:
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ArgumentError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-        height, width = (size, size) if isinstance(size, int) else size
-        if height < 1 or width < 1:
-            raise ArgumentError(f"expected a size of at least one pixel, got size={size}")
+        height, width = pair("ImageFolder", "size", size, 1)
+        number("cache_bytes", cache_bytes, 0, ends="[]")
         self.shape = (height, width, 1 if gray else 3)
         self._read = partial(_read_image, shape=self.shape)
         self._skips = on_error == "skip"

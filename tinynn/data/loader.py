@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinynn.arguments import integer
+from tinynn.arguments import flag, integer
 from tinynn.autograd import Tensor
 from tinynn.backend import get_backend
 from tinynn.data.augment import Augmentation, Images
@@ -78,6 +78,13 @@ class DataLoader:
         self.batch_size = integer("batch_size", self.batch_size, least=1)
         self.prefetch = integer("prefetch", self.prefetch, least=0)
         numpy_generator(self.seed)  # an error if it is no seed
+        self.shuffle = flag("shuffle", self.shuffle)
+        self.drop_last = flag("drop_last", self.drop_last)
+        if self.augment is not None and not callable(self.augment):
+            raise ArgumentError(f"augment must be a function, got {self.augment!r:.80}")
+        if not hasattr(self.dataset, "__len__"):
+            kind = type(self.dataset).__name__
+            raise ArgumentError(f"a DataLoader expects a dataset with a length, got {kind}")
         self._continue_at(0, 0)
         count = len(self.dataset)
         if count == 0:
