@@ -22,6 +22,7 @@ from tinynn import functional as F
 from tinynn.autograd import Tensor, is_grad_enabled
 from tinynn.backend import tracing
 from tinynn.errors import TinynnError
+from tinynn.functional.operands import array_of
 from tinynn.nn.activation import ReLU
 from tinynn.nn.convolution import Conv2d
 from tinynn.nn.module import Module, note_call
@@ -123,7 +124,8 @@ def _is_plain(layer: Module) -> bool:
 def _folds_into(conv: Conv2d, norm: Module) -> bool:
     if type(norm) is not BatchNorm2d or norm.training or norm.running_mean is None:
         return False
-    return norm.running_mean.shape == conv.weight.shape[3:]
+    mean, weight = norm.running_mean, conv.weight
+    return mean.shape == weight.shape[3:] and mean.backend is weight.backend
 
 
 def _convolve(conv: Conv2d, norm: BatchNorm2d | None, pool: MaxPool2d | None, x: Tensor) -> Tensor:
@@ -136,16 +138,29 @@ def _convolve(conv: Conv2d, norm: BatchNorm2d | None, pool: MaxPool2d | None, x:
 
 
 def _folded(conv: Conv2d, norm: BatchNorm2d) -> _Folded:
-    """weight · s and (bias - mean) · s + shift, where s = scale / √(variance + eps)."""
-    kept = None if is_grad_enabled() else _folds.get()  # kept tensors have no graph
+    """Weight and bias of the convolution that also normalizes."""
+    operands = (conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    if is_grad_enabled():
+        return _fold(*operands, norm.eps)
+    kept = _folds.get()  # kept tensors have no graph
     if kept is not None and (conv, norm) in kept:
         return kept[conv, norm]
-    scale = (norm.running_var + norm.eps) ** -0.5
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
-    bias = shift * scale
-    folded = conv.weight * scale, bias if norm.bias is None else bias + norm.bias
+    weight, bias = _fold(*map(array_of, operands), norm.eps)  # arrays: less overhead
+    folded = Tensor(weight), Tensor(bias)
     if kept is not None:
         kept[conv, norm] = folded
     return folded
+
+
+def _fold(
+    weight: Any, bias: Any, mean: Any, variance: Any, scale: Any, shift: Any, eps: float
+) -> tuple[Any, Any]:
+    """weight · s and (bias - mean) · s + shift, where s = scale / √(variance + eps).
+
+    Of tensors or of arrays; without a bias, scale or shift they are 0, 1 and 0.
+    """
+    s = (variance + eps) ** -0.5
+    if scale is not None:
+        s = s * scale
+    centered = -mean if bias is None else bias - mean
+    return weight * s, centered * s if shift is None else centered * s + shift
