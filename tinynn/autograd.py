@@ -415,6 +415,8 @@ def record(name: str, data: Array, *inputs: tuple[Any, VJP]) -> Tensor:
                 needed.append(pair)
     if needed and _recording.innermost.get()[0]:  # get(), without a Python call
         result.requires_grad, result._node = True, Node(name, needed)
+        if len(needed) < len(inputs):
+            _follow_constants(inputs)
     tracer = tracing.active
     if tracer is not None:
         node = result._node
@@ -474,6 +476,24 @@ def note_change(*tensors: Tensor) -> None:
         if tensor._changes is None:
             tensor._changes = [0]
         tensor._changes[0] = _last_change
+
+
+def note_update(*buffers: Tensor) -> None:
+    """Note a change of buffers, unless no recorded function has used them.
+
+    Training updates the running statistics in every forward pass. If that counted as a change, the
+    backward pass would have to check all nodes before the last update.
+    """
+    used = [buffer for buffer in buffers if buffer._changes is not None]
+    if used:
+        note_change(*used)
+
+
+def _follow_constants(inputs: Sequence[tuple[Any, Any]]) -> None:
+    """Let ``note_update`` see which tensors without a gradient a recorded function has used."""
+    for source, _ in inputs:
+        if isinstance(source, Tensor) and source._changes is None and not source.requires_grad:
+            source._changes = [0]
 
 
 def share_changes(view: Tensor, source: Tensor) -> None:

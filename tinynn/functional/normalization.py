@@ -9,7 +9,7 @@ from tinynn.arguments import flag, integer, number
 from tinynn.autograd import (
     Tensor,
     is_grad_enabled,
-    note_change,
+    note_update,
     record_jointly,
     record_with_output,
 )
@@ -89,7 +89,7 @@ def batch_norm(
         running = None
         if training and running_mean is not None and running_var is not None:
             running = running_mean.data, running_var.data
-            note_change(running_mean, running_var)
+            note_update(running_mean, running_var)
         norm = BatchNorm(array_of(weight), array_of(bias), running, momentum, eps, relu)
         return _batch_norm(x, weight, bias, norm)
     scale = (running_var + eps) ** -0.5
