@@ -139,13 +139,14 @@ def _convolve(conv: Conv2d, norm: BatchNorm2d | None, pool: MaxPool2d | None, x:
 
 def _folded(conv: Conv2d, norm: BatchNorm2d) -> _Folded:
     """Weight and bias of the convolution that also normalizes."""
-    operands = (conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    statistics = norm.running_mean, norm.running_var
+    operands = (conv.weight, conv.bias, *statistics, norm.weight, norm.bias)
     if is_grad_enabled():
-        return _fold(*operands, norm.eps)
+        return _fold(norm.eps, *operands)
     kept = _folds.get()  # kept tensors have no graph
     if kept is not None and (conv, norm) in kept:
         return kept[conv, norm]
-    weight, bias = _fold(*map(array_of, operands), norm.eps)  # arrays: less overhead
+    weight, bias = _fold(norm.eps, *map(array_of, operands))  # arrays: less overhead
     folded = Tensor(weight), Tensor(bias)
     if kept is not None:
         kept[conv, norm] = folded
@@ -153,7 +154,7 @@ def _folded(conv: Conv2d, norm: BatchNorm2d) -> _Folded:
 
 
 def _fold(
-    weight: Any, bias: Any, mean: Any, variance: Any, scale: Any, shift: Any, eps: float
+    eps: float, weight: Any, bias: Any, mean: Any, variance: Any, scale: Any, shift: Any
 ) -> tuple[Any, Any]:
     """weight · s and (bias - mean) · s + shift, where s = scale / √(variance + eps).
 
