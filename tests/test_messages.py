@@ -68,6 +68,8 @@ UNUSABLE = {
     "no reader, and the default effect of SIGPIPE": "signal.signal(signal.SIGPIPE, signal.SIG_DFL);"
     "read, write = os.pipe(); os.dup2(write, 2); os.close(read); os.close(write)",
     "a reader that does not read": UNREAD,
+    "a terminal that is stopped": "os.dup2(os.openpty()[1], 2); messages._PIECE = 64",
+    "a terminal that is gone": "main, other = os.openpty(); os.dup2(other, 2); os.close(main)",
     "replaced by an object that fails": "sys.stderr = Raises()",
     "replaced by a file that is closed": "sys.stderr = open('log', 'w'); sys.stderr.close()",
     "encoding": "sys.stderr = open('log', 'w', encoding='ascii')",
@@ -198,6 +200,15 @@ class TestLogs:
         monkeypatch.chdir(tmp_path / "elsewhere")
         train(callback)
         assert (tmp_path / "log").exists()
+
+    def test_a_name_that_is_bytes(self, log, tmp_path: Path) -> None:
+        train(log(os.fsencode(tmp_path / "log")))
+        assert (tmp_path / "log").exists()
+
+    @pytest.mark.parametrize("path", [None, 3, "a\0b", "~nobody-of-this-name/log", "http://log"])
+    def test_no_path(self, log, path: object) -> None:
+        with pytest.raises(StorageError, match="cannot write the log"):
+            train(log(path))
 
     def test_home(self, log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", os.fspath(tmp_path))

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from contextlib import ExitStack, suppress
+from typing import Any
 
 _PIECE = 4096  # bytes; a pipe that is ready for writing takes as many without blocking
 _WAIT = 1000  # milliseconds that a message waits for a reader
@@ -20,8 +21,9 @@ def say(text: str) -> None:
         if "tqdm" in sys.modules and sys.stderr is not None:
             from tqdm import tqdm
 
-            with suppress(Exception):
-                bars.enter_context(tqdm.external_write_mode(file=sys.stderr))
+            for stream in (sys.stderr, TERMINAL):
+                with suppress(Exception):
+                    bars.enter_context(tqdm.external_write_mode(file=stream))
         if sys.stderr is sys.__stderr__:
             write_unbuffered(line)
         else:  # a notebook, a test, a log
@@ -55,7 +57,24 @@ def warn(text: str, category: type[Warning] = UserWarning, stacklevel: int = 1) 
         warnings.warn(text, category, stacklevel + 1)
 
 
-def write_unbuffered(text: str) -> None:
+class Terminal:
+    """Standard error for a progress bar: a terminal that is stopped (Ctrl-S) does not stop it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.__stderr__, name)
+
+    def write(self, text: str) -> None:
+        """Write what the terminal takes at once."""
+        write_unbuffered(text, wait=0)
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+
+TERMINAL = Terminal()
+
+
+def write_unbuffered(text: str, wait: int = _WAIT) -> None:
     """Write to the standard error of the process; a signal handler may do so at any time.
 
     Writes nothing to a file that was opened after the descriptor of standard error was closed, and
@@ -68,15 +87,15 @@ def write_unbuffered(text: str) -> None:
         descriptor = stream.fileno()
         content = text.encode(stream.encoding, "backslashreplace")
         for start in range(0, len(content), _PIECE):
-            if os.name == "posix" and not _is_ready(descriptor):
+            if os.name == "posix" and not _is_ready(descriptor, wait):
                 return
             os.write(descriptor, content[start : start + _PIECE])
 
 
-def _is_ready(descriptor: int) -> bool:
+def _is_ready(descriptor: int, wait: int) -> bool:
     """Whether it is still standard error, has a reader, and a write does not block."""
     from select import POLLOUT, poll
 
     ready = poll()
     ready.register(descriptor, POLLOUT)
-    return os.get_inheritable(descriptor) and ready.poll(_WAIT) == [(descriptor, POLLOUT)]
+    return os.get_inheritable(descriptor) and ready.poll(wait) == [(descriptor, POLLOUT)]

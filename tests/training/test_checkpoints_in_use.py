@@ -357,6 +357,11 @@ class TestPlaces:
         with pytest.raises(StorageError, match=r"cannot make the folder ~nobody-of-this-name/run"):
             Checkpoints("~nobody-of-this-name/run")
 
+    @pytest.mark.parametrize("place", [None, 3, ["run"], "a\0b"])
+    def test_no_path(self, place: Any) -> None:
+        with pytest.raises(StorageError, match=r"cannot (open|make)"):
+            Checkpoints(place)
+
     def test_a_url_that_has_become_a_path(self) -> None:
         with pytest.raises(StorageError, match=r"s3:/bucket/run .*pass it as a string"):
             Checkpoints(Path("s3://bucket/run"))

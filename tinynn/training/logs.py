@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from tinynn.errors import ArgumentError, StorageError
-from tinynn.files import FilePath, local_path, write_atomically
+from tinynn.files import FilePath, local_path, path_text, write_atomically
 from tinynn.messages import say
 from tinynn.training.state import Callback, TrainingState
 
 __all__ = ["log_csv", "log_json_lines", "log_tensorboard"]
 
 Rows = list[dict[str, float]]
+_REMOTE = ("s3://", "gs://")  # of tensorboardX
 
 
 def log_csv(path: FilePath) -> Callback:
@@ -44,7 +45,7 @@ def log_json_lines(path: FilePath) -> Callback:
 
 
 def _rewrite(path: FilePath, text: Callable[[Rows], str]) -> Callback:
-    target = _absolute(path)
+    target = Path(_absolute(path))
 
     def rewrite(content: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ def log_tensorboard(folder: FilePath) -> Callback:
         from tensorboardX.proto import event_pb2
     except ImportError as error:
         raise ArgumentError("TensorBoard needs pip install -e '.[tensorboard]'") from error
-    target = _absolute(folder)
+    target = _absolute(folder, _REMOTE)
     writer: Any = None
 
     def add(**content: Any) -> None:
@@ -82,18 +83,17 @@ def log_tensorboard(folder: FilePath) -> Callback:
         done = len(state.history.training)
         if event == "start":
             with _required(target):
-                target.mkdir(parents=True, exist_ok=True)
-                writer = event_file_writer.EventsWriter(
-                    str(target / "events")
-                )  # has no thread that could hang
+                if not target.startswith(_REMOTE):
+                    Path(target).mkdir(parents=True, exist_ok=True)
+                # a SummaryWriter has a thread that hangs when the disk is full
+                writer = event_file_writer.EventsWriter(f"{target}/events")
                 if done:  # 1 is START
                     add(step=done + 1, session_log=event_pb2.SessionLog(status=1))
                 writer.flush()
         elif event == "epoch":
             with _reported(target):
-                for name, value in state.history.rows()[-1].items():
-                    if name != "epoch":
-                        add(step=done, summary=summary.scalar(name.replace("_", "/", 1), value))
+                for name, value in list(state.history.rows()[-1].items())[1:]:  # without "epoch"
+                    add(step=done, summary=summary.scalar(name.replace("_", "/", 1), value))
                 writer.flush()
         elif event == "end":
             with _reported(target):
@@ -102,10 +102,11 @@ def log_tensorboard(folder: FilePath) -> Callback:
     return write
 
 
-def _absolute(path: FilePath) -> Path:
+def _absolute(path: FilePath, remote: tuple[str, ...] = ()) -> str:
     """The same file after the program has changed its working directory; ~ is home."""
     with _required(path):
-        return local_path(path).absolute()
+        text = path_text(path)
+        return text if text.startswith(remote) else str(local_path(text).absolute())
 
 
 @contextmanager
@@ -113,7 +114,7 @@ def _required(path: FilePath) -> Iterator[None]:
     """Turn a failure into a StorageError that names the log."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, ArgumentError) as error:
         raise StorageError(f"cannot write the log {path}: {_reason(error)}") from error
 
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from tinynn.messages import say
+from tinynn.messages import TERMINAL, say
 from tinynn.training.epoch_metrics import History
 from tinynn.training.state import TrainingState
 
@@ -42,6 +42,7 @@ class Progress:
                 total=state.epochs * len(state.loader),
                 initial=len(state.history.training) * len(state.loader) + state.position,
                 desc=self.title,
+                file=None if sys.stderr is not sys.__stderr__ else TERMINAL,
             )
         elif event == "step" and self._bar is not None:
             self._bar.update()

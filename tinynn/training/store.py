@@ -33,7 +33,8 @@ _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "memory"}  # whose uploads fsspec ca
 
 def open_store(location: FilePath) -> Folder | Remote:
     """The store at a path or a URL; StorageError if it is not writable."""
-    text = path_text(location)
+    with _failing(f"cannot open {location!r:.80}"):
+        text = path_text(location)
     if re.match(r"[a-z][a-z0-9+]+:/[^/]", text):
         raise StorageError(f"{text} is a URL that has become a path: pass it as a string")
     store = Remote(text) if "://" in text else Folder(text)
@@ -51,7 +52,7 @@ class Folder:
         with _failing(f"cannot make the folder {location}"):
             self._path = local_path(location).absolute()
             self._path.mkdir(parents=True, exist_ok=True)
-        self.location = str(self._path)
+        self.location = location.rstrip("/") or "/"  # for messages
         self._lock = lock_of(self._path)
         with suppress(StorageError), self.locked():
             pass  # removes what a killed process has left
