@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -323,12 +324,39 @@ class TestConfig:
         with pytest.raises(FileFormatError, match=r"another run: mean was array\(\["):
             Checkpoints(tmp_path, config=now)
 
-    @pytest.mark.parametrize("value", [object(), {1: 2}, {1, 2}, np.array(["text"]), [object()]])
+    @pytest.mark.parametrize(
+        "value",
+        [
+            object(),
+            {1: 2},
+            {1, 2},
+            np.array(["text"]),
+            [object()],
+            reduce(lambda x, _: [x], range(9999)),
+        ],
+    )
     def test_one_that_cannot_be_stored_is_refused_at_once(
         self, value: object, tmp_path: Path
     ) -> None:
         with pytest.raises(ArgumentError, match="store"):
             Checkpoints(tmp_path, config={"value": value})
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"config": [1]},
+            {"config": "abc"},
+            {"resume": None},
+            {"resume": ""},
+            {"every": "60"},
+            {"every": np.nan},
+            {"keep": 2.5},
+            {"keep": True},
+        ],
+    )
+    def test_wrong_arguments(self, options: dict[str, Any], tmp_path: Path) -> None:
+        with pytest.raises(ArgumentError):
+            Checkpoints(tmp_path, **options)
 
 
 class TestPlaces:

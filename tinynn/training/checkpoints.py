@@ -105,11 +105,16 @@ class Checkpoints:
         except ArgumentError as error:
             text = "Checkpoints: expected every >= 0 s and keep >= 1"
             raise ArgumentError(f"{text}: {error}") from None
-        if not isinstance(resume, str):
+        if not isinstance(resume, str) or not resume:
             raise ArgumentError(f'resume must be "auto", "never" or a name, got {resume!r:.80}')
         self.watch_spot = watch_spot
+        if not isinstance(config, Mapping | None):
+            raise ArgumentError(f"config must be a dict, got {config!r:.80}")
         self.config = dict(config or {})
-        next(safetensors_content(*capture(self.config)))  # ArgumentError if it cannot be stored
+        try:
+            next(safetensors_content(*capture(self.config)))  # ArgumentError if it cannot be stored
+        except RecursionError as error:
+            raise ArgumentError("cannot store config: it is nested too deeply") from error
         self.steps = 0
         self.resumed_from: str | None = None
         self._store: Store = open_store(place)
