@@ -27,7 +27,7 @@ from faces import detection, explanation, identification, page, photos, report
 from faces.options import PROGRAM, QUICK_EPOCHS, parse
 from tinynn.errors import DataError, Interrupted, TinynnError
 from tinynn.files import write_atomically
-from tinynn.messages import say, show
+from tinynn.messages import printable, say, show
 from tinynn.training import EXIT_CODE, Checkpoints, log_csv, log_tensorboard
 from tinynn.vision import Detections, Detector, draw_boxes, iou, read_photo, write_photo
 
@@ -134,7 +134,7 @@ class Experiment:
         seconds["total"] = round(sum(seconds.values()), 2)
         report.write_json(self.out / "report.json", self.report)
         html = page.page(self.report, self.pictures)
-        write_atomically(self.out / "report.html", html.encode(errors="backslashreplace"))
+        write_atomically(self.out / "report.html", html.encode())
         show(f"finished in {seconds['total']:.0f} s: see {self.out / 'report.html'}")
 
 
@@ -183,7 +183,7 @@ def _detect_in(path: Path, drawn: Path, detector: Detector, found: dict[str, Any
         return _end(f"error: {path} takes more memory than there is: {error}", 2)
     except Refusal as error:
         return _refuse(error)
-    show(f"{path}: {len(faces.boxes)} face(s), see {drawn}")
+    show(printable(f"{path}: {len(faces.boxes)} face(s), see {drawn}"))
     return 0
 
 
@@ -410,7 +410,8 @@ def _writable(folder: Path, space: int = 1 << 20) -> Path:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror} ({space:,} bytes)", str(folder)) from error
+        needed = f"{error.strerror}, {space >> 20} MiB are needed"
+        raise OSError(error.errno, needed, str(folder)) from error
     return folder
 
 
@@ -432,8 +433,6 @@ def _versions() -> dict[str, str]:
 
 if __name__ == "__main__":
     code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
     if code == INTERRUPTED:  # Ctrl-C may leave a half-started thread, which Python would wait for
         os._exit(code)
     sys.exit(code)

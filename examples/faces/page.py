@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import html
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any, NamedTuple
+
+from tinynn.messages import printable
 
 Report = Mapping[str, Any]
 
@@ -30,6 +32,11 @@ def page(report: Report, pictures: Pictures) -> str:
         parts.append(_identification(report["identify"], pictures))
     parts += [_LIMITS, _environment(report), "</main></body></html>"]
     return "\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text for HTML; a name may contain markup, control characters and undecodable bytes."""
+    return html.escape(printable(text))
 
 
 def _summary(report: Report) -> str:

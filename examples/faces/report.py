@@ -88,19 +88,18 @@ def plot_confusion(matrix: npt.NDArray[np.int64], people: Sequence[str]) -> byte
 def prepare_plots(folder: Path) -> None:
     """Draw a first plot, so that what keeps matplotlib from it is reported before training.
 
-    matplotlib needs a directory for its caches: in ``folder``, if there is neither a home nor a
-    directory for temporary files.
+    Without a home, or a directory for temporary files, its caches are in ``folder``.
     """
-    confusion = np.eye(2, dtype=np.int64), ("a", "b")
     try:
-        try:
-            plot_confusion(*confusion)
-        except (OSError, RuntimeError):
-            caches = tempfile.mkdtemp(prefix=".matplotlib-", dir=folder)
-            atexit.register(shutil.rmtree, caches, ignore_errors=True)
-            os.environ["MPLCONFIGDIR"] = caches
-            plot_confusion(*confusion)
-    except Exception as error:  # of matplotlib, its settings or its fonts
+        Path.home()
+        tempfile.gettempdir()
+    except (RuntimeError, OSError):
+        caches = tempfile.mkdtemp(prefix=".matplotlib-", dir=folder)
+        atexit.register(shutil.rmtree, caches, ignore_errors=True)
+        os.environ["MPLCONFIGDIR"] = caches
+    try:
+        plot_confusion(np.eye(2, dtype=np.int64), ("a", "b"))
+    except Exception as error:  # of its settings or its fonts
         raise DataError(f"matplotlib cannot draw: {error}") from error
 
 

@@ -265,6 +265,15 @@ class TestTraining:
         assert resumed.history == known.history
         assert steps > step
 
+    def test_a_finished_training_that_is_fetched_again_stays_the_same(self, tmp_path: Path) -> None:
+        known = detection.train(self.TINY)
+        for _ in range(3):
+            with Checkpoints(tmp_path) as checkpoints:
+                fetched = detection.train(self.TINY, 0, "cpu", checkpoints)
+            self.assert_same(known, fetched)
+            assert fetched.mined == known.mined
+            assert fetched.history == known.history
+
     def test_no_round_of_any_seed_shares_the_order_of_another(self) -> None:
         examples = detection._labeled(*np.zeros((2, 200, 24, 24, 1), dtype=np.uint8))
         orders = set()

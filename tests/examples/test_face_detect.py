@@ -1,6 +1,7 @@
 """The command line of ``examples/face_detect.py``."""
 
 import importlib
+import io
 import json
 import os
 import re
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tinynn
-from examples.faces import detection
+from examples.faces import detection, report
 from tinynn import functional, nn
 from tinynn.vision import read_photo, write_photo
 
@@ -381,6 +383,208 @@ def test_a_bad_photo_does_not_keep_the_others_from_their_boxes(
     assert "nowhere.png" in second
     assert set(json.loads((tmp_path / "o" / "detections.json").read_text())) == {"a.png", "c.png"}
     assert (tmp_path / "o" / "c_faces.png").exists()
+
+
+@pytest.mark.parametrize("trouble", ["unreadable", "pipe", "too wide", "taken", "memory", "dark"])
+def test_one_bad_item_does_not_end_all(
+    program: Program,
+    script: ModuleType,
+    tmp_path: Path,
+    untrained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: str,
+) -> None:
+    shape = (24, 65501, 3) if trouble == "too wide" else (60, 60, 3)
+    for name, size in (("a.png", (60, 60, 3)), ("b.png", shape), ("c.png", (60, 60, 3))):
+        write_photo(tmp_path / name, np.zeros(size, dtype=np.uint8))
+    (tmp_path / "b.png").rename(tmp_path / "b.jpg")
+    if trouble == "unreadable":
+        (tmp_path / "b.jpg").write_bytes(b"no image")
+    elif trouble == "pipe":
+        (tmp_path / "b.jpg").unlink()
+        os.mkfifo(tmp_path / "b.jpg")
+    elif trouble == "taken":
+        (tmp_path / "o" / "b_faces.jpg").mkdir(parents=True)
+    elif trouble == "dark":
+        Image.fromarray(np.uint16([[0, 900]])).save(tmp_path / "b.jpg", "PNG")
+    elif trouble == "memory":
+
+        def read(path: Path) -> np.ndarray:
+            if path.name == "b.jpg":
+                raise MemoryError
+            return read_photo(path)
+
+        monkeypatch.setattr(script, "read_photo", read)
+    result = program("detect", "a.png", "b.jpg", "c.png", "--weights", untrained, "--out", "o")
+    assert result.returncode == (0 if trouble == "dark" else 2), result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert "b.jpg" in result.stderr or "65501" in result.stderr or "b_faces.jpg" in result.stderr
+    found = json.loads((tmp_path / "o" / "detections.json").read_text())
+    assert {"a.png", "c.png"} <= set(found)
+    assert ("b.jpg" in found) == (trouble in ("too wide", "taken", "dark"))
+    for name in ("a_faces.png", "c_faces.png"):
+        assert read_photo(tmp_path / "o" / name).shape == (60, 60, 3)
+
+
+def test_ctrl_c_leaves_what_was_found(
+    program: Program,
+    script: ModuleType,
+    tmp_path: Path,
+    untrained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read(path: Path) -> np.ndarray:
+        if path.name == "b.png":
+            raise KeyboardInterrupt
+        return read_photo(path)
+
+    monkeypatch.setattr(script, "read_photo", read)
+    write_photo(tmp_path / "a.png", np.zeros((60, 60, 3), dtype=np.uint8))
+    arguments = ("a.png", "b.png", "--weights", untrained, "--out", "o")
+    assert program("detect", *arguments).returncode == 130
+    assert list(json.loads((tmp_path / "o" / "detections.json").read_text())) == ["a.png"]
+
+
+# -- names are bytes -------------------------------------------------------------------------------
+
+NAMES = [
+    *(b"caf\xe9", b"\xff\xfe" * 100, b"$a^$", b"a$_$b", b"$\\alpha", b"\\frac{", b"<script>"),
+    *(b"a&amp;b", b"new\nline", b"\x1b[31mred", b"n" * 251, "é".encode() * 120, "\u9854".encode()),
+    *("ar\u202ebic".encode(), b"{0}%s%n", b" ", b"~$draft", b"a\rb", "\U0001f600".encode()),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: name[:12].hex())
+def test_a_photo_of_any_name_is_done(
+    program: Program, tmp_path: Path, untrained: Path, name: bytes
+) -> None:
+    odd = os.fsdecode(name + b".png")
+    for path in ("a.png", odd, "c.png"):
+        write_photo("plain.png", np.zeros((60, 60, 3), dtype=np.uint8))
+        os.rename("plain.png", path)  # noqa: PTH104 - a name with surrogates
+    result = program("detect", "a.png", odd, "c.png", "--weights", untrained, "--out", "o")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+    assert set(json.loads((tmp_path / "o" / "detections.json").read_text())) == {
+        "a.png", odd, "c.png",
+    }  # fmt: skip
+    assert len(os.listdir(tmp_path / "o")) == 4  # noqa: PTH208
+
+
+class Unusable(io.StringIO):
+    """Standard output on a full disk, or a pipe whose reader has ended."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def closed(stream: io.StringIO) -> io.StringIO:
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        lambda: io.TextIOWrapper(io.BytesIO(), "cp1252"),
+        lambda: io.TextIOWrapper(io.BytesIO(), "ascii"),
+        lambda: None,
+        Unusable,
+        lambda: closed(io.StringIO()),
+    ],
+    ids=["cp1252", "ascii", "missing", "broken", "closed"],
+)
+def test_what_cannot_be_printed_ends_nothing(
+    script: ModuleType,
+    tmp_path: Path,
+    untrained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: Callable[[], Any],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdout", stream())
+    write_photo("\u9854.png", np.zeros((60, 60, 3), dtype=np.uint8))
+    assert script.main(["detect", "\u9854.png", "--weights", str(untrained), "--out", "o"]) == 0
+    assert list(json.loads((tmp_path / "o" / "detections.json").read_text())) == ["\u9854.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_people_of_any_names_are_identified(program: Program, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        folder = os.fsencode(tmp_path) + b"/people/" + name
+        os.makedirs(folder)  # noqa: PTH103
+        for number in range(2):
+            write_photo("plain.png", rng.integers(0, 256, (40, 40, 1)).astype(np.uint8))
+            os.rename("plain.png", folder + b"/%d.png" % number)  # noqa: PTH104
+    arguments = ("--epochs", 1, "--checkpoint-dir", "saved", "--resume", "auto", "--out", "o")
+    for _ in range(2):
+        result = program("identify", "--data", "people", *arguments)
+        assert result.returncode == 0, result.stderr
+    known = {os.fsdecode(name) for name in NAMES}
+    mistakes = identify_report(tmp_path / "o")["identify"]["mistakes"]
+    assert mistakes
+    assert {mistake["taken_for"] for mistake in mistakes} <= known
+    assert "\x1b" not in (tmp_path / "o" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: name[:12].hex())
+def test_a_person_of_any_name_is_plotted(name: bytes) -> None:
+    assert report.plot_confusion(np.eye(2, dtype=np.int64), [os.fsdecode(name), "b"])
+
+
+# -- before training -------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a limit of POSIX")
+@pytest.mark.parametrize("command", ["train", "identify"])
+def test_too_little_room_for_the_results_is_reported_before_training(
+    program: Program, two_people: list[str], command: str
+) -> None:
+    import resource
+
+    arrays = ["--arrays", *two_people] if command == "identify" else []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        result = program(command, *arrays, "--epochs", 1, "--out", "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert re.search("full: .*, 16 MiB are needed", refusal(result))
+    assert result.stdout == ""
+
+
+def test_matplotlib_needs_no_home_and_no_directory_for_temporary_files(
+    two_people: list[str], tmp_path: Path
+) -> None:
+    """The script runs with no candidates for such a directory."""
+    without = (
+        "import runpy, sys, tempfile; tempfile._candidate_tempdir_list = list; "
+        "sys.path.insert(0, sys.argv[1]); sys.argv = sys.argv[2:]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    nowhere = dict.fromkeys(("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), "/proc/nowhere")
+    arguments = ["identify", "--arrays", *two_people, "--epochs", "1", "--out", "o"]
+    result = subprocess.run(
+        [sys.executable, "-c", without, str(SCRIPT.parent), str(SCRIPT), *arguments],
+        cwd=tmp_path, env={**environment(), **nowhere, "HOME": "/proc/nowhere"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "o" / "report.html").exists()
+    assert not [path for path in (tmp_path / "o").iterdir() if path.name.startswith(".")]
+
+
+def test_a_matplotlib_that_cannot_draw_is_reported_before_training(
+    program: Program, script: ModuleType, two_people: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script.report, "new_figure", lambda **size: 1 / 0)
+    result = program("identify", "--arrays", *two_people)
+    assert "matplotlib cannot draw: division by zero" in refusal(result)
+    assert result.stdout == ""
 
 
 def test_photos_are_read_one_at_a_time(
