@@ -27,6 +27,7 @@ class _Place:
 
     epoch: int
     position: int = 0
+    moved: bool = False  # since the last training step
 
 
 @dataclass(eq=False, repr=False)
@@ -42,7 +43,8 @@ class DataLoader:
 
     Every iterator is a whole epoch of its own, also while others run. A loop that ends, or that is
     left early, ends the epoch: the next one visits the next epoch. A loop within a loop visits the
-    same epoch, and within a training loop (see ``count_step``) it does not count as one.
+    same epoch. With ``fit`` or ``Checkpoints``, the position is that of the training loop: a loop
+    within it, or one that is left before the first step, does not move it. ``batches`` never does.
 
     A worker thread prepares ``prefetch`` batches ahead. It ends with the loop, and its exceptions
     are raised in the loop with a note that names the batch. With a GPU as ``device`` the next
@@ -58,6 +60,9 @@ class DataLoader:
         augment: ``augment(images, rng)``, see :mod:`tinynn.data.augment`.
         prefetch: Batches prepared ahead; 0 uses no thread.
         device: Where the tensors are created; None is the CPU.
+
+    Attributes:
+        steps_are_counted: Whether ``count_step`` is called after each training step.
 
     Raises:
         DataError: If the dataset is empty.
@@ -77,6 +82,7 @@ class DataLoader:
     def __post_init__(self) -> None:
         self.batch_size = integer("batch_size", self.batch_size, least=1)
         self.prefetch = integer("prefetch", self.prefetch, least=0)
+        self.steps_are_counted = False
         numpy_generator(self.seed)  # an error if it is no seed
         self.shuffle = flag("shuffle", self.shuffle)
         self.drop_last = flag("drop_last", self.drop_last)
@@ -132,32 +138,41 @@ class DataLoader:
         return self._training if self._training in self._running else self._next
 
     def count_step(self) -> None:
-        """Declare the loop that began last the training loop, unless there is one.
+        """Declare the loop that delivered a batch since the last step the training loop.
 
         ``fit`` and ``Checkpoints.after_step`` call it after each step. ``state_dict`` is then the
         position of that loop, whatever other loops over this loader do meanwhile.
         """
-        if self._running and self._training not in self._running:
-            self._training = self._running[-1]
+        moved = [place for place in self._running if place.moved]
+        if moved and self._training not in moved:
+            self._training = moved[-1]
+            self._next = _Place(self._training.epoch)
+        for place in moved:
+            place.moved = False
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        here, self._next = self._next, _Place(self._next.epoch)
+        here = _Place(self._next.epoch, self._next.position)
+        if not self.steps_are_counted:
+            self._next = _Place(here.epoch)
         if self._training not in self._running:
             self._training = None
         self._running.append(here)
+        whole = False
         try:
             for pair in self.batches(here.epoch, here.position):
                 here.position += 1  # first, so that a state saved in the loop resumes after it
+                here.moved = True
                 yield pair
+            whole = True
         finally:
-            self._end(here)
+            self._end(here, whole)
 
-    def _end(self, ended: _Place) -> None:
+    def _end(self, ended: _Place, whole: bool) -> None:
         if ended not in self._running:  # the loader was set to another position meanwhile
             return
         if ended is self._training:
             self._next = _Place(ended.epoch + 1)
-        elif self._training not in self._running:
+        elif self._training not in self._running and (whole or not self.steps_are_counted):
             self._next = _Place(max(self._next.epoch, ended.epoch + 1))
         self._running.remove(ended)
 

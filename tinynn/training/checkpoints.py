@@ -143,6 +143,8 @@ class Checkpoints:
             if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
                 raise ArgumentError(f"cannot track {name}: no state_dict() in {part!r:.60}")
             self._parts[name] = part
+            if isinstance(part, DataLoader):
+                part.steps_are_counted = True
             if name not in self._saved:
                 continue
             try:

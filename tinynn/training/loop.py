@@ -15,7 +15,7 @@ from tinynn.training.early_stopping import BestEpoch
 from tinynn.training.epoch_metrics import History
 from tinynn.training.micro_batches import choose_micro_batch
 from tinynn.training.progress import Progress
-from tinynn.training.protocols import Loader, LossFunction, Metric, unmoved
+from tinynn.training.protocols import Loader, LossFunction, Metric, counted_steps, unmoved
 from tinynn.training.state import Callback, TrainingState
 
 __all__ = ["fit"]
@@ -72,6 +72,7 @@ def fit(
     state.micro_batch = choose_micro_batch(micro_batch, model, loader, loss_function)
     with (
         model.in_mode(training=True),
+        counted_steps(loader),
         closing(Progress(description)) as progress,
         checkpoints or nullcontext(),
     ):

@@ -36,9 +36,24 @@ def passes(loader: Any) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
 
 
 @contextmanager
+def counted_steps(loader: Any) -> Iterator[None]:
+    """A block in which only the training loop moves the position of a ``DataLoader``."""
+    before = getattr(loader, "steps_are_counted", None)
+    if before is not None:
+        loader.steps_are_counted = True
+    try:
+        yield
+    finally:
+        if before is not None:
+            loader.steps_are_counted = before
+
+
+@contextmanager
 def unmoved(loader: Any) -> Iterator[None]:
-    """Restore the position of a ``DataLoader`` at the end of the block."""
+    """Restore the position of a ``DataLoader`` at the end; loops in the block are whole epochs."""
     before = loader.state_dict() if isinstance(loader, DataLoader) else None
+    if before is not None:
+        loader.epoch = loader.epoch
     yield
     if before is not None:
         loader.load_state_dict(before)

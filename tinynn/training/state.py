@@ -164,8 +164,8 @@ class TrainingState:
         return {
             "model": self.model,
             "optimizer": self.optimizer,
-            "loader": self.loader,
-            "validation": ValidationPart(self.validation),
+            "loader": LoaderPart(self.loader),
+            "validation": LoaderPart(self.validation),
             "random": default_generator,
             "run": self,
         }
@@ -194,8 +194,8 @@ class TrainingState:
 
 
 @dataclass
-class ValidationPart:
-    """The validation loader in a checkpoint: a resumed run may have got one, or have none."""
+class LoaderPart:
+    """A loader in a checkpoint; as validation it may be missing, before a resume or after it."""
 
     loader: Any
 
@@ -204,7 +204,7 @@ class ValidationPart:
         return self.loader.state_dict() if hasattr(self.loader, "state_dict") else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """FileFormatError if the validation would use other examples than before."""
+        """FileFormatError if the examples are others than before."""
         if state and hasattr(self.loader, "load_state_dict"):
             self.loader.load_state_dict(state)
 
