@@ -1,5 +1,7 @@
 """Gradient accumulation over micro-batches: the same gradient in less memory."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -156,3 +158,39 @@ def test_a_gpu_that_is_full(device: str) -> None:
         train(model, DataLoader(data, 64, device=device), "auto")
     finally:
         pool.set_limit(limit)
+
+
+@pytest.mark.parametrize(
+    "loss_function",
+    [
+        lambda a, b: ((a - b) ** 2).sum() * 0.01,
+        lambda a, b: ((a - b) ** 2).max(),
+        lambda a, b: F.mse_loss(a, b) ** 0.5,
+        lambda a, b: 2 * F.mse_loss(a, b) + F.l1_loss(a, b, reduction="sum") * 0.01,
+        lambda a, b: F.mse_loss(a[b > 0.3], b[b > 0.3]),
+    ],
+    ids=["sum", "maximum", "root of a mean", "combination", "selection"],
+)
+def test_losses_written_by_users(loss_function: Any) -> None:
+    rng = np.random.default_rng(0)
+    batch = (tinynn.from_numpy(rng.random((8, 3), "f")), tinynn.from_numpy(rng.random((8, 2), "f")))
+    weights = []
+    for size in (None, 3):
+        tinynn.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = optim.SGD(model, 0.5)
+        options: Any = {"epochs": 2, "micro_batch": size, "description": None}
+        fit(model, [batch], optimizer, loss_function, **options)
+        weights.append(model.weight.numpy())
+    np.testing.assert_allclose(weights[1], weights[0], atol=1e-6)
+
+
+def test_a_loss_that_leaves_out_labels_of_a_later_micro_batch_only() -> None:
+    batch = tinynn.ones((8, 3)), tinynn.tensor([1.0] * 6 + [-1.0] * 2)
+
+    def masked(outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.mse_loss(outputs.squeeze(1)[labels > 0], labels[labels > 0])
+
+    model = nn.Linear(3, 1)
+    with pytest.raises(ArgumentError, match="in examples 4 to 7 of a batch it left out"):
+        fit(model, [batch], optim.SGD(model, 0.5), masked, epochs=1, micro_batch=4)

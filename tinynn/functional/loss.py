@@ -6,6 +6,7 @@ All take ``reduction``: "mean" (the default) or "sum" over the elements, or "non
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -27,16 +28,29 @@ __all__ += ["huber_loss", "l1_loss", "mse_loss"]
 Target = Tensor | np.ndarray[Any, Any]
 
 
-class _KindOfLoss(threading.local):
-    """Set ``is_mean``, and it becomes False with a loss that is not a mean over all elements.
+class _LastMean(threading.local):
+    """The last result that is a mean of losses, and their number."""
 
-    Only for such a mean, the losses of parts of a batch add up to that of the batch.
+    result: weakref.ref[Tensor] | None = None
+    count = 0
+
+
+_last_mean = _LastMean()
+
+
+def _note_mean(result: Tensor, count: int) -> Tensor:
+    _last_mean.result, _last_mean.count = weakref.ref(result), count
+    return result
+
+
+def is_mean(loss: Tensor, labels: Tensor) -> bool:
+    """Whether ``loss``, just computed by this module, is the plain mean over all ``labels``.
+
+    Only such losses of parts of a batch add up to the loss of the batch. A weighted mean does not,
+    nor does a function of a mean or a mean over a selection of the labels.
     """
-
-    is_mean = True
-
-
-kind_of_loss = _KindOfLoss()
+    last = _last_mean.result
+    return last is not None and last() is loss and _last_mean.count == labels.size
 
 
 @in_float32
@@ -86,14 +100,13 @@ def cross_entropy(
     flat, labels, share = _flat_labels("cross_entropy", logits, target, ignore_index)
     plain = weight is None and not label_smoothing and share is None
     if plain and reduction == "mean" and flat.size:
-        return _mean_cross_entropy(flat, labels, target.origin)
+        return _note_mean(_mean_cross_entropy(flat, labels, target.origin), len(labels))
     losses = _label_losses(log_softmax(flat), labels, target.origin, weight, label_smoothing)
     if weight is not None:
         share = index(weight, labels) if share is None else index(weight, labels) * share
     if ignore_index is not None:
         losses = where(target.reshape(-1) != ignore_index, losses, 0.0)
     if reduction == "mean" and share is not None and flat.size:
-        kind_of_loss.is_mean = False
         return losses.sum() / share.sum()
     return _reduce("cross_entropy", losses.reshape(target.shape), reduction)
 
@@ -271,6 +284,5 @@ def _operands(
 def _reduce(name: str, losses: Tensor, reduction: str) -> Tensor:
     choice(f"{name}: reduction", reduction, "mean", "sum", "none")
     if reduction == "mean":
-        return losses.mean()
-    kind_of_loss.is_mean = False
+        return _note_mean(losses.mean(), losses.size)
     return losses if reduction == "none" else losses.sum()

@@ -7,7 +7,7 @@ from tinynn import functional as F
 from tinynn.arguments import integer
 from tinynn.autograd import Tensor, no_grad
 from tinynn.errors import ArgumentError, DeviceMemoryError, ShapeError
-from tinynn.functional.loss import kind_of_loss
+from tinynn.functional.loss import is_mean
 from tinynn.nn import Module
 from tinynn.nn.summary import summary
 from tinynn.random import default_generator
@@ -35,20 +35,30 @@ def accumulate(
 ) -> Iterator[Part]:
     """Add the gradient of the loss of a batch, in micro-batches of at most ``size`` examples.
 
-    Yields each part before its backward pass. The gradients of means over the examples add up. For
-    any other loss, a weighted mean for example, the outputs of the whole batch are computed first,
-    without a graph, then the loss and its gradient with respect to them, then micro-batch by
-    micro-batch the gradients of the parameters: one more forward pass.
+    Yields each part before its backward pass. The gradients of a loss of the library that is a mean
+    over the examples add up. For any other loss, a weighted mean or a sum for example, the outputs
+    of the whole batch are computed first, without a graph, then the loss and its gradient with
+    respect to them, then micro-batch by micro-batch the gradients of the parameters: one more
+    forward pass.
+
+    Raises:
+        ArgumentError: The loss of the first micro-batch is such a mean, but not that of another.
     """
     if size is None or size >= len(labels):
         size = max(1, len(labels))
     undo = remember(model) if size < len(labels) else None
     for examples, some_images, some_labels in _split(images, labels, size):
         random = default_generator.state
-        kind_of_loss.is_mean = True
         outputs = model(some_images)
         loss = loss_function(outputs, some_labels)
-        if undo is not None and not kind_of_loss.is_mean:
+        if size < len(labels) and not is_mean(loss, some_labels):
+            if undo is None:
+                last = examples.start + len(some_labels) - 1
+                raise ArgumentError(
+                    "micro_batch expects a loss function that averages over all labels of each "
+                    f"micro-batch or of none, but in examples {examples.start} to {last} of a "
+                    "batch it left out some: give the labels to leave out as ignore_index"
+                )
             undo()
             yield from _from_all_outputs(model, loss_function, images, labels, size)
             return

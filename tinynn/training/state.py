@@ -58,7 +58,7 @@ class TrainingState:
     _passes: dict[int, ForwardPass] = field(default_factory=dict)  # by number in this epoch
 
     def __post_init__(self) -> None:
-        self.epochs = integer("epochs", self.epochs, least=1)
+        self.epochs = integer("epochs", self.epochs, least=0)
         for name, loader in (("loader", self.loader), ("validation", self.validation)):
             if loader is not None and not hasattr(loader, "__len__"):
                 raise ArgumentError(
