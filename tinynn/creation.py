@@ -22,6 +22,7 @@ from tinynn.arguments import (
 from tinynn.autograd import Tensor, check_array
 from tinynn.backend import Backend, default_backend, get_backend
 from tinynn.errors import ArgumentError
+from tinynn.memory import take_from_allowance
 from tinynn.random import default_generator
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def ones_like(other: Tensor) -> Tensor:
 
 def eye(size: int, dtype: DType = "float32", device: str | None = None) -> Tensor:
     """The identity matrix (size, size)."""
-    return _filled("eye", sizes("eye: size", [size] * 2)[:1], dtype, device, False)
+    shape = _sizes("eye", [size] * 2)
+    return _filled("eye", shape[:1], dtype, device, False)
 
 
 def arange(
@@ -164,6 +166,7 @@ def arange(
     values = [exact_number("arange", value) for value in (start, stop, step)]
     if not values[2] or not abs((values[1] - values[0]) / values[2]) < 2**60:
         raise ArgumentError(f"arange cannot step from {start!r} to {stop!r} by {step!r}")
+    take_from_allowance((max(0, int((values[1] - values[0]) / values[2])),))
     if dtype is None:
         dtype = "int64" if all(isinstance(value, int) for value in values) else "float32"
     return _filled("arange", tuple(values), dtype, device, False)
@@ -174,7 +177,8 @@ def linspace(
 ) -> Tensor:
     """``count`` evenly spaced values from start to stop, both included."""
     ends = number("linspace: start", start), number("linspace: stop", stop)
-    return _filled("linspace", (*ends, integer("linspace: count", count, 0)), dtype, device, False)
+    (count,) = _sizes("linspace", integer("linspace: count", count, 0))
+    return _filled("linspace", (*ends, count), dtype, device, False)
 
 
 def rand(
@@ -205,7 +209,7 @@ def _tensor(name: str, x: Any) -> Tensor:
 
 
 def _sizes(name: str, shape: Any) -> tuple[int, ...]:
-    return sizes(f"the shape of {name}", shape)
+    return take_from_allowance(sizes(f"the shape of {name}", shape))
 
 
 def _backend(device: str | None) -> Backend:

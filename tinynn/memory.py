@@ -8,10 +8,31 @@ Example:
 
 from __future__ import annotations
 
+import math
+
 from tinynn.backend import default_device, get_backend, set_buffer_limit
-from tinynn.errors import ArgumentError
+from tinynn.errors import ArgumentError, FileFormatError
+from tinynn.scoped import Scoped
 
 __all__ = ["free", "held", "set_limit"]
+
+
+# [bytes that new tensors may still take] while a file describes what is constructed; None: no limit
+allowance: Scoped[list[int] | None] = Scoped("allowance", None)
+
+
+def take_from_allowance(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Count a new float32 array of this shape, before it is allocated.
+
+    Raises:
+        FileFormatError: It is larger than what is left.
+    """
+    rest = allowance.get()
+    if rest is not None:
+        rest[0] -= 4 * math.prod(shape)
+        if rest[0] < 0:
+            raise FileFormatError(f"an array of shape {shape} is larger than the file")
+    return shape
 
 
 def held(device: str | None = None) -> dict[str, int]:

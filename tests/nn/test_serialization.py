@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,32 @@ class TestDamage:
     ) -> None:
         with pytest.raises(FileFormatError, match=r"model: .*is larger than the file"):
             tinynn.load(write(tmp_path / "model", model))
+
+    @pytest.mark.parametrize(
+        "create",
+        [
+            lambda n: tinynn.zeros((n, n)),
+            lambda n: tinynn.ones(n * n),
+            lambda n: tinynn.full((n, n), 2.0, dtype="float64"),
+            lambda n: tinynn.rand((n, n)),
+            lambda n: tinynn.randn((n, n)),
+            lambda n: tinynn.eye(n),
+            lambda n: tinynn.arange(n * n),
+            lambda n: tinynn.linspace(0, 1, n * n),
+        ],
+    )
+    def test_tensors_of_a_constructor_cannot_take_more_either(
+        self, create: Callable[[int], Tensor], tmp_path: Path
+    ) -> None:
+        class Holder(nn.Module):
+            def __init__(self, size: int) -> None:
+                self.held = create(size)
+
+        tinynn.save(Holder(30), tmp_path / "small")
+        assert tinynn.load(tmp_path / "small", [Holder]).held.size == 900
+        for size in (3_000, 10**6):
+            with pytest.raises(FileFormatError, match=r"model: .*is larger than the file"):
+                tinynn.load(write(tmp_path / "model", layer("Holder", size)), [Holder])
 
     @pytest.mark.parametrize(
         "model",

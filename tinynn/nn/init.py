@@ -17,23 +17,20 @@ import numpy as np
 from tinynn.arguments import explained_memory, integer, number, sizes
 from tinynn.autograd import Tensor, note_change
 from tinynn.backend import Array, default_backend
-from tinynn.errors import ArgumentError, FileFormatError, ShapeError
+from tinynn.errors import ArgumentError, ShapeError
+from tinynn.memory import allowance, take_from_allowance
 from tinynn.nn.module import Parameter
 from tinynn.random import default_generator
-from tinynn.scoped import Scoped
-
-# [bytes that new parameters and buffers may still hold], or None: no limit, and initialize
-_allowance: Scoped[list[int] | None] = Scoped("allowance", None)
 
 
 def skip_initialization(limit: int) -> AbstractContextManager[None]:
     """Skip the random initialization of layers whose weights are about to be loaded.
 
     Raises:
-        FileFormatError: The layers take more than ``limit`` bytes together; raised before the
-            memory for them is allocated.
+        FileFormatError: The parameters, buffers and new tensors take more than ``limit`` bytes
+            together; raised before the memory for them is allocated.
     """
-    return _allowance.block(lambda before: [limit])
+    return allowance.block(lambda before: [limit])
 
 
 def new_parameter(layer: str, *shape: int, value: float = 0.0) -> Parameter:
@@ -52,11 +49,7 @@ def new_buffer(*shape: int, value: float = 0.0) -> Tensor:
 
 
 def _allocate(shape: tuple[int, ...], value: float) -> Array:
-    allowance = _allowance.get()
-    if allowance is not None:
-        allowance[0] -= 4 * math.prod(shape)
-        if allowance[0] < 0:
-            raise FileFormatError(f"an array of shape {shape} is larger than the file")
+    take_from_allowance(shape)
     with explained_memory():
         array = np.full(sizes("the shape of a parameter", shape, 1), value, dtype=np.float32)
     return default_backend().from_host(array)
@@ -170,6 +163,6 @@ def _moments(name: str, mean: float, std: float) -> tuple[float, float]:
 
 def _fill(tensor: Tensor, draw: Callable[[], np.ndarray[Any, Any]]) -> None:
     """Write random values, unless initialization is skipped."""
-    if _allowance.get() is None:
+    if allowance.get() is None:
         tensor.data[...] = tensor.backend.from_host(draw().astype(tensor.dtype))
         note_change(tensor)
