@@ -24,7 +24,7 @@ def say(text: str) -> None:
             for stream in (sys.stderr, TERMINAL):
                 with suppress(Exception):
                     bars.enter_context(tqdm.external_write_mode(file=stream))
-        if sys.stderr is sys.__stderr__:
+        if is_descriptor():
             write_unbuffered(line)
         else:  # a notebook, a test, a log
             sys.stderr.write(line)
@@ -55,6 +55,11 @@ def warn(text: str, category: type[Warning] = UserWarning, stacklevel: int = 1) 
     """Warn as ``warnings.warn`` does, also while standard error is unusable."""
     with suppress(OSError, ValueError, AttributeError):
         warnings.warn(text, category, stacklevel + 1)
+
+
+def is_descriptor() -> bool:
+    """Whether ``sys.stderr`` can be written to by its descriptor."""
+    return os.name == "posix" and sys.stderr is sys.__stderr__
 
 
 class Terminal:

@@ -29,6 +29,7 @@ EXIT_CODE = 75
 
 _NAME = re.compile(r"step-(\d{12})(?:\.branch-(\d{1,9}))?\.safetensors")
 _MOST_STEPS = 10**12  # as many digits as a name has
+_MISFIT = (TinynnError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _WAIT_FOR_OWNER = 30.0  # seconds for another process to write its last checkpoint
 _WAIT_WHEN_STOPPED = 75.0  # seconds after a signal; a spot instance is reclaimed after 120
@@ -98,10 +99,8 @@ class Checkpoints:
         watch_spot: bool = False,
     ) -> None:
         try:
-            self.every, self.keep = (
-                number("every", every, 0, math.inf, "[]"),
-                integer("keep", keep, 1),
-            )
+            self.every = number("every", every, 0, math.inf, "[]")
+            self.keep = integer("keep", keep, 1)
         except ArgumentError as error:
             text = "Checkpoints: expected every >= 0 s and keep >= 1"
             raise ArgumentError(f"{text}: {error}") from None
@@ -149,14 +148,7 @@ class Checkpoints:
                 continue
             try:
                 part.load_state_dict(self._saved[name])
-            except (
-                TinynnError,
-                LookupError,
-                TypeError,
-                ValueError,
-                AttributeError,
-                ArithmeticError,
-            ) as error:
+            except _MISFIT as error:
                 raise FileFormatError(
                     f"cannot resume from {self._path(self.resumed_from)}: {name} does not fit "
                     f"({type(error).__name__}: {error})"
@@ -308,6 +300,8 @@ class Checkpoints:
     def _reopen_if_used(self) -> None:
         """Begin again as a new object would, from the newest checkpoint."""
         if self._used:
+            with _reported():
+                self._finish_writing()  # after a second Ctrl-C
             self._used, self._stop = False, StopRequest()
             self._parts.clear()
             has_written = self._intact != self.resumed_from

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tinynn.errors import ArgumentError, StorageError
-from tinynn.files import FilePath, local_path, path_text, write_atomically
+from tinynn.files import FilePath, check_writable, local_path, path_text, write_atomically
 from tinynn.messages import say
 from tinynn.training.state import Callback, TrainingState
 
@@ -47,17 +47,15 @@ def log_json_lines(path: FilePath) -> Callback:
 def _rewrite(path: FilePath, text: Callable[[Rows], str]) -> Callback:
     target = Path(_absolute(path))
 
-    def rewrite(content: bytes) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, content)
-
     def write(event: str, state: TrainingState) -> None:
         if event == "start":
             with _required(target):
-                rewrite(target.read_bytes() if target.is_file() else b"")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                check_writable(target)
         elif event == "epoch":
             with _reported(target):
-                rewrite(text(state.history.rows()).encode())
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(target, text(state.history.rows()).encode())
 
     return write
 

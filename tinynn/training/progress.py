@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from tinynn.messages import TERMINAL, say
+from tinynn.messages import TERMINAL, is_descriptor, say
 from tinynn.training.epoch_metrics import History
 from tinynn.training.state import TrainingState
 
@@ -42,7 +42,7 @@ class Progress:
                 total=state.epochs * len(state.loader),
                 initial=len(state.history.training) * len(state.loader) + state.position,
                 desc=self.title,
-                file=None if sys.stderr is not sys.__stderr__ else TERMINAL,
+                file=TERMINAL if is_descriptor() else None,
             )
         elif event == "step" and self._bar is not None:
             self._bar.update()
