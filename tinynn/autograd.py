@@ -222,7 +222,8 @@ class Tensor:
         target = origin if dtype is origin else real_dtype("astype", dtype)
         if target == origin:
             return self
-        data = self.backend.xp.asarray(self.data, dtype=target)
+        with np.errstate(under="ignore"):  # to round to 0 is no error
+            data = self.backend.xp.asarray(self.data, dtype=target)
         if target.kind != "f":
             return Tensor(data)
         return record(_CAST, data, (self, lambda grad: grad.astype(origin)))
@@ -638,7 +639,7 @@ def _seed_gradient(output: Tensor, gradient: Tensor | None) -> Tensor:
                 "reduce a loss to one element with .mean() or .sum()"
             )
         return Tensor(output.backend.xp.ones(output.data.shape, output.data.dtype))
-    if not isinstance(gradient, Tensor) or gradient.shape != output.shape:
+    if not isinstance(gradient, Tensor) or gradient.data.shape != output.data.shape:
         got = gradient.shape if isinstance(gradient, Tensor) else type(gradient).__name__
         raise ShapeError(f"backward expects a gradient of shape {output.shape}, got {got}")
     if gradient.backend is not output.backend:

@@ -11,7 +11,7 @@ from tests.compile_kernels import generated
 from tinynn import optim
 from tinynn.backend import formula, get_backend
 from tinynn.backend.formula import Symbol, Trace
-from tinynn.errors import ArgumentError
+from tinynn.errors import ArgumentError, ShapeError
 
 X = np.array([-2.5, -1.0, -0.0, 0.0, 0.5, 1.0, 3.0, math.inf, -math.inf, math.nan])
 Y = np.array([0.5, -1.0, 2.0, 0.0, 0.5, 3.0, -1.0, 2.0, math.inf, 1.0])
@@ -40,6 +40,84 @@ def test_arrays_of_any_shape_and_order(shape: tuple[int, ...], device: str) -> N
     x = np.random.default_rng(0).standard_normal(shape)
     result = backend.evaluate(lambda x: x * 2 + 1, backend.from_host(x).T)
     np.testing.assert_array_equal(backend.to_host(result), (x * 2 + 1).T)
+
+
+def changed_in_place(x: Any) -> Any:
+    x *= 2
+    return x
+
+
+NOT_ELEMENTWISE = {
+    "x.mean": lambda x: x - x.mean(),
+    "x.sum": lambda x: x / x.sum(),
+    "x.size": lambda x: x / x.size,
+    "x.shape": lambda x: x * x.shape[0],
+    "len": lambda x: x * len(x),
+    "x[::-1]": lambda x: x[::-1],
+    "x[0]": lambda x: x - x[0],
+    "max": lambda x: x - np.max(x),
+    "norm": lambda x: x / np.linalg.norm(x),
+    "cumsum": np.cumsum,
+    "sort": np.sort,
+    "roll": lambda x: np.roll(x, 1),
+    "flip": lambda x: np.flip(x),
+    "matmul": lambda x: x * (x @ x),
+    "dot": lambda x: x * np.dot(x, x),
+    "accumulate": np.add.accumulate,
+    "gradient": np.gradient,
+    "asarray": lambda x: np.asarray(x)[::-1],
+    "loop": lambda x: sum(v for v in x),
+    "math.exp": lambda x: math.exp(x),
+    "branch": lambda x: x if x > 0 else -x,
+    "array": lambda x: x + np.arange(3.0),
+    "where=": lambda x: np.add(x, x, where=x > 0),
+    "clip by name": lambda x: np.clip(x, a_min=0, a_max=1),
+    "nothing": lambda x: None,
+    "constant": lambda x: 1.0,
+    "two results": lambda x: (x, x),
+    "in place": changed_in_place,
+    "out=": lambda x: np.exp(x, out=x),
+}
+
+
+@pytest.mark.parametrize("size", [3, 1 << 21])
+@pytest.mark.parametrize("name", NOT_ELEMENTWISE)
+def test_what_is_not_elementwise_is_refused(name: str, size: int, device: str) -> None:
+    """For small and large arrays, which NumPy would evaluate in chunks, and on every device."""
+    backend = get_backend(device)
+    x = backend.xp.ones(size, "float32")
+    with pytest.raises(ArgumentError, match="formula"):
+        backend.evaluate(NOT_ELEMENTWISE[name], x)
+    assert bool((x == 1).all())
+
+
+def test_arrays_of_a_formula_have_one_shape_and_dtype(device: str) -> None:
+    xp = get_backend(device).xp
+    for other in (xp.ones(1), xp.ones((3, 1)), xp.ones(3, "float32")):
+        with pytest.raises(ShapeError, match=r"one shape and dtype, got \['float64 \(3,\)', 'fl"):
+            get_backend(device).evaluate(lambda x, y: x + y, xp.ones(3), other)
+
+
+@pytest.mark.parametrize("size", [3, 1 << 21])
+def test_results_are_new_arrays_of_the_same_dtype(size: int, device: str) -> None:
+    backend = get_backend(device)
+    x = backend.xp.ones(size, "float32")
+    for function in (lambda x: x, lambda x: x > 0, lambda x: x * np.float64(1)):
+        result = backend.evaluate(function, x)
+        assert result is not x
+        assert (result.dtype, float(result.sum())) == (x.dtype, size)
+
+
+def test_a_closure_may_change_its_numbers(device: str) -> None:
+    backend, numbers = get_backend(device), [2.0, 3.0]
+    x = backend.xp.ones(3)
+
+    def scaled(x: Any) -> Any:
+        return x * numbers[0]
+
+    assert float(backend.evaluate(scaled, x)[0]) == 2
+    numbers.reverse()
+    assert float(backend.evaluate(scaled, x)[0]) == 3
 
 
 class TestTrace:

@@ -17,14 +17,15 @@ does not change the code. A branch on a number, such as ``if momentum:``, is tak
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from tinynn.errors import ArgumentError
+from tinynn.errors import ArgumentError, ShapeError
 
 Formula = Callable[..., Any]
 
@@ -95,7 +96,14 @@ class Trace:
     def __init__(self, formula: Formula, arrays: int) -> None:
         self.numbers: list[float] = []
         self._statements: list[tuple[str, ...]] = []
-        returned = formula(*(Symbol(self, f"x{i}") for i in range(arrays)))
+        try:
+            returned = formula(*(Symbol(self, f"x{i}") for i in range(arrays)))
+        except (
+            AttributeError,
+            IndexError,
+            TypeError,
+        ) as error:  # x.mean(), x[0], len(x), math.exp(x)
+            raise ArgumentError(f"a formula must be elementwise: {error}") from error
         result = returned.name if isinstance(returned, Symbol) else None
         self.program = Program(arrays, len(self.numbers), tuple(self._statements), result)
 
@@ -109,6 +117,11 @@ class Trace:
         if target is None:
             target = Symbol(self, f"t{len(self._statements)}")
         names = [x.name if type(x) is Symbol else self._constant(x) for x in operands]
+        try:
+            _CPP[function].format(*names)
+        except IndexError:
+            text = f"a formula must pass all operands of {function} by position"
+            raise ArgumentError(text) from None
         self._statements.append((target.name, function, *names))
         return target
 
@@ -118,6 +131,33 @@ class Trace:
             raise ArgumentError(f"a formula computes with its arrays and numbers, got {kind}")
         self.numbers.append(float(operand))
         return f"c{len(self.numbers) - 1}"
+
+
+def traced(formula: Formula, arrays: Sequence[Any]) -> Trace:
+    """The trace of a formula that returns a function of ``arrays``, element by element.
+
+    Raises:
+        ArgumentError: If it does anything else: NumPy runs it on parts of the arrays.
+        ShapeError: If the arrays differ in shape or dtype.
+    """
+    first = arrays[0]
+    if any(array.shape != first.shape or array.dtype != first.dtype for array in arrays[1:]):
+        kinds = [f"{array.dtype} {array.shape}" for array in arrays]
+        raise ShapeError(f"a formula expects arrays of one shape and dtype, got {kinds}")
+    constant = isinstance(formula, FunctionType) and not formula.__closure__
+    return (_cached_trace if constant else _trace_of_result)(formula, len(arrays))
+
+
+def _trace_of_result(formula: Formula, arrays: int) -> Trace:
+    trace = Trace(formula, arrays)
+    if trace.program.result is None or trace.program.changed:
+        raise ArgumentError(
+            "a formula must return its result and leave its arrays unchanged: use x * 2, not x *= 2"
+        )
+    return trace
+
+
+_cached_trace = lru_cache(maxsize=256)(_trace_of_result)  # of those whose numbers cannot change
 
 
 class Symbol(NDArrayOperatorsMixin):

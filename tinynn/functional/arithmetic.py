@@ -46,7 +46,7 @@ def divide(a: Operand, b: Operand) -> Tensor:
         "divide",
         out,
         (x, lambda g: sum_to(g / y, p)),
-        (y, lambda g: sum_to(-g * x / (y * y), q)),
+        (y, lambda g: sum_to(-g / y * (x / y), q)),  # y² may overflow
     )
 
 

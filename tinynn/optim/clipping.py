@@ -12,6 +12,7 @@ from tinynn.errors import ArgumentError
 __all__ = ["clip_grad_norm", "clip_grad_value"]
 
 
+@np.errstate(under="ignore")
 def clip_grad_norm(parameters: Any, max_norm: float) -> Tensor:
     """Scale all gradients by min(1, max_norm / ‖g‖), with the norm of all gradients together.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from tinynn.backend.cpu import (
 )
 from tinynn.backend.cpu.convolution import kernels as convolution
 from tinynn.backend.cpu.convolution import pooled
+from tinynn.backend.cpu.elementwise import without_underflow
 from tinynn.backend.cpu.system import available_memory
 from tinynn.backend.reference import Array, Backend
 
@@ -93,3 +96,29 @@ class NumpyBackend(Backend):
         counter = (position - 1) % (1 << 256)
         generator = np.random.Philox(key=seed & ((1 << 64) - 1), counter=counter)
         return np.asarray(generator.random_raw(-(-count // 2))).view(np.uint32)[:count]
+
+
+_IN_PLACE = {"batch_norm", "accumulate_metrics", "update", "unscale"}
+_EXACT = {  # kernels without rounding to 0, or that allow for it themselves
+    *("session", "meter", "peek", "uploads", "synchronize", "from_host", "to_host"),
+    *("held_memory", "free_memory", "available_memory", "elementwise", "evaluate", "add_bias"),
+    *("gather", "scatter_add", "pad_image", "max_pool2d", "relu", "relu_gradient", "random_bits"),
+    *("max_pool2d_scatter", "max_pool2d_gather", "relu_max_pool2d_gradient", "check_labels"),
+}
+
+
+def _allow_underflow(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(kernel)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return kernel(*arguments, **options)
+        except (FloatingPointError, RuntimeWarning):
+            return without_underflow(kernel, *arguments, **options)
+
+    return call
+
+
+for _name, _kernel in vars(Backend).items():  # whatever numpy.seterr demands
+    if callable(_kernel) and not _name.startswith("_") and _name not in _EXACT:
+        guard = np.errstate(under="ignore") if _name in _IN_PLACE else _allow_underflow
+        setattr(NumpyBackend, _name, guard(getattr(NumpyBackend, _name)))

@@ -22,7 +22,7 @@ import numpy as np
 from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.buffers import aligned
 from tinynn.backend.cpu.threads import parallel
-from tinynn.backend.formula import Formula
+from tinynn.backend.formula import Formula, traced
 from tinynn.backend.reference import Array, Backend
 
 # -- kernels --------------------------------------------------------------------------------------
@@ -31,25 +31,43 @@ from tinynn.backend.reference import Array, Backend
 def elementwise(backend: Backend, name: str, *operands: Any) -> Array:
     """In chunks where the operands are large, of one shape and contiguous."""
     function = getattr(np, name)
-    if not _is_large_run(*(operand for operand in operands if isinstance(operand, np.ndarray))):
-        return function(*operands)
-    with np.errstate(all="ignore"):
-        first = (o.flat[:1] if isinstance(o, np.ndarray) else o for o in operands)
-        dtype = function(*first).dtype
-    return in_chunks(function, dtype, *operands)
+    try:
+        if not _is_large_run(*(operand for operand in operands if isinstance(operand, np.ndarray))):
+            return function(*operands)
+        with np.errstate(all="ignore"):
+            first = (o.flat[:1] if isinstance(o, np.ndarray) else o for o in operands)
+            dtype = function(*first).dtype
+        return in_chunks(function, dtype, *operands)
+    except (FloatingPointError, RuntimeWarning):
+        return without_underflow(elementwise, backend, name, *operands)
 
 
 def evaluate(backend: Backend, formula: Formula, *arrays: Array) -> Array:
     """In chunks where the arrays are large, so that the formula's later passes hit the cache."""
     if isinstance(formula, np.ufunc):
         return elementwise(backend, formula.__name__, *arrays)
-    if not _is_large_run(*arrays, least=tuning.EVALUATE_FROM):
-        return formula(*arrays)
+    traced(formula, arrays)  # an error if it is not elementwise
+    first = arrays[0]
+    try:
+        if not _is_large_run(*arrays, least=tuning.EVALUATE_FROM):
+            result = formula(*arrays)
+            same = result is not first and result.dtype is first.dtype
+            return result if same else np.array(result, dtype=first.dtype)
 
-    def into(*chunks: Array, out: Array) -> None:
-        out[...] = formula(*chunks)
+        def into(*chunks: Array, out: Array) -> None:
+            out[...] = formula(*chunks)
 
-    return in_chunks(into, arrays[0].dtype, *arrays)
+        return in_chunks(into, first.dtype, *arrays)
+    except (FloatingPointError, RuntimeWarning):
+        return without_underflow(evaluate, backend, formula, *arrays)
+
+
+def without_underflow(kernel: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Repeat a kernel that raised because of ``numpy.seterr``: to round to 0 is no error."""
+    if np.geterr()["under"] == "ignore":
+        raise
+    with np.errstate(under="ignore"):
+        return kernel(*arguments, **options)
 
 
 def relu(backend: Backend, x: Array) -> Array:

@@ -1,7 +1,7 @@
 """Elementwise kernels: a formula becomes one kernel, generated when it is first used."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from tinynn.backend.cuda.device import CudaDevice
 from tinynn.backend.cuda.launch import DTYPES, KernelFile, blocks_for, kernel, scalar
 from tinynn.backend.cuda.tuning import THREADS
-from tinynn.backend.formula import Formula, Program, Trace
+from tinynn.backend.formula import Formula, Program, traced
 from tinynn.backend.reference import Array, Backend
 
 _kernels = KernelFile("elementwise")
@@ -17,13 +17,14 @@ _kernels = KernelFile("elementwise")
 
 def evaluate(backend: CudaDevice, formula: Formula, *arrays: Array) -> Array:
     """formula(*arrays) in one launch; operation by operation for other dtypes than DTYPES."""
+    trace = traced(formula, arrays)
     if arrays[0].dtype.name not in DTYPES:
         return Backend.evaluate(backend, formula, *arrays)
     arrays = tuple(backend.contiguous(array) for array in arrays)
     out = backend.xp.empty_like(arrays[0])
     if out.size:
-        launch, numbers = _kernel(formula, len(arrays), out.dtype)
-        constants = [scalar(number, out) for number in numbers]
+        launch = _kernel(trace.program, out.dtype)
+        constants = [scalar(number, out) for number in trace.numbers]
         launch(blocks_for(out.size), (THREADS,), (*arrays, *constants, out.size, out))
     return out
 
@@ -36,12 +37,9 @@ def add_bias(backend: CudaDevice, out: Array, bias: Array) -> Array:
     return out
 
 
-@lru_cache(maxsize=256)  # formulas that are closures come and go
-def _kernel(
-    formula: Formula, arrays: int, dtype: np.dtype[Any]
-) -> tuple[Callable[..., None], list[float]]:
-    trace = Trace(formula, arrays)
-    return kernel("elementwise", "evaluate", dtype, source(trace.program)), trace.numbers
+@cache
+def _kernel(program: Program, dtype: np.dtype[Any]) -> Callable[..., None]:
+    return kernel("elementwise", "evaluate", dtype, source(program))
 
 
 def source(program: Program) -> str:
