@@ -11,7 +11,7 @@ from tests.functional.cases import DIFFERENTIABLE, evaluate, variables
 from tinynn import functional as F
 from tinynn import nn, optim
 from tinynn.autograd import Tensor
-from tinynn.backend import get_backend
+from tinynn.backend import Array, get_backend
 from tinynn.gpucheck.cases import KERNELS, OPTIMIZERS, Case
 
 DIVIDING = {"x**-0.5", "divide", "3/x"}  # their second derivative is for small x
@@ -60,8 +60,9 @@ def test_kernels_of_tiny_values(case: Case, dtype: str, device: str) -> None:
     backend = get_backend(device)
     tiny = {"float16": 2.0**-12, "float32": 2.0**-90}[dtype]
 
-    def convert(x: np.ndarray) -> np.ndarray:
-        return x if x.dtype.kind != "f" else (x.astype("float64") * tiny).astype(dtype)
+    def convert(x: np.ndarray) -> Array:
+        tiny_x = (x.astype("float64") * tiny).astype(dtype) if x.dtype.kind == "f" else x
+        return backend.from_host(tiny_x)
 
     arrays = case.call(lambda *x, **o: (x, o), convert)
     if case.name == "cross_entropy_gradient" or "inf" in str(arrays):
