@@ -65,8 +65,8 @@ def test_kernels_of_tiny_values(case: Case, dtype: str, device: str) -> None:
         return backend.from_host(tiny_x)
 
     arrays = case.call(lambda *x, **o: (x, o), convert)
-    if case.name == "cross_entropy_gradient" or "inf" in str(arrays):
-        pytest.skip("keeps values of another kernel; an infinite loss")
+    if case.name in ("cross_entropy_gradient", "accumulate_metrics"):
+        pytest.skip("takes values of another kernel, or sums in float64")
     if case.name == "cross_entropy":
         arrays = (*arrays[0], None), {}
     with np.errstate(all="raise"):
