@@ -149,8 +149,9 @@ def _operands(
     """The checked operands of a convolution, and its window."""
     x, weight, bias = narrow(x, weight, bias)
     check_same(name, x, weight, bias, required=2)
-    window = conv2d_window(name, x.shape, weight.shape, *arguments)
-    _check_bias(name, weight.shape[3], bias)
+    sizes = weight.data.shape
+    window = conv2d_window(name, x.data.shape, sizes, *arguments)
+    _check_bias(name, sizes[3], bias)
     return x, weight, bias, window
 
 
