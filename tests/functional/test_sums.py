@@ -124,6 +124,9 @@ SUMS: dict[str, Any] = {
     "softmax over a leading axis": _value(lambda x: F.softmax(x, 0), 30000, 2),
     "log_softmax over a leading axis": _value(lambda x: F.log_softmax(x, 0), 30000, 2),
     "einsum": _value(lambda x: F.einsum("nc->c", x), 40000, 3),
+    "einsum of vectors": _value(lambda x: F.einsum("i,i->", x, x), 300_000),
+    "einsum of columns": _value(lambda x: F.einsum("nc,cn->c", x, x.permute(1, 0)), 20000, 3),
+    "einsum of three": _value(lambda x: F.einsum("nc,nc,mc->c", x, x, x), 300, 2),
     "group_norm": _value(lambda x: F.group_norm(x, 2) + 4, 2, 50, 50, 4, offset=0.1),
     "layer_norm": _value(lambda x: F.layer_norm(x, 2) + 4, 3, 4000, 2, offset=0.1),
     "running statistics": _value(_running, 20000, 3, offset=10),
@@ -285,3 +288,14 @@ def test_millions_of_terms(dtype: str, device: str) -> None:
         (F.cross_entropy(x, _first(x)), math.log(2)),
     ):
         np.testing.assert_allclose(got.numpy(), expected, rtol=ROUNDINGS * eps)
+
+
+def test_products_of_millions_of_terms() -> None:
+    """BLAS on a CPU adds in its own order, but no more than some thousand terms at a time."""
+    value = float(np.float32(0.1))
+    row = tinynn.full((1, 2_000_000), 0.1)
+    pixels = tinynn.full((1, 1000, 1000, 2), 0.1)
+    weight = tinynn.full((1, 1, 2, 2), 0.1, requires_grad=True)
+    slope = tinynn.grad((F.conv2d(pixels, weight) * tinynn.full(pixels.shape, 0.1)).sum(), weight)
+    for got, terms in ((row @ row.permute(1, 0), 2e6), (slope, 1e6)):
+        np.testing.assert_allclose(got.numpy(), terms * value**2, rtol=512 * np.finfo("f").eps)

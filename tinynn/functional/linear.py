@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 from tinynn.autograd import Operand, Tensor, record
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.functional.operands import as_tensor, check_same, sum_to
-from tinynn.precision import narrow
+from tinynn.precision import in_float32, narrow
 
 __all__ = ["einsum", "linear", "matmul"]
 
@@ -28,6 +28,10 @@ def matmul(a: Operand, b: Operand) -> Tensor:
         return matmul(x.reshape(1, -1), y).squeeze(-2 if y.ndim > 1 else 0)
     if y.ndim == 1:
         return matmul(x, y.reshape(-1, 1)).squeeze(-1)
+    return _product(x, y)
+
+
+def _product(x: Tensor, y: Tensor) -> Tensor:
     try:
         out = x.backend.matmul(x.data, y.data)
     except ValueError as error:
@@ -36,8 +40,8 @@ def matmul(a: Operand, b: Operand) -> Tensor:
     return record(
         "matmul",
         out,
-        (x, lambda grad: sum_to(matmul(grad, _transposed(y)), p)),
-        (y, lambda grad: sum_to(matmul(_transposed(x), grad), q)),
+        (x, lambda grad: sum_to(_product(grad, _transposed(y)), p)),
+        (y, lambda grad: sum_to(_product(_transposed(x), grad), q)),
     )
 
 
@@ -98,15 +102,42 @@ def einsum(subscripts: str, *tensors: Tensor) -> Tensor:
         if alone:
             operands[i] = operands[i].sum(axis=alone)
             inputs[i] = "".join(letter for letter in own if letter in elsewhere)
-    subscripts = f"{','.join(inputs)}->{output}"
-    out = operands[0].backend.xp.einsum(subscripts, *(tensor.data for tensor in operands))
+    letters, x = inputs[0], operands[0]
+    for i in range(1, len(operands)):
+        kept = output + "".join(inputs[i + 1 :])
+        letters, x = _contract(letters, x, inputs[i], operands[i], kept)
+    return x.permute(*map(letters.index, output))
 
-    def vjp_for(position: int) -> Any:
-        others = [operand for i, operand in enumerate(operands) if i != position]
-        terms = ",".join([output, *(term for i, term in enumerate(inputs) if i != position)])
-        return lambda grad: einsum(f"{terms}->{inputs[position]}", grad, *others)
 
-    return record("einsum", out, *((t, vjp_for(i)) for i, t in enumerate(operands)))
+def _contract(p: str, x: Tensor, q: str, y: Tensor, kept: str) -> tuple[str, Tensor]:
+    """The product of x with axes p and y with axes q, summed over all axes that are not kept."""
+    both = [letter for letter in p if letter in q]
+    batch, summed = ([c for c in both if (c in kept) is keep] for keep in (True, False))
+    left, right = [c for c in p if c not in q], [c for c in q if c not in p]
+    sizes = dict(zip(p + q, x.shape + y.shape, strict=True))
+
+    def shape(letters: list[str]) -> list[int]:
+        return [sizes[letter] for letter in letters]
+
+    if not left and not right:
+        axes = tuple(axis for axis, letter in enumerate(p) if letter in summed)
+        return "".join(batch), _dot(x, y.permute(*map(q.index, p)), axes)
+    x = x.permute(*map(p.index, batch + left + summed))
+    y = y.permute(*map(q.index, batch + summed + right))
+    if summed:
+        ends = [math.prod(shape(letters)) for letters in (left, summed, right)]
+        before = [math.prod(shape(batch))] * bool(batch)
+        out = _product(x.reshape(*before, *ends[:2]), y.reshape(*before, *ends[1:]))
+        out = out.reshape(shape(batch + left + right))
+    else:
+        out = x.reshape(*x.shape, *(1 for _ in right))
+        out = out * y.reshape(*shape(batch), *(1 for _ in left), *shape(right))
+    return "".join(batch + left + right), out
+
+
+@in_float32
+def _dot(x: Tensor, y: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return (x * y).sum(axis=axes)
 
 
 def _parse(subscripts: str, operands: list[Tensor]) -> tuple[list[str], str]:

@@ -1,10 +1,15 @@
-"""Matrix products in blocks on several threads."""
+"""Matrix products in blocks on several threads.
+
+BLAS adds the terms of a product of two vectors, or of a few rows and columns, one after the other,
+as NumPy does (``reduction.py``). So products with very many terms are cut, and added in float64.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from tinynn.backend.cpu import elementwise, tuning
+from tinynn.backend.cpu.reduction import sums
 from tinynn.backend.cpu.threads import parallel, single_threaded_blas
 from tinynn.backend.cpu.tiles import cut
 from tinynn.backend.reference import Array, Backend
@@ -17,6 +22,9 @@ def matmul(backend: Backend, a: Array, b: Array) -> Array:
         return np.multiply(a, b)
     length = max(a.shape[0], b.shape[1]) if flat else 0
     work = a.size * b.shape[-1]
+    parts = min(a.shape[1] // tuning.MATMUL_TERMS, tuning.MATMUL_PARTS) if flat else 1
+    if parts > 1 and parts * a.shape[0] * b.shape[1] <= a.size + b.size:
+        return _sum_of_products(a, b, parts)
     blocks = min(tuning.MATMUL_BLOCKS, length // 16, work // tuning.MATMUL_BLOCK_WORK)
     if blocks < 2:
         with single_threaded_blas():
@@ -32,3 +40,16 @@ def matmul(backend: Backend, a: Array, b: Array) -> Array:
     # a power of two: even shares for 2, 4 or 8 threads
     parallel(product, cut(length, 1 << blocks.bit_length() - 1))
     return out
+
+
+def _sum_of_products(a: Array, b: Array, parts: int) -> Array:
+    """a @ b as a sum of ``parts`` products."""
+    dtype = np.result_type(a, b)
+    products = np.empty((parts, a.shape[0], b.shape[1]), dtype)
+    terms = cut(a.shape[1], parts)
+
+    def product(number: int) -> None:
+        np.matmul(a[:, terms[number]], b[terms[number]], out=products[number])
+
+    parallel(product, range(parts))
+    return sums(products, (0,))[0].astype(dtype)
