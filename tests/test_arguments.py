@@ -75,6 +75,8 @@ NUMERIC = [case for case in FUNCTIONS if any(np.ndim(a) == 0 for a in case.input
 @pytest.mark.parametrize("kind", KINDS)
 def test_functions_take_the_numbers_of_numpy(kind: str, device: str) -> None:
     for case in NUMERIC:
+        if case.name == "index" and kind == "tensor":
+            continue  # must be on the same device
         options, inputs = converted(case.options, kind), converted(case.inputs, kind)
         expected = outputs_and_gradients(case, device)
         actual = outputs_and_gradients(case._replace(options=options, inputs=inputs), device)

@@ -64,7 +64,7 @@ def number(
 def exact_number(what: str, value: Any) -> float:
     """The value as an ``int`` if it is an integer, else as a ``float``, also infinite or NaN."""
     try:
-        return integer(what, value)
+        return integer(what, value, -(2**63), 2**64 - 1)
     except ArgumentError:
         found = _real(value)
         return number(what, value) if found is None else found
@@ -141,4 +141,12 @@ def real_dtype(what: str, dtype: Any) -> np.dtype[Any]:
 
 def native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The array in the machine's byte order: a copy if it is in the other one."""
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind not in "iuf" or array.dtype.isnative:
+        return array
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+def refuse_masked(what: str, array: Any) -> None:
+    """Raise ArgumentError for an array with masked elements, whose mask would be lost."""
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise ArgumentError(f"{what} has masked elements: replace them first, with .filled()")

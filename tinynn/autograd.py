@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, Union
 
 import numpy as np
 
-from tinynn.arguments import DTYPES, flag, real_dtype
+from tinynn.arguments import DTYPES, flag, real_dtype, refuse_masked
 from tinynn.backend import Array, Backend, backend_of, get_backend, tracing
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
 from tinynn.scoped import Block, Scoped
@@ -318,8 +318,7 @@ class Tensor:
 
 def check_array(data: Array) -> Array:
     """The array; ArgumentError if a tensor cannot hold it: a masked one, one of another dtype."""
-    if isinstance(data, np.ma.MaskedArray) and np.ma.is_masked(data):
-        raise ArgumentError("a tensor has no masked elements: replace them first, with .filled()")
+    refuse_masked("the array of a tensor", data)
     if data.dtype not in DTYPES:
         hint = (
             "" if data.dtype.isnative else ", in the machine's byte order: tinynn.tensor() converts"

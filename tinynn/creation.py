@@ -6,6 +6,7 @@ Python floats become float32, Python integers int64; NumPy arrays keep their dty
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tinynn.arguments import (
     native,
     number,
     real_dtype,
+    refuse_masked,
     sizes,
 )
 from tinynn.autograd import Tensor, check_array
@@ -56,20 +58,31 @@ def tensor(
     if isinstance(data, Tensor):
         device, data = device or data.device, data.numpy()
     backend = _backend(device)
-    has_dtype = isinstance(data, (np.ndarray, np.generic))
-    if has_dtype and data.dtype.kind not in "biufO":  # which a dtype would convert in silence
-        raise ArgumentError(f"tensor() expects real numbers, got {data.dtype}: {data!r:.80}")
     dtype = None if dtype is None else real_dtype("tensor()", dtype)
     try:
-        array = np.array(data, dtype=dtype, subok=has_dtype)
+        array = _host_array(data, dtype)
     except (ValueError, TypeError, OverflowError) as error:
+        if isinstance(error, ArgumentError):
+            raise
         raise ArgumentError(f"tensor() expects numbers in a regular shape: {error}") from error
-    if array.dtype.kind not in "biuf":
-        raise ArgumentError(f"tensor() expects real numbers, got {array.dtype}: {data!r:.80}")
-    array = check_array(native(array))
-    if dtype is None and array.dtype == np.float64 and not has_dtype:
-        array = array.astype(np.float32)
     return Tensor(backend.from_host(array), requires_grad)
+
+
+def _host_array(data: Any, dtype: np.dtype[Any] | None) -> np.ndarray[Any, Any]:
+    """A copy of the data, of a dtype of tensors."""
+    has_dtype = isinstance(data, (np.ndarray, np.generic))
+    given = data if has_dtype else np.array(data)
+    if given.dtype.kind == "O" and dtype is not None:  # None would become NaN
+        numbers = all(isinstance(element, Real) for element in given.flat)
+    else:
+        numbers = given.dtype.kind in "biuf"
+    if not numbers:
+        raise ArgumentError(f"tensor() expects real numbers, got {given.dtype}: {data!r:.80}")
+    refuse_masked("tensor(): the array", given)
+    if dtype is None and given.dtype == np.float64 and not has_dtype:
+        dtype = np.dtype(np.float32)
+    array: np.ndarray[Any, Any] = check_array(native(np.array(data, dtype)))
+    return array
 
 
 def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinynn.arguments import number
+from tinynn.arguments import number, refuse_masked
 from tinynn.backend import usable_cores
 from tinynn.data.decoding import decode
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
@@ -57,6 +57,8 @@ class ArrayDataset:
     """
 
     def __init__(self, images: ArrayLike, labels: ArrayLike) -> None:
+        refuse_masked("images", images)
+        refuse_masked("labels", labels)
         self.images, self.labels = np.asarray(images), np.asarray(labels)
         _check_dtype(self.images)
         if self.images.ndim not in (2, 4):

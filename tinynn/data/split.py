@@ -108,6 +108,7 @@ def check_disjoint(
         DtypeError: If the dtypes differ, so that nothing can be compared.
         ShapeError: If the image shapes differ, or the number of names is wrong.
     """
+    images_a, images_b = np.asarray(images_a), np.asarray(images_b)
     names_a = _names(names_a, len(images_a), "first")
     names_b = _names(names_b, len(images_b), "second")
     if images_a.dtype != images_b.dtype:

@@ -88,7 +88,7 @@ def cross_entropy(
         raise ShapeError("cross_entropy expects logits (..., classes), got a tensor without axes")
     label_smoothing = number("label_smoothing", label_smoothing, 0, 1, "[]")
     if ignore_index is not None:
-        ignore_index = integer("ignore_index", ignore_index)
+        ignore_index = integer("ignore_index", ignore_index, -(2**63), 2**63 - 1)
     classes = logits.shape[-1]
     if weight is not None and weight.shape != (classes,):
         raise ShapeError(f"cross_entropy expects {classes} class weights, got {weight.shape}")

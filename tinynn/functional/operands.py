@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.arguments import integer, is_sequence, native
+from tinynn.arguments import integer, is_sequence, native, number
 from tinynn.autograd import Axis, Tensor, is_grad_enabled
 from tinynn.backend import Array, backend_of
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, ShapeError
@@ -106,6 +106,8 @@ def promote(name: str, a: Any, b: Any) -> tuple[Any, Any]:
 def _tensor_or_number(name: str, x: Any) -> Any:
     if isinstance(x, np.generic) or (isinstance(x, np.ndarray) and not x.ndim):
         x = x.item()
+    if isinstance(x, int) and not -(2**63) <= x < 2**64:  # no array holds it as an integer
+        x = number(f"{name}: operand", x)
     return x if isinstance(x, (int, float)) else as_tensor(name, x)
 
 

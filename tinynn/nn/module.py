@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from tinynn.arguments import real_dtype
+from tinynn.arguments import real_dtype, refuse_masked
 from tinynn.autograd import Tensor, note_change, share_changes
 from tinynn.backend import Array, backend_of, get_backend, tracing
 from tinynn.errors import ArgumentError, DtypeError, FileFormatError, TinynnError
@@ -331,6 +331,7 @@ def _holds_modules(value: Any) -> bool:
 def _array(value: Any) -> np.ndarray[Any, Any]:
     if isinstance(value, Tensor):
         return value.numpy()
+    refuse_masked("an array of the state", value)
     backend = backend_of(value)
     return np.asarray(value) if backend is None else backend.to_host(value)
 
