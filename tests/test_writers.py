@@ -163,6 +163,7 @@ class TestEveryWriter:
             with pytest.raises(OSError, match=re.escape(str(path))) as caught:
                 writer(path)
             assert caught.value.filename == str(path)
+            assert str(caught.value).endswith(f": {str(path)!r}")
         (tmp_path / f"loop{name}").symlink_to(f"loop{name}")
         with pytest.raises(OSError, match="loop"):
             writer(tmp_path / f"loop{name}")

@@ -366,9 +366,10 @@ def write_atomically(path: FilePath, content: Content) -> None:
             with _open_directly(named, old) as file:
                 write_into(file, content)
     except OSError as error:
-        if error.errno is not None:  # the name of the temporary file would not help
-            error.filename, error.filename2 = str(named), None
-        raise
+        if error.errno is None:
+            raise
+        # the name of the temporary file would not help
+        raise OSError(error.errno, error.strerror, str(named)) from error
 
 
 def check_writable(path: FilePath) -> None:
@@ -383,8 +384,7 @@ def check_writable(path: FilePath) -> None:
         elif not stat.S_ISFIFO(old.st_mode):  # opening a pipe waits for its reader
             named.open("ab").close()
     except OSError as error:
-        error.filename = str(named)
-        raise
+        raise OSError(error.errno, error.strerror, str(named)) from error
 
 
 def output_file(text: str) -> Path:
@@ -464,9 +464,7 @@ def _temporary(target: Path) -> Path:
 
     It contains the complete name of a checkpoint.
     """
-    from uuid import uuid4
-
-    return target.with_name(f".{target.name[:48]}.{uuid4().hex[:16]}")
+    return target.with_name(f".{target.name[:48]}.{os.urandom(8).hex()}")
 
 
 def _occupy_standard_descriptors() -> None:
@@ -484,9 +482,10 @@ def _rename(temporary: Path, target: Path) -> None:
     try:
         temporary.replace(target)
     except OSError as error:
-        if error.errno != errno.EBUSY:
+        if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES):
             raise
-        shutil.copyfile(temporary, target)  # a file that is a mount point, as in a container
+        # a mount point, as in a container, or the file of another user in a folder such as /tmp
+        shutil.copyfile(temporary, target)
         temporary.unlink()
 
 
