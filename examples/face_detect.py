@@ -26,7 +26,7 @@ import tinynn
 from faces import detection, explanation, identification, page, photos, report
 from faces.options import PROGRAM, QUICK_EPOCHS, parse
 from tinynn.errors import DataError, Interrupted, TinynnError
-from tinynn.files import write_atomically
+from tinynn.files import make_folder, write_atomically
 from tinynn.messages import printable, say, show
 from tinynn.training import EXIT_CODE, Checkpoints, log_csv, log_tensorboard
 from tinynn.vision import Detections, Detector, draw_boxes, iou, read_photo, write_photo
@@ -401,7 +401,7 @@ def _album(options: argparse.Namespace) -> identification.Portraits:
 
 def _writable(folder: Path, space: int = 1 << 20) -> Path:
     """Create ``folder`` if needed and check, before training, that ``space`` bytes fit into it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     piece = os.urandom(1 << 20)  # which no file system can compress
     try:
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -21,7 +21,7 @@ from tinynn import nn
 from tinynn.errors import ArgumentError
 from tinynn.files import write_atomically
 from tinynn.gpucheck import __main__ as gpucheck
-from tinynn.training import log_csv, log_json_lines
+from tinynn.training import Checkpoints, log_csv, log_json_lines
 from tinynn.vision import write_photo
 
 ROOT = Path(__file__).parents[1]
@@ -171,6 +171,13 @@ class TestEveryWriter:
 
 
 class TestPlaces:
+    def test_a_folder_behind_a_link_is_made(self, tmp_path: Path) -> None:
+        (tmp_path / "latest").symlink_to("runs/17")
+        Checkpoints(tmp_path / "latest").save()
+        assert list((tmp_path / "runs" / "17").glob("step-*"))
+        log(log_csv, tmp_path / "latest" / "log.csv")
+        assert (tmp_path / "runs" / "17" / "log.csv").stat().st_size > 0
+
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
     def test_the_owner_is_kept(self, tmp_path: Path) -> None:
         path = tmp_path / "model"

@@ -60,6 +60,11 @@ def local_path(path: FilePath) -> Path:
         return Path(text)  # a name that begins with ~
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if necessary; a link may refer to one that is missing."""
+    Path(os.path.realpath(path)).mkdir(parents=True, exist_ok=True)
+
+
 def path_text(path: FilePath) -> str:
     """A path or a URL as text, without "file://"; ArgumentError if it is neither."""
     try:

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from tinynn.errors import ArgumentError, StorageError
-from tinynn.files import FilePath, check_writable, local_path, path_text, write_atomically
+from tinynn.files import (
+    FilePath,
+    check_writable,
+    local_path,
+    make_folder,
+    path_text,
+    write_atomically,
+)
 from tinynn.messages import say
 from tinynn.training.state import Callback, TrainingState
 
@@ -50,11 +57,11 @@ def _rewrite(path: FilePath, text: Callable[[Rows], str]) -> Callback:
     def write(event: str, state: TrainingState) -> None:
         if event == "start":
             with _required(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(target.parent)
                 check_writable(target)
         elif event == "epoch":
             with _reported(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(target.parent)
                 write_atomically(target, text(state.history.rows()).encode())
 
     return write
@@ -82,7 +89,7 @@ def log_tensorboard(folder: FilePath) -> Callback:
         if event == "start":
             with _required(target):
                 if not target.startswith(_REMOTE):
-                    Path(target).mkdir(parents=True, exist_ok=True)
+                    make_folder(Path(target))
                 # a SummaryWriter has a thread that hangs when the disk is full
                 writer = event_file_writer.EventsWriter(f"{target}/events")
                 if done:  # 1 is START

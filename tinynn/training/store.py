@@ -19,6 +19,7 @@ from tinynn.files import (
     Content,
     FilePath,
     local_path,
+    make_folder,
     path_text,
     read_bytes,
     write_atomically,
@@ -51,7 +52,7 @@ class Folder:
     def __init__(self, location: str) -> None:
         with _failing(f"cannot make the folder {location}"):
             self._path = local_path(location).absolute()
-            self._path.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path)
         self.location = location.rstrip("/") or "/"  # for messages
         self._lock = lock_of(self._path)
         with suppress(StorageError), self.locked():
