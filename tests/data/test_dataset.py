@@ -186,6 +186,13 @@ class TestImageFolder:
         with pytest.raises(DataError, match=r"[12]\.png is not a readable image"):
             read_again[1]
 
+    def test_the_working_directory_changes(self, folder, monkeypatch):
+        monkeypatch.chdir(folder.parent)
+        dataset = ImageFolder(folder.name, size=8, cache_bytes=0)
+        monkeypatch.chdir(folder)
+        assert dataset[np.arange(4)][0].shape == (4, 8, 8, 3)
+        assert dataset.paths[0].parts[0] == folder.name
+
 
 def truncate(path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

@@ -533,6 +533,21 @@ def damaged(**entries: Any) -> bytes:
     return b"".join(bytes(piece) for piece in safetensors_content(arrays, metadata))
 
 
+def test_a_program_without_a_block_waits_for_its_last_checkpoint(tmp_path: Path) -> None:
+    program = """
+import sys, time
+from tinynn import nn
+from tinynn.training import Checkpoints
+from tinynn.training.store import Folder
+checkpoints, write = Checkpoints(sys.argv[1], every=0), Folder.write
+Folder.write = lambda *arguments: time.sleep(0.5) or write(*arguments)
+checkpoints.track(model=nn.Linear(2, 2))
+checkpoints.after_step()
+"""
+    assert run(program, tmp_path, timeout=60).returncode == 0
+    assert step_names(tmp_path) == ["step-000000000001.safetensors"]
+
+
 class TestTheOneBefore:
     @pytest.mark.parametrize(
         "content",

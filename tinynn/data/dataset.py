@@ -132,6 +132,7 @@ class ImageFolder:
         fits = len(files) * math.prod(self.shape) <= cache_bytes
         self._pixels = np.empty((len(files), *self.shape), np.uint8) if fits else None
         self.paths = self._decode_all(files)
+        self._files = [path.absolute() for path in self.paths]  # survive os.chdir
         self.classes = sorted({path.parent.name for path in self.paths})
         class_of = [self.classes.index(path.parent.name) for path in self.paths]
         self.labels = np.array(class_of, dtype=np.int64)
@@ -150,8 +151,8 @@ class ImageFolder:
         if self._pixels is not None:
             return self._pixels[: len(self)][index], labels
         if isinstance(index, (int, np.integer)):
-            return self._read(self.paths[index]), labels
-        images = [self._read(self.paths[i]) for i in np.arange(len(self))[index]]
+            return self._read(self._files[index]), labels
+        images = [self._read(self._files[i]) for i in np.arange(len(self))[index]]
         return np.array(images, np.uint8).reshape(-1, *self.shape), labels
 
     def _find(self, directory: Path) -> list[Path]:

@@ -219,7 +219,11 @@ class Checkpoints:
         except MemoryError as error:
             raise StorageError(f"no memory for a copy of the state: {error}") from error
         name = self._name()
-        self._writing = _in_background(lambda: self._write(name, arrays, metadata))
+        # without a ``with`` block, which waits for it, Python does so when the program ends
+        is_waited_for = self._depth > 0
+        self._writing = _in_background(
+            lambda: self._write(name, arrays, metadata), daemon=is_waited_for
+        )
 
     def _write(self, name: str, arrays: Arrays, metadata: dict[str, str]) -> None:
         with self._store.locked():
@@ -406,8 +410,8 @@ def _checked(state: dict[str, Any], path: str) -> dict[str, Any]:
     return state
 
 
-def _in_background(work: Callable[[], None]) -> Future[None]:
-    """Start ``work`` in a thread, which a program that ends does not wait for."""
+def _in_background(work: Callable[[], None], daemon: bool) -> Future[None]:
+    """Start ``work`` in a thread; a program that ends does not wait for a daemon."""
     future: Future[None] = Future()
 
     def run() -> None:
@@ -420,7 +424,7 @@ def _in_background(work: Callable[[], None]) -> Future[None]:
             future.set_exception(StorageError(f"cannot save: {type(error).__name__}: {error}"))
 
     try:
-        threading.Thread(target=run, name="tinynn-checkpoint", daemon=True).start()
+        threading.Thread(target=run, name="tinynn-checkpoint", daemon=daemon).start()
     except RuntimeError:  # no more threads
         run()
     return future
