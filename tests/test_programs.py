@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tinynn.errors import TinynnError
-from tinynn.messages import printable
+from tinynn.messages import printable, say, show
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = sorted(
@@ -96,6 +96,32 @@ def test_errors_do_not_control_the_terminal() -> None:
     for kind in found:
         text = str(kind("cannot read \x1b]0;owned\x07\x9b31m\r\u202e\udcff.png\nas äß”漢"))
         assert text == "cannot read \\x1b]0;owned\\x07\\x9b31m\\r\\u202e\\udcff.png\nas äß”漢"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://name:{}@host/a", "s3://{}@bucket/a", "s3://name:{}@bucket", "s3://a:b{}@c@d/e"),
+        *("http://host/a?token={}", "https://name:{}@host/a?token={}&b={}", "x::ftp://:{}@h/a"),
+        *("(see http://host/?{})", "http://name:a/{}@host", "'http://host/a?b={}', and so on"),
+    ],
+)
+def test_secrets_of_urls_are_not_printed(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = f"cannot write {url.replace('{}', 'secret')} as there is no space"
+    say(text)
+    show(text)
+    for shown in (str(TinynnError(text)), *capsys.readouterr()):
+        assert "secret" not in shown
+        assert "://***" in shown or "?***" in shown
+        assert "as there is no space" in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["s3://bucket/a@b", "http://host:80/a", "see https://a.b/c (d@e?)", "a@b?c=d", "file:///a"],
+)
+def test_other_text_is_printed_as_it_is(text: str) -> None:
+    assert printable(text) == text
 
 
 def test_printable() -> None:

@@ -5,6 +5,7 @@ missing (pythonw, a service), closed, on a full disk, or a pipe whose reader has
 """
 
 import os
+import re
 import sys
 import warnings
 from contextlib import ExitStack, suppress
@@ -12,6 +13,10 @@ from typing import Any
 
 _PIECE = 4096  # bytes; a pipe that is ready for writing takes as many without blocking
 _WAIT = 1000  # milliseconds that a message waits for a reader
+
+# of a URL: the name and password of a user, and the query, which may contain a token
+_USER = re.compile(r"(?<=://)(?:[^/@\s]*|[^/@:\s]*:[^@\s]*)(?=@)")
+_QUERY = re.compile(r"(://[^\s?]*\?)[^\s;,)'\"]+")
 
 
 def say(text: str) -> None:
@@ -47,7 +52,9 @@ def show(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with control characters and undecodable bytes escaped."""
+    """The text with control characters and undecodable bytes escaped, without passwords of URLs."""
+    if "://" in text:
+        text = _QUERY.sub(r"\1***", _USER.sub("***", text))
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
