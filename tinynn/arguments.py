@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from tinynn.errors import ArgumentError, DeviceMemoryError
+from tinynn.errors import ArgumentError, DeviceMemoryError, ShapeError
 
 DTYPES = frozenset(map(np.dtype, "?bhilqBHILQefd"))  # of tensors, in the machine's byte order
 _MAX_ELEMENTS = 2**60  # NumPy's limit is 2**63 bytes
@@ -120,6 +120,14 @@ def sizes(what: str, shape: Any, least: int | None = 0) -> tuple[int, ...]:
     if math.prod(found) > _MAX_ELEMENTS or max(found, default=0) > _MAX_ELEMENTS:
         raise ArgumentError(f"{what} {found} is larger than any array can be")
     return found
+
+
+def as_array(what: str, values: Any) -> np.ndarray[Any, Any]:
+    """The values as an array; ShapeError if they are rows of different lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ShapeError(f"{what} must be an array, got rows of different lengths") from error
 
 
 def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:

@@ -234,7 +234,7 @@ class TestNetwork:
 
     @pytest.mark.parametrize("threshold", [0, 1, -0.5])
     def test_threshold_is_a_score(self, threshold: float) -> None:
-        with pytest.raises(ArgumentError, match="threshold must be between 0 and 1"):
+        with pytest.raises(ArgumentError, match=r"threshold must be a number in \(0, 1\)"):
             Detector(bright_square(), threshold=threshold)
 
     @pytest.mark.parametrize(

@@ -59,11 +59,11 @@ def test_shrinking_averages_what_is_covered() -> None:
 
 @pytest.mark.parametrize("step", [1, 0.5])
 def test_step_must_be_more_than_one(step: float) -> None:
-    with pytest.raises(ArgumentError, match="must be above 1"):
+    with pytest.raises(ArgumentError, match=r"step must be a number in \(1, inf\)"):
         list(image_pyramid(photo(30, 30), step, 24, 24))
 
 
 @pytest.mark.parametrize(("window", "min_size"), [(0, 24), (24, 0)])
 def test_window_and_min_size_are_positive(window: int, min_size: int) -> None:
-    with pytest.raises(ArgumentError, match="must be above 0"):
+    with pytest.raises(ArgumentError, match=r"(window|min_size) must be .* got 0"):
         list(image_pyramid(photo(30, 30), 1.2, window, min_size))

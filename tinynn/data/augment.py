@@ -37,6 +37,9 @@ class Compose:
     """
 
     def __init__(self, *steps: Augmentation) -> None:
+        for step in steps:
+            if not callable(step):
+                raise ArgumentError(f"Compose expects functions (images, rng), got {step!r:.80}")
         self.steps = steps
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
@@ -49,7 +52,12 @@ class _Transform:
     """Base class: checks the images, then calls ``apply``, which a subclass defines."""
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
-        if images.ndim != 4:
+        if not isinstance(images, np.ndarray) or not hasattr(rng, "uniform"):
+            raise ArgumentError(
+                "augmentation expects an array of images and a numpy.random.Generator, got "
+                f"{type(images).__name__} and {type(rng).__name__}"
+            )
+        if images.ndim != 4 or 0 in images.shape[1:]:
             raise ShapeError(f"augmentation expects images (N, H, W, C), got shape {images.shape}")
         if images.dtype != np.float32:
             raise DtypeError(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinynn.arguments import exact_number, is_sequence
+from tinynn.arguments import as_array, exact_number, is_sequence
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
 from tinynn.random import numpy_generator
 
@@ -45,7 +45,7 @@ def split_stratified(
         if counting and len(members) < ends[-1]:
             raise ArgumentError(
                 f"parts {tuple(parts)} need {int(ends[-1])} examples of each class, class "
-                f"{label.item()!r} has {len(members)}"
+                f"{np.asarray(label).item()!r} has {len(members)}"
             )
         # A common random offset rounds all boundaries without favoring any part.
         cuts = ends if counting else np.floor(ends * len(members) + generator.random())
@@ -108,7 +108,7 @@ def check_disjoint(
         DtypeError: If the dtypes differ, so that nothing can be compared.
         ShapeError: If the image shapes differ, or the number of names is wrong.
     """
-    images_a, images_b = np.asarray(images_a), np.asarray(images_b)
+    images_a, images_b = _images(images_a), _images(images_b)
     names_a = _names(names_a, len(images_a), "first")
     names_b = _names(names_b, len(images_b), "second")
     if images_a.dtype != images_b.dtype:
@@ -142,10 +142,23 @@ def _digest(image: NDArray[Any]) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).digest()
 
 
+def _images(images: NDArray[Any]) -> NDArray[Any]:
+    array = as_array("images", images)
+    if not array.ndim or array.dtype.kind not in "fiub":
+        raise ShapeError(f"expected an array of images (N, ...), got {images!r:.80}")
+    return array
+
+
 def _one_dimensional(values: ArrayLike, name: str) -> NDArray[Any]:
-    array = np.asarray(values)
+    array = as_array(name, values)
     if array.ndim != 1 or not len(array):
         raise ShapeError(f"{name} must have shape (N,) with N >= 1, got {array.shape}")
+    try:
+        np.sort(array)
+    except TypeError as error:  # None among strings
+        raise DtypeError(f"{name} must all be numbers, or all be strings: {error}") from error
+    if (array != array).any():
+        raise DataError(f"{name} must not be NaN, which equals no class")
     return array
 
 

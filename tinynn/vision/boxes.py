@@ -1,12 +1,12 @@
 """Bounding boxes: float32 arrays (n, 4) of x, y, width and height in pixels."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinynn.errors import ArgumentError, ShapeError
+from tinynn.arguments import as_array, integer, number
+from tinynn.errors import ArgumentError, DtypeError, ShapeError
 
 __all__ = ["clip_boxes", "drop_nested", "iou", "merge_overlapping", "non_maximum_suppression"]
 
@@ -21,7 +21,7 @@ TABLE = 1 << 18
 
 def as_boxes(boxes: ArrayLike) -> Boxes:
     """Check ``boxes`` and convert them to float32 (n, 4); an empty sequence gives (0, 4)."""
-    array = np.asarray(boxes, dtype=np.float32)
+    array = _numbers("boxes", boxes)
     if array.size == 0:
         return np.zeros((0, 4), dtype=np.float32)
     if array.ndim != 2 or array.shape[1] != 4:
@@ -35,12 +35,23 @@ def as_boxes(boxes: ArrayLike) -> Boxes:
     return array
 
 
-def check_scores(scores: ArrayLike, count: int) -> NDArray[Any]:
-    """One score per box, (count,)."""
-    values = np.asarray(scores)
+def check_scores(scores: ArrayLike, count: int) -> Scores:
+    """One finite score per box, float32 (count,)."""
+    values = _numbers("scores", scores)
     if values.shape != (count,):
         raise ShapeError(f"{count} boxes need scores of shape ({count},), got {values.shape}")
+    if not np.isfinite(values).all():
+        raise ArgumentError(f"scores must be finite, got {values[~np.isfinite(values)][0]}")
     return values
+
+
+def _numbers(what: str, values: ArrayLike) -> NDArray[np.float32]:
+    """Real numbers as float32; larger ones become infinite."""
+    array = as_array(what, values)
+    if array.dtype.kind not in "fiub" and array.size:
+        raise DtypeError(f"{what} must be an array of real numbers, got {values!r:.80}")
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
 
 
 def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
@@ -64,7 +75,8 @@ def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
 def clip_boxes(boxes: ArrayLike, height: int, width: int) -> Boxes:
     """Clip ``boxes`` (n, 4) to an image of ``height`` x ``width`` pixels."""
     array = as_boxes(boxes)
-    limit = np.array([width, height], dtype=np.float32)
+    sides = number("width", width, 0, ends="[)"), number("height", height, 0, ends="[)")
+    limit = np.array(sides, dtype=np.float32)
     corner = np.clip(array[:, :2], 0, limit)
     opposite = np.clip(array[:, :2] + array[:, 2:], 0, limit)
     return np.concatenate([corner, opposite - corner], axis=1)
@@ -98,6 +110,7 @@ def merge_overlapping(
         One box and the maximum score per cluster, highest score first.
     """
     array, values = _scored(boxes, scores)
+    least = integer("least", least, 1)
     clusters = [c for c in _clusters(array, values, _overlapping(threshold)) if len(c[1]) >= least]
     if not clusters:
         return array[:0], values[:0]
@@ -112,6 +125,7 @@ def drop_nested(boxes: ArrayLike, scores: ArrayLike, fraction: float) -> Indices
     removes detections inside a face, such as a mouth, whose IoU with the face is too small for
     NMS.
     """
+    fraction = number("fraction", fraction, 0, 1, "[]")
 
     def nested(best: Exact, others: Exact) -> NDArray[np.bool_]:
         smaller = np.minimum(_area(best)[:, None], _area(others)[None, :])
@@ -138,12 +152,13 @@ def _clusters(
 
 
 def _overlapping(threshold: float) -> Callable[[Exact, Exact], NDArray[np.bool_]]:
-    return lambda best, others: _iou(best, others).astype(np.float32) > threshold
+    limit = number("threshold", threshold, 0, 1, "[]")
+    return lambda best, others: _iou(best, others).astype(np.float32) > limit
 
 
 def _scored(boxes: ArrayLike, scores: ArrayLike) -> tuple[Boxes, Scores]:
     array = as_boxes(boxes)
-    return array, check_scores(scores, len(array)).astype(np.float32)
+    return array, check_scores(scores, len(array))
 
 
 def _weighted_mean(boxes: Boxes, weights: Scores) -> Boxes:

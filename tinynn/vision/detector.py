@@ -9,12 +9,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from tinynn.arguments import integer, number
 from tinynn.autograd import no_grad
 from tinynn.creation import from_numpy
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.nn import Module, constant_weights
 from tinynn.vision.boxes import Boxes, Scores, clip_boxes, drop_nested, merge_overlapping
-from tinynn.vision.photo import Photo, to_gray
+from tinynn.vision.photo import Photo, as_photo, to_gray
 from tinynn.vision.pyramid import Level, image_pyramid
 
 __all__ = ["Detections", "Detector", "Windows"]
@@ -81,18 +82,18 @@ class Detector:
     min_windows: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.network, Module):
+            raise ArgumentError(f"network must be a Module, got {self.network!r:.80}")
         for name in ("window", "stride", "min_windows"):
-            value = getattr(self, name)
-            valid = isinstance(value, (int, np.integer)) and int(value) >= 1
-            _require(name, value, "an integer >= 1", valid)
-        _require("step", self.step, "a ratio above 1", 1 < self.step < math.inf)
-        _require("threshold", self.threshold, "between 0 and 1", 0 < self.threshold < 1)
-        _require("min_size", self.min_size, "a size above 0", 0 < self.min_size < math.inf)
-        _require("min_share", self.min_share, "a fraction from 0 to 1", 0 <= self.min_share <= 1)
+            setattr(self, name, integer(name, getattr(self, name), 1))
+        self.step = number("step", self.step, 1)
+        self.threshold = number("threshold", self.threshold, 0, 1)
+        self.min_size = number("min_size", self.min_size, 0)
+        self.min_share = number("min_share", self.min_share, 0, 1, "[]")
 
     def detect(self, photo: NDArray[np.uint8]) -> Detections:
         """The objects in ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3), highest score first."""
-        height, width = photo.shape[:2]
+        height, width = as_photo(photo).shape[:2]
         found = self.windows(photo)
         boxes, scores = merge_overlapping(*found[:2], MERGE_IOU, self.min_windows)
         kept = drop_nested(boxes, scores, NESTED)
@@ -103,7 +104,7 @@ class Detector:
 
         In a photo without objects these are the false positives, for hard-negative mining.
         """
-        limit = self.threshold if threshold is None else threshold
+        limit = number("threshold", self.threshold if threshold is None else threshold, 0, 1)
         gray = to_gray(photo)
         height, width = gray.shape[:2]
         smallest = max(
@@ -151,8 +152,3 @@ class Detector:
         scores = 1 / (1 + np.exp(-logits[rows, columns].astype(np.float64)))
         patches = sliding_window_view(level.photo[:, :, 0], (self.window, self.window))[y, x]
         return Windows(boxes, scores.astype(np.float32), patches[..., np.newaxis])
-
-
-def _require(name: str, value: float, rule: str, valid: bool) -> None:
-    if not valid:
-        raise ArgumentError(f"{name} must be {rule}, got {value}")

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tinynn.arguments import integer
 from tinynn.data.decoding import copy_rgb
+from tinynn.errors import ArgumentError
 from tinynn.vision.boxes import as_boxes, check_scores
 from tinynn.vision.photo import Photo, as_photo, to_picture
 
@@ -13,6 +15,7 @@ __all__ = ["draw_boxes"]
 
 Color = tuple[int, int, int]
 GREEN: Color = (40, 220, 90)
+MARGIN = 1000  # pixels outside the photo
 
 
 def draw_boxes(
@@ -28,6 +31,10 @@ def draw_boxes(
     from PIL import ImageDraw
 
     array = as_boxes(boxes)
+    if not isinstance(color, tuple) or len(color) != 3:
+        raise ArgumentError(f"color must be a tuple (red, green, blue), got {color!r:.80}")
+    red, green, blue = (integer("red, green or blue of color", value, 0, 255) for value in color)
+    color = red, green, blue
     labels = [""] * len(array)
     if scores is not None:
         labels = [f"{value:.2f}" for value in check_scores(scores, len(array))]
@@ -35,10 +42,12 @@ def draw_boxes(
     picture = picture if picture.mode == "RGB" else picture.convert("RGB")
     pen = ImageDraw.Draw(picture)
     line = max(1, round(max(picture.size) / 400))
-    for (x, y, width, height), label in zip(array.tolist(), labels, strict=True):
-        pen.rectangle((x, y, x + width, y + height), outline=color, width=line)
+    corners = np.hstack([array[:, :2], array[:, :2] + array[:, 2:]])
+    corners = corners.clip(-MARGIN, np.array(picture.size * 2) + MARGIN)  # within Pillow's range
+    for (left, top, right, bottom), label in zip(corners.tolist(), labels, strict=True):
+        pen.rectangle((left, top, right, bottom), outline=color, width=line)
         if label:
-            _write(pen, x, y, label, color, size=max(10, 6 * line))
+            _write(pen, left, top, label, color, size=max(10, 6 * line))
     drawn = np.empty((picture.height, picture.width, 3), np.uint8)
     copy_rgb(picture, drawn)
     return drawn

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import tinynn.functional as F
+from tinynn.arguments import as_array, integer, number
 from tinynn.autograd import Tensor, enable_grad, grad, no_grad
 from tinynn.creation import tensor
 from tinynn.data.dataset import to_float32
 from tinynn.errors import ArgumentError, LabelError, ShapeError
 from tinynn.nn import Conv2d, Module, constant_weights
 from tinynn.nn.module import observe
+from tinynn.vision.photo import as_photo
 
 __all__ = ["first_filters", "grad_cam", "hires_cam", "occlusion_map", "overlay"]
 
@@ -104,8 +106,9 @@ def occlusion_map(
     """
     floats, wanted = _check(model, images, classes)
     count, height, width = floats.shape[:3]
-    side = max(1, min(height, width) // 4) if patch is None else patch
-    step = max(1, side // 2) if stride is None else stride
+    side = max(1, min(height, width) // 4) if patch is None else integer("patch", patch)
+    step = max(1, side // 2) if stride is None else integer("stride", stride)
+    fill = number("fill", fill)
     if not 1 <= side <= min(height, width) or not 1 <= step <= side:
         raise ArgumentError(
             f"expected 1 <= stride <= patch <= {min(height, width)} pixels, got stride={step} and "
@@ -153,10 +156,12 @@ def overlay(image: NDArray[np.uint8], heat: Maps, strength: float = 0.6) -> Imag
     Returns:
         uint8 (H, W, 3).
     """
-    if heat.shape != image.shape[:2] or image.ndim != 3 or image.shape[2] not in (1, 3):
+    strength = number("strength", strength, 0, 1, "[]")
+    image, heat = as_photo(image), as_array("heat", heat)
+    if heat.shape != image.shape[:2] or heat.dtype.kind != "f":
         raise ShapeError(
             f"overlay expects an image (H, W, 1) or (H, W, 3) and a map (H, W), got {image.shape} "
-            f"and {heat.shape}"
+            f"and {heat.shape} of {heat.dtype}"
         )
     level = heat.clip(0, 1)
     stops = np.linspace(0, 1, len(_COLORMAP))
@@ -248,13 +253,13 @@ def _image_layer(model: Module, path: str | None, example: Maps) -> Module:
 
 def _check(model: Module, images: Images, classes: ArrayLike | None) -> tuple[Maps, Classes | None]:
     """Images as float32 in [0, 1], classes as int64."""
-    values = np.asarray(images)
+    values = as_array("images", images)
     if values.ndim != 4 or not values.size:
         raise ShapeError(f"expected images (N, H, W, C) with N >= 1, got {values.shape}")
     floats = to_float32(values)
     if classes is None:
         return floats, None
-    wanted = np.asarray(classes)
+    wanted = as_array("classes", classes)
     if wanted.shape != (len(values),) or wanted.dtype.kind not in "iu":
         raise ShapeError(
             f"expected one integer class per image, ({len(values)},), got {wanted.shape} of dtype "

@@ -6,10 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinynn.arguments import integer, number
 from tinynn.errors import ArgumentError
 from tinynn.vision.photo import Photo, as_photo, to_picture
 
 __all__ = ["Level", "image_pyramid"]
+
+MOST_PIXELS = 1 << 29
+"""Values of the largest level."""
 
 
 class Level(NamedTuple):
@@ -40,18 +44,28 @@ def image_pyramid(
     Raises:
         ArgumentError: If a number is out of range.
     """
-    if step <= 1:
-        raise ArgumentError(f"step is the ratio of two scales and must be above 1, got {step}")
-    if min_size <= 0 or window <= 0:
-        raise ArgumentError(f"window and min_size must be above 0, got {window} and {min_size}")
+    step = number("step", step, 1)
+    window = integer("window", window, 1)
+    min_size = number("min_size", min_size, 0)
+    max_size = number("max_size", max_size, 0, ends="(]")
     array = as_photo(photo)
-    height, width = array.shape[:2]
-    size = float(min_size)
+    scale = window / min_size
+    if array.size * scale**2 > MOST_PIXELS and min_size <= min(array.shape[:2]):
+        raise ArgumentError(
+            f"min_size {min_size} enlarges {array.shape[1]} x {array.shape[0]} pixels by {scale:g}"
+        )
+    return _levels(array, step, window, min_size, max_size)
+
+
+def _levels(
+    photo: Photo, step: float, window: int, size: float, max_size: float
+) -> Iterator[Level]:
+    height, width = photo.shape[:2]
     while size <= min(max_size, height, width):
         scale = window / size
         rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
         # The exact factors follow from the rounded number of pixels.
-        yield Level(resize(array, rows, columns), columns / width, rows / height)
+        yield Level(resize(photo, rows, columns), columns / width, rows / height)
         size *= step
 
 
