@@ -384,7 +384,8 @@ def record(name: str, data: Array, *inputs: tuple[Any, VJP]) -> Tensor:
             return record("cube", x.data ** 3, (x, lambda grad: grad * (3 * x * x)))
 
     Inputs that need no gradient are dropped at once, and with them what their VJPs captured. Python
-    numbers and None are allowed as inputs and dropped likewise.
+    numbers and None are allowed as inputs and dropped likewise. A VJP captures the tensors whose
+    values it needs, not their arrays, so that a change in place before ``backward`` is an error.
 
     Args:
         name: The function's name, for error messages and traces.

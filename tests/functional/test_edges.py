@@ -120,3 +120,20 @@ def test_the_spread_of_equal_values(function: Any, device: str) -> None:
     slope = tinynn.grad(spread.sum(), x, create_graph=True)
     assert slope.tolist()[0] == [0, 0]
     assert np.isfinite(tinynn.grad((slope * slope).sum(), x).numpy()).all()
+
+
+def test_huber_loss_at_its_ends(device: str) -> None:
+    """The curvature at 0 is 1; large differences overflow in no square."""
+    x = tinynn.tensor([0.0, 0.25, 1e30, -1e30, np.inf, -np.inf], "float32", device, True)
+    losses = F.huber_loss(x, tinynn.zeros_like(x), 1.0, "none")
+    np.testing.assert_allclose(losses.numpy(), [0, 1 / 32, 1e30, 1e30, np.inf, np.inf])
+    slope = tinynn.grad(losses.sum(), x, create_graph=True)
+    np.testing.assert_allclose(slope.numpy(), [0, 0.25, 1, -1, 1, -1])
+    assert tinynn.grad(slope.sum(), x).tolist() == [1, 1, 0, 0, 0, 0]
+
+
+def test_a_quotient_of_large_and_of_small_numbers(device: str) -> None:
+    x = tinynn.tensor([1e25, 1e-25], device=device, requires_grad=True)
+    y = tinynn.tensor([1e25, 1e-25], device=device, requires_grad=True)
+    got = tinynn.grad((x / y).sum(), y)
+    np.testing.assert_allclose(got.numpy(), [-1e-25, -1e25], rtol=1e-6)

@@ -47,7 +47,7 @@ def _product(x: Tensor, y: Tensor) -> Tensor:
 
 def _transposed(x: Tensor) -> Tensor:
     """x with its last two axes exchanged."""
-    return x.permute(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2)
+    return record("permute", x.data.swapaxes(-1, -2), (x, _transposed))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -254,10 +254,11 @@ def huber_loss(
     """
     delta = number("huber_loss: delta", delta, 0)
     x, t = _pair("huber_loss", prediction, target)
-    distance = absolute(x - t)
-    losses = where(
-        distance <= delta, square(distance) * 0.5, distance * delta - delta * (delta / 2)
-    )
+    difference = x - t
+    distance = absolute(difference)
+    near = distance <= delta
+    quadratic = square(where(near, difference, 0.0)) * 0.5  # the other squares may overflow
+    losses = where(near, quadratic, distance * delta - delta * (delta / 2))
     return _reduce("huber_loss", losses, reduction)
 
 
