@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tinynn.arguments import integer
 from tinynn.backend import Array, Backend, get_backend
 from tinynn.backend.philox import WORDS_PER_BLOCK
 from tinynn.errors import ArgumentError, FileFormatError
+from tinynn.files import require_state
 
 __all__ = ["Generator", "manual_seed"]
 
@@ -50,8 +52,7 @@ class Generator:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned."""
-        if set(state) != {"seed", "position"}:
-            raise FileFormatError(f"a Generator's state has seed and position, got {sorted(state)}")
+        require_state("a Generator", state, {"seed": Integral, "position": Integral})
         try:
             self.state = _checked_seed(state["seed"]), integer("position", state["position"], 0)
         except ArgumentError as error:

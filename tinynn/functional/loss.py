@@ -70,7 +70,7 @@ def cross_entropy(
         weight: Weight of each class. The mean is then a weighted mean.
         label_smoothing: Share of each target that is spread evenly over all classes. Szegedy et
             al. (2016).
-        ignore_index: Examples with this label do not contribute.
+        ignore_index: Examples with this label do not contribute. If all have it, the mean is 0.
         reduction: "mean", "sum" or "none".
 
     Shape:
@@ -107,7 +107,8 @@ def cross_entropy(
     if ignore_index is not None:
         losses = where(target.reshape(-1) != ignore_index, losses, 0.0)
     if reduction == "mean" and share is not None and flat.size:
-        return losses.sum() / share.sum()
+        total = share.sum()
+        return losses.sum() / where(total == 0, 1.0, total)
     return _reduce("cross_entropy", losses.reshape(target.shape), reduction)
 
 

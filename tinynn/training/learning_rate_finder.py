@@ -12,7 +12,7 @@ from tinynn.errors import ArgumentError
 from tinynn.nn import Module
 from tinynn.optim import Optimizer
 from tinynn.training.curves import BLUE, ORANGE, new_figure
-from tinynn.training.protocols import Loader, LossFunction, passes
+from tinynn.training.protocols import Loader, LossFunction, check_loader, passes
 from tinynn.training.snapshot import restored
 
 __all__ = ["RateTest", "find_learning_rate"]
@@ -71,8 +71,7 @@ def find_learning_rate(
     low, high, steps = number("low", low), number("high", high), integer("steps", steps)
     if not 0 < low < high or steps < 10:
         raise ArgumentError(f"expected 0 < low < high and steps >= 10, got {low}, {high}, {steps}")
-    if len(loader) == 0:
-        raise ArgumentError("find_learning_rate needs at least one batch, but the loader is empty")
+    check_loader("loader", loader)
     rates: list[float] = []
     losses: list[float] = []
     schedule = optimizer.schedule

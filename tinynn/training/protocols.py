@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tinynn.autograd import Tensor
 from tinynn.data import DataLoader
+from tinynn.errors import ArgumentError
 
 LossFunction = Callable[[Any, Tensor], Tensor]
 """``loss_function(outputs, labels)`` returns the mean loss of a batch, a scalar tensor."""
@@ -26,6 +27,16 @@ class Loader(Protocol):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Each batch as (images, labels)."""
+
+
+def check_loader(name: str, loader: Any) -> None:
+    """ArgumentError unless the loader has batches, and can be iterated over again and again."""
+    if not hasattr(loader, "__len__") or not hasattr(loader, "__iter__"):
+        raise ArgumentError(
+            f"the {name} must be a DataLoader or a list of batches, got a {type(loader).__name__}"
+        )
+    if len(loader) == 0:
+        raise ArgumentError(f"the {name} is empty: there must be at least one batch")
 
 
 def passes(loader: Any) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:

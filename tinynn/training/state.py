@@ -21,7 +21,7 @@ from tinynn.training.early_stopping import BestEpoch
 from tinynn.training.epoch_metrics import EpochMetrics, History, MetricAccumulator
 from tinynn.training.evaluation import evaluate
 from tinynn.training.micro_batches import accumulate, with_advice
-from tinynn.training.protocols import Loader, LossFunction, Metric
+from tinynn.training.protocols import Loader, LossFunction, Metric, check_loader
 
 __all__ = ["TrainingState"]
 
@@ -59,14 +59,9 @@ class TrainingState:
 
     def __post_init__(self) -> None:
         self.epochs = integer("epochs", self.epochs, least=0)
-        for name, loader in (("loader", self.loader), ("validation", self.validation)):
-            if loader is not None and not hasattr(loader, "__len__"):
-                raise ArgumentError(
-                    f"fit expects a DataLoader or a list of batches as {name}, got a "
-                    f"{type(loader).__name__}, which can be iterated over only once"
-                )
-        if len(self.loader) == 0:
-            raise ArgumentError("fit needs at least one batch, but the loader is empty")
+        check_loader("loader", self.loader)
+        if self.validation is not None:
+            check_loader("validation loader", self.validation)
         if self.metrics and self.validation is None:
             raise ArgumentError(f"metrics {sorted(self.metrics)} need validation=loader")
         if "loss" in self.metrics:
