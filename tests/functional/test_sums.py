@@ -299,3 +299,28 @@ def test_products_of_millions_of_terms() -> None:
     slope = tinynn.grad((F.conv2d(pixels, weight) * tinynn.full(pixels.shape, 0.1)).sum(), weight)
     for got, terms in ((row @ row.permute(1, 0), 2e6), (slope, 1e6)):
         np.testing.assert_allclose(got.numpy(), terms * value**2, rtol=512 * np.finfo("f").eps)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("margin", [0.0, 5.0, 25.0, 60.0])
+def test_cross_entropy_of_a_sure_prediction(margin: float, dtype: str, device: str) -> None:
+    """The loss log(1 + 2·exp(-margin)) and its gradient keep their digits near 0."""
+    values = np.array([[0.0, -margin, -margin], [-margin, -margin, 0.0]])
+    x = tinynn.tensor(values, dtype, device, requires_grad=True)
+    labels = tinynn.tensor([0, 2], device=device)
+    loss = F.cross_entropy(x, labels)
+    expected, share = math.log1p(2 * math.exp(-margin)), 1 / (2 + math.exp(margin))
+    tolerance = 1e-6 if dtype == "float32" else 1e-13
+    assert loss.item() == pytest.approx(expected, rel=tolerance)
+    assert F.log_softmax(x)[0, 0].item() == pytest.approx(-expected, rel=tolerance)
+    slope = tinynn.grad(loss, x).numpy()[0]
+    np.testing.assert_allclose(slope, np.array([-2, 1, 1]) * share / 2, rtol=tolerance)
+
+
+@pytest.mark.parametrize("method", [optim.Adam, optim.RMSprop])
+def test_an_optimizer_squares_float16_in_float32(method: Any, device: str) -> None:
+    x = tinynn.tensor(np.float16([1.0, 2.0]), device=device, requires_grad=True)
+    x.grad = tinynn.tensor(np.float16([500.0, -500.0]), device=device)
+    method([x], learning_rate=0.125).step()
+    assert x.numpy()[0] < 0.9
+    assert x.numpy()[1] > 2.1

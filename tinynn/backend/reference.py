@@ -202,9 +202,16 @@ class Backend:
     # -- softmax ----------------------------------------------------------------------------
 
     def log_softmax(self, x: Array, axis: int) -> Array:
-        """x - log Σ exp(x) along an axis; subtracting the maximum first prevents overflow."""
+        """x - log Σ exp(x) along an axis.
+
+        Subtracting the maximum first prevents overflow. With n elements at the maximum, log Σ is
+        then log(n) + log1p(Σ / n) with the sum over the others: log(1 + Σ) would lose a small sum.
+        """
         shifted = x - x.max(axis=axis, keepdims=True)
-        return shifted - self.xp.log(self.sum(self.xp.exp(shifted), (axis,), keepdims=True))
+        highest = shifted == 0
+        others = self.sum(self.xp.exp(shifted) - highest, (axis,), keepdims=True)
+        count = highest.sum(axis=axis, keepdims=True).clip(1).astype(x.dtype)  # 0: all are NaN
+        return shifted - (self.xp.log(count) + self.xp.log1p(others / count))
 
     def softmax(self, x: Array, axis: int) -> Array:
         """exp(x) / Σ exp(x) along an axis."""
@@ -227,8 +234,8 @@ class Backend:
         self, grad: Array, logits: Array, kept: Array, labels: Array
     ) -> Array:
         """(softmax(logits) - one_hot(labels)) · grad / n, for a scalar gradient."""
-        result = self.xp.exp(kept)
-        result[self.xp.arange(len(labels)), labels] -= 1
+        result, picked = self.xp.exp(kept), (self.xp.arange(len(labels)), labels)
+        result[picked] = self.xp.expm1(kept[picked])
         result *= grad * (1 / len(labels))
         return result
 

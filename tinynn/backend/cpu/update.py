@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.threads import parallel
 from tinynn.backend.formula import Formula
@@ -28,7 +30,19 @@ def update(
         parts = (slice(start, start + step) for start in range(0, size, step))
         pieces += [tuple(array[part] for array in flat) for part in parts]
     if large:
-        parallel(lambda piece: formula(*piece), pieces)
+        parallel(lambda piece: _apply(formula, piece), pieces)
     else:
         for piece in pieces:
-            formula(*piece)
+            _apply(formula, piece)
+
+
+def _apply(formula: Formula, arrays: tuple[Array, ...]) -> None:
+    """formula(*arrays), for float16 in float32, as on a GPU: squares of gradients overflow."""
+    if arrays[0].dtype.itemsize > 2:
+        formula(*arrays)
+        return
+    wide = [array.astype(np.float32) for array in arrays]
+    formula(*wide)
+    for i, array in enumerate(arrays):
+        if i != 1:  # the gradient, which no formula changes
+            array[...] = wide[i]

@@ -56,13 +56,21 @@ cross_entropy(const SCALAR* logits, const long long* labels, long long rows, int
             if (value > highest || value != value) highest = value;
         }
         highest = row_max(highest, lanes);
+        // log(count) + log1p(others / count) keeps the digits of a small sum over the other elements
         Sum part = {0, 0, 0};
+        ACCUMULATE count = 0;
         for (int k = lane; inside && k < classes; k += lanes) {
-            include(part, exp(widen(own[k]) - highest));
+            const ACCUMULATE value = widen(own[k]);
+            if (value == highest) {
+                count += 1;
+            } else {
+                include(part, exp(value - highest));
+            }
         }
-        const ACCUMULATE terms = row_sum(value_of(part), lanes);
+        const ACCUMULATE others = row_sum(value_of(part), lanes);
+        count = row_sum(count, lanes);
         if (inside && lane == 0) {
-            const ACCUMULATE logarithm = log(terms);
+            const ACCUMULATE logarithm = log(count) + log1p(others / count);
             const long long label = labels[row];
             kept[2 * row] = highest;
             kept[2 * row + 1] = logarithm;
@@ -84,7 +92,7 @@ extern "C" __global__ void cross_entropy_gradient(const SCALAR* grad, const SCAL
     const ACCUMULATE scale = widen(*grad) / rows;
     for (long long e = FIRST; e < rows * classes; e += ALL) {
         const long long row = e / classes;
-        const ACCUMULATE share = exp(widen(logits[e]) - kept[2 * row] - kept[2 * row + 1]);
-        store(out + e, (share - (labels[row] == e % classes)) * scale);
+        const ACCUMULATE score = widen(logits[e]) - kept[2 * row] - kept[2 * row + 1];
+        store(out + e, (labels[row] == e % classes ? expm1(score) : exp(score)) * scale);
     }
 }
