@@ -111,28 +111,23 @@ def einsum(subscripts: str, *tensors: Tensor) -> Tensor:
 
 def _contract(p: str, x: Tensor, q: str, y: Tensor, kept: str) -> tuple[str, Tensor]:
     """The product of x with axes p and y with axes q, summed over all axes that are not kept."""
-    both = [letter for letter in p if letter in q]
-    batch, summed = ([c for c in both if (c in kept) is keep] for keep in (True, False))
+    summed = [c for c in p if c in q and c not in kept]
+    batch = [c for c in p if c in q and c in kept]
     left, right = [c for c in p if c not in q], [c for c in q if c not in p]
-    sizes = dict(zip(p + q, x.shape + y.shape, strict=True))
+    result, sizes = batch + left + right, dict(zip(p + q, x.shape + y.shape, strict=True))
 
-    def shape(letters: list[str]) -> list[int]:
-        return [sizes[letter] for letter in letters]
+    def aligned(tensor: Tensor, letters: str) -> Tensor:
+        order = [letters.index(c) for c in result + summed if c in letters]
+        shape = [sizes[c] if c in letters else 1 for c in result + summed]
+        return tensor.permute(*order).reshape(shape)
 
-    if not left and not right:
-        axes = tuple(axis for axis, letter in enumerate(p) if letter in summed)
-        return "".join(batch), _dot(x, y.permute(*map(q.index, p)), axes)
-    x = x.permute(*map(p.index, batch + left + summed))
-    y = y.permute(*map(q.index, batch + summed + right))
-    if summed:
-        ends = [math.prod(shape(letters)) for letters in (left, summed, right)]
-        before = [math.prod(shape(batch))] * bool(batch)
-        out = _product(x.reshape(*before, *ends[:2]), y.reshape(*before, *ends[1:]))
-        out = out.reshape(shape(batch + left + right))
-    else:
-        out = x.reshape(*x.shape, *(1 for _ in right))
-        out = out * y.reshape(*shape(batch), *(1 for _ in left), *shape(right))
-    return "".join(batch + left + right), out
+    a, b = aligned(x, p), aligned(y, q)
+    if not (left and right and summed):
+        return "".join(result), _dot(a, b, tuple(range(len(result), a.ndim)))
+    lead = [math.prod([sizes[c] for c in batch])] if batch else []
+    rows, columns, terms = (math.prod([sizes[c] for c in own]) for own in (left, right, summed))
+    out = _product(a.reshape(*lead, rows, terms), _transposed(b.reshape(*lead, columns, terms)))
+    return "".join(result), out.reshape([sizes[c] for c in result])
 
 
 @in_float32
