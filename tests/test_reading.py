@@ -312,6 +312,20 @@ class TestModels:
         with pytest.raises(ArgumentError, match="extra must be a dict of JSON data"):
             tinynn.save(nn.ReLU(), tmp_path / "model", extra=recursive)
 
+    def test_arguments_that_json_cannot_hold(self, tmp_path: Path) -> None:
+        class Holder(nn.Module):
+            def __init__(self, value: Any) -> None:
+                self.value = value
+
+        nested: list[Any] = []
+        for _ in range(2000):
+            nested = [nested]
+        recursive: list[Any] = []
+        recursive.append(recursive)
+        for value in (10**5000, nested, recursive, 1j, {1: 2}, b"", len, ...):
+            with pytest.raises(ArgumentError, match=r"Holder|path"):
+                tinynn.save(Holder(value), tmp_path / "model")
+
     def test_extra_data_of_numpy(self, tmp_path: Path) -> None:
         extra = {"threshold": np.float32(0.5), "mean": np.arange(3), "flag": np.bool_(True)}
         tinynn.save(nn.ReLU(), tmp_path / "model", extra=extra)
@@ -456,5 +470,5 @@ def test_urls_that_cannot_be_used(url: str, secret: str) -> None:
 
 @pytest.mark.parametrize("place", ["", "a\0b", 3, None, object()])
 def test_what_is_no_place(place: Any) -> None:
-    with pytest.raises(ArgumentError, match="expected the path of a file"):
+    with pytest.raises(StorageError, match="expected the path of a file"):
         Checkpoints(place)

@@ -42,12 +42,16 @@ def save(model: Module, path: FilePath, extra: dict[str, Any] | None = None) -> 
     Example:
         >>> tinynn.save(model, "model.safetensors", extra={"classes": ["cat", "dog"]})
     """
-    description = _encode(model, type(model).__name__)
-    _check_rebuilds(model, description)
-    arrays = {name: t.numpy() for name, t in model.state_dict().items()}
-    header = {"tinynn": FORMAT, "model": json.dumps(description)}
+    name = type(model).__name__
+    try:
+        description = _encode(model, name)
+        _check_rebuilds(model, description)
+    except RecursionError as error:
+        raise ArgumentError(f"cannot store {name}: it is nested too deeply") from error
+    header = {"tinynn": FORMAT, "model": _json_text(name, description)}
     if extra is not None:
-        header["extra"] = _extra_text(extra)
+        header["extra"] = _json_text("extra", extra)
+    arrays = {name: t.numpy() for name, t in model.state_dict().items()}
     files.write_atomically(path, files.safetensors_content(arrays, header))
 
 
@@ -100,18 +104,18 @@ def load_extra(path: FilePath) -> dict[str, Any]:
     return files.json_object(files.read_metadata(path).get("extra", "{}"), str(path))
 
 
-def _extra_text(extra: dict[str, Any]) -> str:
-    def plain(value: Any) -> Any:
-        if isinstance(value, (np.generic, np.ndarray)):
-            return value.tolist()
-        raise TypeError(f"{value!r:.60} is not JSON")
+def _json_text(what: str, value: Any) -> str:
+    def plain(item: Any) -> Any:
+        if isinstance(item, (np.generic, np.ndarray)):
+            return item.tolist()
+        raise TypeError(f"{item!r:.60} is not JSON")
 
     try:
-        if not isinstance(extra, dict):
-            raise TypeError(f"{extra!r:.60} is not a dict")
-        return json.dumps(extra, default=plain)
+        if not isinstance(value, dict):
+            raise TypeError(f"{value!r:.60} is not a dict")
+        return json.dumps(value, default=plain)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ArgumentError(f"save: extra must be a dict of JSON data: {error}") from error
+        raise ArgumentError(f"save: {what} must be a dict of JSON data: {error}") from error
 
 
 # -- the construction of a model as JSON -----------------------------------------------------------
