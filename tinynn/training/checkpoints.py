@@ -366,14 +366,16 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         if self._depth == 0:
             self._reopen_if_used()
-            with ExitStack() as stack:
-                stack.enter_context(self._store.locked(_WAIT_FOR_OWNER))
+            with ExitStack() as lock, ExitStack() as signals:
+                lock.enter_context(self._store.locked(_WAIT_FOR_OWNER))
                 if not self._parts and self._names() != self._listed:  # by another process
                     self._resume(self._resumes)
-                stack.enter_context(stop_on_signals(self._stop))
+                signals.enter_context(stop_on_signals(self._stop))
                 if self.watch_spot:
-                    stack.enter_context(stop_on_spot_notice(self._stop, say))
-                self._stack = stack.pop_all()
+                    signals.enter_context(stop_on_spot_notice(self._stop, say))
+                # left last, so that Ctrl-C cannot leave the folder locked
+                self._stack.push(signals.pop_all())
+                self._stack.push(lock.pop_all())
         self._depth += 1
         return self
 

@@ -49,7 +49,7 @@ def stop_on_signals(request: StopRequest) -> Iterator[None]:
     before: dict[signal.Signals, Any] = {}
 
     def restore() -> None:
-        for number, handler in before.items():
+        for number, handler in reversed(before.items()):  # SIGINT last: it may raise
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def handle(number: int, frame: Any) -> None:

@@ -18,6 +18,7 @@ from tinynn.errors import FileFormatError, StorageError
 from tinynn.files import (
     Content,
     FilePath,
+    check_writable,
     local_path,
     make_folder,
     path_text,
@@ -61,8 +62,7 @@ class Folder:
     def check(self) -> None:
         """StorageError if nothing can be written."""
         with _failing(f"cannot write {self.location}"):
-            write_atomically(self._path / _PROBE, b"")
-            (self._path / _PROBE).unlink(missing_ok=True)
+            check_writable(self._path / _PROBE)
 
     @contextmanager
     def locked(self, patience: float = 0.0) -> Iterator[None]:
