@@ -6,8 +6,9 @@ import inspect
 import types
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Generic, TypeVar
+from weakref import ref
 
 from tinynn.errors import ArgumentError
 
@@ -20,8 +21,8 @@ class Scoped(Generic[T]):
     """A setting. Its value is that of the innermost block, and the default outside of all."""
 
     def __init__(self, name: str, default: T) -> None:
-        # of the innermost block: its value, its key, and the same of the enclosing block
-        self.innermost: ContextVar[tuple[T, object, Any]]
+        # of the innermost block: its value, a reference to it, and the same of the enclosing block
+        self.innermost: ContextVar[tuple[T, ref[Block[T]] | None, Any]]
         self.innermost = ContextVar(name, default=(default, None, None))
 
     def get(self) -> T:
@@ -37,32 +38,26 @@ class Block(Generic[T]):
     """A context in which a setting has another value; one object may be entered several times.
 
     An interrupt (Ctrl-C) leaves no block behind. If it is raised inside ``__enter__``, the block is
-    left at once. If it is raised before the first instruction of ``__exit__``, the block is left
-    with the enclosing one, or else when Python deletes the object together with the exception.
+    left at once. If it is raised in ``__exit__``, which Python may do before the first instruction,
+    the block is left with the enclosing one, or else when Python deletes it with the exception.
     """
 
     def __init__(self, setting: Scoped[T], inside: Callable[[T], T]) -> None:
-        self._innermost, self._inside = setting.innermost, inside
-        self._key = object()  # not the block, which would then never be deleted
+        self._setting, self._inside = setting, inside
 
     def __enter__(self) -> None:
-        before = self._innermost.get()
+        innermost = self._setting.innermost
+        before = innermost.get()
         value = self._inside(before[0])
+        key = ref(self, partial(_leave, innermost))
         try:
-            self._innermost.set((value, self._key, before))
+            innermost.set((value, key, before))
         except BaseException:
-            self._innermost.set(before)
+            innermost.set(before)
             raise
 
     def __exit__(self, *exception: object) -> None:
-        _, key, enclosing = self._innermost.get()
-        while key is not None:
-            if key is self._key:
-                self._innermost.set(enclosing)
-                return
-            _, key, enclosing = enclosing
-
-    __del__ = __exit__
+        _leave(self._setting.innermost, self)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorate a function, also one with ``yield``, or a coroutine."""
@@ -74,7 +69,7 @@ class Block(Generic[T]):
 
         @wraps(function)
         def decorated(*args: Any, **kwargs: Any) -> Any:
-            with self:
+            with self._setting.block(self._inside):  # one that is deleted after an interrupt
                 return function(*args, **kwargs)
 
         @wraps(function)
@@ -94,15 +89,25 @@ class Block(Generic[T]):
         resume, argument = body.send, None
         while True:
             try:
-                with self:
+                with self._setting.block(self._inside):
                     item = resume(argument)
             except StopIteration as stop:
                 return stop.value
             try:
                 resume, argument = body.send, (yield item)
             except GeneratorExit:
-                with self:
+                with self._setting.block(self._inside):
                     body.close()
                 raise
             except BaseException as error:
                 resume, argument = body.throw, error
+
+
+def _leave(innermost: ContextVar[Any], block: object) -> None:
+    """Leave a block, given by itself or, after it was deleted, by its key."""
+    _, key, enclosing = innermost.get()
+    while key is not None:
+        if key is block or key() is block:
+            innermost.set(enclosing)
+            return
+        _, key, enclosing = enclosing
