@@ -17,12 +17,51 @@ __all__ = ["Block", "Scoped"]
 T = TypeVar("T")
 
 
+class _Token:
+    """Exists as long as something may leave the context."""
+
+
+Key = ref[_Token]
+
+
+class _Exit:
+    """``__exit__`` of a context: a function that owns the token but passes on only the key."""
+
+    def __get__(self, context: Context | None, kind: type[Context]) -> Callable[..., None]:
+        if context is None:
+            return lambda context, *exception: context.__exit__(*exception)
+        leave = partial(context.leave, ref(context.token))
+        vars(leave)["token"] = context.token
+        return leave
+
+
+class Context:
+    """A context manager that an interrupt (Ctrl-C) never leaves entered.
+
+    Python may raise KeyboardInterrupt within ``__enter__``, or in place of ``__exit__``. The former
+    is handled there. In the latter case Python deletes the function ``__exit__`` and with it the
+    token, as no frame that the traceback keeps refers to it, and this leaves the context, too.
+
+    Args:
+        leave: Called as ``leave(key, *exception)``; without effect if the context is not entered.
+    """
+
+    def __init__(self, leave: Callable[..., None]) -> None:
+        self.leave, self.token = leave, _Token()
+
+    def __enter__(self) -> None:
+        """Enter it under the key ``ref(self.token, self.leave)``, equal to that of ``leave``."""
+        raise NotImplementedError
+
+    __exit__ = _Exit()
+
+
 class Scoped(Generic[T]):
     """A setting. Its value is that of the innermost block, and the default outside of all."""
 
     def __init__(self, name: str, default: T) -> None:
-        # of the innermost block: its value, a reference to it, and the same of the enclosing block
-        self.innermost: ContextVar[tuple[T, ref[Block[T]] | None, Any]]
+        # of the innermost block: its value, its key, and the same of the enclosing block
+        self.innermost: ContextVar[tuple[T, Key | None, Any]]
         self.innermost = ContextVar(name, default=(default, None, None))
 
     def get(self) -> T:
@@ -34,30 +73,22 @@ class Scoped(Generic[T]):
         return Block(self, inside)
 
 
-class Block(Generic[T]):
-    """A context in which a setting has another value; one object may be entered several times.
-
-    An interrupt (Ctrl-C) leaves no block behind. If it is raised inside ``__enter__``, the block is
-    left at once. If it is raised in ``__exit__``, which Python may do before the first instruction,
-    the block is left with the enclosing one, or else when Python deletes it with the exception.
-    """
+class Block(Context, Generic[T]):
+    """A context in which a setting has another value; one object may be entered several times."""
 
     def __init__(self, setting: Scoped[T], inside: Callable[[T], T]) -> None:
-        self._setting, self._inside = setting, inside
+        super().__init__(partial(_leave, setting.innermost))
+        self.setting, self.inside = setting, inside
 
     def __enter__(self) -> None:
-        innermost = self._setting.innermost
+        innermost, key = self.setting.innermost, ref(self.token, self.leave)
         before = innermost.get()
-        value = self._inside(before[0])
-        key = ref(self, partial(_leave, innermost))
+        value = self.inside(before[0])
         try:
             innermost.set((value, key, before))
         except BaseException:
             innermost.set(before)
             raise
-
-    def __exit__(self, *exception: object) -> None:
-        _leave(self._setting.innermost, self)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorate a function, also one with ``yield``, or a coroutine."""
@@ -69,7 +100,7 @@ class Block(Generic[T]):
 
         @wraps(function)
         def decorated(*args: Any, **kwargs: Any) -> Any:
-            with self._setting.block(self._inside):  # one that is deleted after an interrupt
+            with self.setting.block(self.inside):
                 return function(*args, **kwargs)
 
         @wraps(function)
@@ -89,25 +120,25 @@ class Block(Generic[T]):
         resume, argument = body.send, None
         while True:
             try:
-                with self._setting.block(self._inside):
+                with self.setting.block(self.inside):
                     item = resume(argument)
             except StopIteration as stop:
                 return stop.value
             try:
                 resume, argument = body.send, (yield item)
             except GeneratorExit:
-                with self._setting.block(self._inside):
+                with self.setting.block(self.inside):
                     body.close()
                 raise
             except BaseException as error:
                 resume, argument = body.throw, error
 
 
-def _leave(innermost: ContextVar[Any], block: object) -> None:
-    """Leave a block, given by itself or, after it was deleted, by its key."""
-    _, key, enclosing = innermost.get()
-    while key is not None:
-        if key is block or key() is block:
+def _leave(innermost: ContextVar[Any], key: Key, *exception: object) -> None:
+    """Leave the block with this key."""
+    _, found, enclosing = innermost.get()
+    while found is not None:
+        if found == key:  # as long as their token exists, else if they are the same
             innermost.set(enclosing)
             return
-        _, key, enclosing = enclosing
+        _, found, enclosing = enclosing

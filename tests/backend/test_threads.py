@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import tinynn
+from tinynn.backend.cpu import threads
 from tinynn.backend.cpu.system import cpu_quota, usable_cores
 from tinynn.backend.cpu.threads import _blas, parallel, single_threaded_blas
 from tinynn.errors import ArgumentError
@@ -111,6 +112,45 @@ def test_an_interrupt_reaches_the_caller() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         parallel(interrupt, range(10))
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2])
+def test_a_system_without_more_threads_means_fewer(
+    allowed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tinynn.set_num_threads(5)
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def limited(thread: threading.Thread) -> None:
+        if len(started) >= allowed:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
+    threads._pool.chosen = 5
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    for _ in range(3):
+        done: list[int] = []
+        parallel(done.append, range(50))
+        assert sorted(done) == list(range(50))
+    assert len(started) == allowed
+
+
+def test_the_number_of_threads_may_fall_while_a_kernel_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The caller waits for no worker that was never started."""
+    counts = iter([4, 4])
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
+    monkeypatch.setattr(threads, "get_num_threads", lambda: next(counts, 1))
+    done: list[int] = []
+    caller = threading.Thread(target=parallel, args=(done.append, range(50)), daemon=True)
+    caller.start()
+    caller.join(timeout=20)
+    assert not caller.is_alive()
+    assert sorted(done) == list(range(50))
 
 
 def test_a_process_exits_with_idle_workers() -> None:

@@ -24,17 +24,20 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from functools import partial
+from operator import methodcaller
 from queue import SimpleQueue
 from typing import Any, TypeVar
+from weakref import ref
 
 import numpy as np
 
 from tinynn.arguments import integer
 from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.system import usable_cores
+from tinynn.scoped import Context, Key
 
 T = TypeVar("T")
 
@@ -51,20 +54,30 @@ class _Pool:
         self.lock = threading.Lock()
         self.tasks: SimpleQueue[tuple[Callable[[], None], threading.Lock]] = SimpleQueue()
 
-    def submit(self, work: Callable[[], None], times: int) -> list[threading.Lock]:
-        """Call ``work`` on ``times`` workers; each lock is released when one call has returned."""
-        with self.lock:
-            for _ in range(self.started, get_num_threads() - 1):
-                threading.Thread(target=self._loop, name="tinynn", daemon=True).start()
-                # counted after it has started: after an interrupt in between, the caller would wait
-                # for a worker that does not exist
-                self.started += 1
-        locks = [threading.Lock() for _ in range(times)]
-        for lock in locks:
+    def submit(self, work: Callable[[], None], times: int, running: list[threading.Lock]) -> None:
+        """Call ``work`` on ``times`` workers, fewer if the system refuses to start that many.
+
+        ``running`` gets a lock for each call; it is released when the call has returned.
+        """
+        if self.started < times:
+            self._start(times)
+        for _ in range(min(times, self.started)):
+            lock = threading.Lock()
             lock.acquire()
             # in a copy of the caller's context, which holds numpy.errstate
             self.tasks.put((partial(copy_context().run, work), lock))
-        return locks
+            running.append(lock)
+
+    def _start(self, count: int) -> None:
+        with self.lock:
+            while self.started < count:
+                try:
+                    threading.Thread(target=self._loop, name="tinynn", daemon=True).start()
+                except RuntimeError:  # can't start new thread
+                    return
+                # counted after it has started: after an interrupt in between, the caller would wait
+                # for a worker that does not exist
+                self.started += 1
 
     def _loop(self) -> None:
         _this_thread.is_worker = True
@@ -86,42 +99,49 @@ _this_thread = _ThisThread()
 class _BlasLimit:
     """Sets the BLAS libraries to one thread while at least one thread holds the limit.
 
-    Their number of threads is global to the process, so a counter of holders decides when it is
+    Their number of threads is global to the process, so the set of holders decides when it is
     lowered and when it is restored.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.libraries: list[Any] | None = None
+        self.libraries: list[Any] = []
+        self.searched = False
         self.usual: list[int] = []
-        self.holders = 0
+        self.holders: set[Key] = set()
 
-    def hold(self) -> None:
+    def hold(self, holder: Key) -> None:
+        """Let this thread take part; ``release`` also undoes a call that was interrupted."""
         with self.lock:
-            if self.libraries is None:
+            if not self.searched:
                 from threadpoolctl import ThreadpoolController  # searches all loaded libraries
 
                 found = ThreadpoolController().select(user_api="blas")
-                self.libraries = list(found.lib_controllers)
-            if self.holders == 0:
-                self.usual = [library.num_threads for library in self.libraries]
-                self._set([1] * len(self.usual))
-            self.holders += 1
+                self.libraries, self.searched = list(found.lib_controllers), True
+            if not self.holders:
+                self.usual = list(map(methodcaller("get_num_threads"), self.libraries))
+            self.holders.add(holder)
+            if len(self.holders) == 1:
+                for library in self.libraries:
+                    library.set_num_threads(1)
+        _this_thread.limited = self
 
-    def release(self) -> None:
+    def release(self, holder: Key, *exception: object) -> None:
+        """End what this thread holds; another call completes one that was interrupted."""
+        if holder not in self.holders:  # its end was interrupted after it was done
+            return
+        _this_thread.limited = None
         with self.lock:
-            self.holders -= 1
-            if self.holders == 0:
-                self._set(self.usual)
-
-    def _set(self, counts: list[int]) -> None:
-        for library, count in zip(self.libraries or (), counts, strict=True):
-            library.set_num_threads(count)
+            if len(self.holders) == 1:
+                for library, count in zip(self.libraries, self.usual, strict=True):
+                    library.set_num_threads(count)
+            self.holders.discard(holder)
 
 
 _spin_buffer = np.zeros(tuning.SPIN_ELEMENTS, dtype=np.float32)
 _pool = _Pool()
 _blas = _BlasLimit()
+_nested = nullcontext()
 
 
 def _reset_after_fork() -> None:
@@ -151,22 +171,27 @@ def get_num_threads() -> int:
     return _pool.chosen
 
 
-class single_threaded_blas:  # noqa: N801, a context manager like any other
+class _Limited(Context):
+    """A context in which this thread takes part in the limit."""
+
+    def __init__(self) -> None:
+        super().__init__(_blas.release)
+
+    def __enter__(self) -> None:
+        key = ref(self.token, self.leave)
+        try:
+            _blas.hold(key)
+        except BaseException:
+            _blas.release(key)
+            raise
+
+
+def single_threaded_blas() -> AbstractContextManager[None]:
     """A context in which BLAS runs on the calling thread only.
 
     Nested in another one it costs next to nothing: hold it around a run of kernels.
     """
-
-    def __enter__(self) -> None:
-        self.blas = None if _this_thread.limited is _blas else _blas
-        if self.blas is not None:
-            self.blas.hold()
-            _this_thread.limited = self.blas
-
-    def __exit__(self, *failure: object) -> None:
-        if self.blas is not None:
-            _this_thread.limited = None
-            self.blas.release()
+    return _nested if _this_thread.limited is _blas else _Limited()
 
 
 def session(backend: object) -> AbstractContextManager[None]:
@@ -175,12 +200,13 @@ def session(backend: object) -> AbstractContextManager[None]:
 
 
 def _spin_then_wait(lock: threading.Lock) -> None:
-    """Acquire the lock. Spin before sleeping: waking up takes longer than most tiles."""
+    """Wait until the lock is free. Spin before sleeping: waking up takes longer than most tiles."""
     for _ in range(tuning.SPIN_ITERATIONS):
-        if lock.acquire(blocking=False):
+        if not lock.locked():
             return
         np.add(_spin_buffer, _spin_buffer, out=_spin_buffer)  # some microseconds without the GIL
-    lock.acquire()
+    with lock:
+        pass
 
 
 def parallel(function: Callable[[T], object], items: Sequence[T], pays: bool = True) -> None:
@@ -192,13 +218,21 @@ def parallel(function: Callable[[T], object], items: Sequence[T], pays: bool = T
     Raises:
         BaseException: The first exception that an item raised.
     """
-    if not pays or len(items) == 1 or _this_thread.is_worker or get_num_threads() == 1:
+    if _this_thread.limited is not _blas and not _this_thread.is_worker:
         with single_threaded_blas():
-            for item in items:
-                function(item)
-        return
+            parallel(function, items, pays)
+    elif not pays or len(items) == 1 or _this_thread.is_worker or get_num_threads() == 1:
+        for item in items:
+            function(item)
+    else:
+        _share(function, items)
+
+
+def _share(function: Callable[[T], object], items: Sequence[T]) -> None:
+    """Call ``function`` on every item, on this thread and on workers."""
     queue = deque(items)  # popleft is atomic, also in builds without the GIL
     failures: list[BaseException] = []
+    running: list[threading.Lock] = []
 
     def work() -> None:
         try:
@@ -211,11 +245,15 @@ def parallel(function: Callable[[T], object], items: Sequence[T], pays: bool = T
         except BaseException as error:  # raised below, on the calling thread
             failures.append(error)
 
-    helpers = min(get_num_threads(), len(items)) - 1
-    with single_threaded_blas():
-        locks = _pool.submit(work, helpers) if helpers > 0 else []
+    try:
+        _pool.submit(work, min(get_num_threads(), len(items)) - 1, running)
         work()
-        for lock in locks:
+        for lock in running:
             _spin_then_wait(lock)
+    except BaseException as error:  # an interrupt; no worker must write to the arrays afterwards
+        failures.append(error)
+        for lock in running:
+            _spin_then_wait(lock)
+        raise
     if failures:
         raise failures[0]
