@@ -1,6 +1,5 @@
 """Datasets of arrays and of directories of photos."""
 
-import concurrent.futures
 import os
 import struct
 import zlib
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinynn.data import ArrayDataset, ImageFolder, dataset
+from tinynn.data import ArrayDataset, ImageFolder, dataset, pool
 from tinynn.data.decoding import decode
 from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
 
@@ -134,12 +133,12 @@ class TestImageFolder:
     def test_decodes_on_the_cores_that_it_may_use(self, folder, monkeypatch):
         asked = []
 
-        class Pool(concurrent.futures.ThreadPoolExecutor):
+        class Counting(pool.Pool):
             def __init__(self, max_workers, **others):
                 asked.append(max_workers)
                 super().__init__(max_workers, **others)
 
-        monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", Pool)
+        monkeypatch.setattr(pool, "Pool", Counting)
         monkeypatch.setattr(dataset, "usable_cores", lambda: 3)
         monkeypatch.setattr(os, "cpu_count", lambda: 64)
         ImageFolder(folder, size=8)

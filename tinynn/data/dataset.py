@@ -172,11 +172,11 @@ class ImageFolder:
 
     def _decode_all(self, paths: list[Path]) -> list[Path]:
         """Fill the cache; returns the files that contain an image, in order."""
-        from concurrent.futures import ThreadPoolExecutor
+        from tinynn.data.pool import Pool
 
         good: list[Path] = []
         # Threads run in parallel here: Pillow releases the GIL while it decodes.
-        pool = ThreadPoolExecutor(max_workers=usable_cores(), thread_name_prefix="tinynn-decode")
+        pool = Pool(max_workers=usable_cores(), thread_name_prefix="tinynn-decode")
         pending = deque(pool.submit(self._read, path) for path in paths)
         try:
             for path in paths:

@@ -258,12 +258,14 @@ class DataLoader:
 
 def _prefetched(function: Callable[[int], Any], numbers: range, ahead: int) -> Iterator[Any]:
     """Map ``function`` over ``numbers`` in order, evaluating up to ``ahead`` early on a thread."""
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import Future
+
+    from tinynn.data.pool import Pool
 
     if ahead == 0:
         yield from map(function, numbers)
         return
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tinynn-loader")
+    thread = Pool(max_workers=1, thread_name_prefix="tinynn-loader")
     pending: deque[Future[Any]] = deque()
     try:
         for number in numbers:
