@@ -12,7 +12,7 @@ import pytest
 
 import tinynn
 from tinynn import functional as F
-from tinynn import nn
+from tinynn import memory, nn
 from tinynn.backend.cpu.threads import _blas, parallel, single_threaded_blas
 from tinynn.nn import fusion, init
 from tinynn.nn.module import observe
@@ -71,7 +71,7 @@ def state() -> dict[str, object]:
         "block of a device": tinynn.backend.registry._block.get(),
         "training": [module.training for module in MODEL.modules()],
         "folds": fusion._folds.get(),
-        "initialization": init._allowance.get(),
+        "allowance": memory.allowance.get(),
         "observed": MODEL.is_observed,
         "BLAS": [library.num_threads for library in _blas.libraries],
         "holders": len(_blas.holders),
