@@ -18,6 +18,7 @@ PAGES = [
     "docs/gpu/rented-gpu.md",
     "docs/index.md",
     "docs/read-in-an-afternoon.md",
+    "docs/threads.md",
     "docs/training/own-loop.md",
     "docs/training/resume.md",
     "docs/tutorial/first-network.md",
