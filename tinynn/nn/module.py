@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import chain
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -98,8 +97,10 @@ class Module:
 
     def _session(self, inputs: tuple[Any, ...]) -> AbstractContextManager[None]:
         """The session of the device of the inputs, or else of the parameters."""
-        tensors = chain(inputs, (tensor for _, tensor in self._named_tensors()))
-        first = next((value for value in tensors if isinstance(value, Tensor)), None)
+        for value in inputs:
+            if isinstance(value, Tensor):
+                return value.backend.session()
+        _, first = next(self._named_tensors(), ("", None))
         return nullcontext() if first is None else first.backend.session()
 
     def _run(self, trail: list[_Step], inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
