@@ -175,3 +175,46 @@ def test_a_path_that_is_none_is_refused(path: object) -> None:
 def test_a_pyramid_that_would_enlarge_a_photo_without_bound_is_refused() -> None:
     with pytest.raises(TinynnError, match=r"min_size 1e-06 enlarges 30 x 30 pixels by"):
         image_pyramid(PHOTO, 1.2, 24, 1e-6)
+
+
+@pytest.mark.parametrize("bias", [0, 1e3, -1e3, 88, -88, 1e30])
+def test_under_raising_numpy_errors_a_detector_works(bias: float) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 24, stride=4))
+    network.load_state_dict(
+        {"0.weight": np.zeros((24, 24, 1, 1), np.float32), "0.bias": np.float32([bias])}
+    )
+    with np.errstate(all="raise"):
+        found = Detector(network).windows(PHOTO, 1e-300).scores
+    assert len(found) == (5 if bias > -690 else 0)
+
+
+@pytest.mark.parametrize("value", [0, 1e-45, 1e-38, 1])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        augment.RandomAffine(shift=0.1, scale=(0.8, 1.25), rotation=15),
+        augment.RandomBrightness(0.3),
+        augment.RandomContrast(1e-300, 1e6),
+        augment.RandomLightGradient(0.3),
+        augment.RandomGamma(1e-300, 1e6),
+        augment.RandomBlur(1.5),
+        augment.RandomNoise(0.1),
+    ],
+    ids=lambda transform: type(transform).__name__,
+)
+def test_under_raising_numpy_errors_images_are_augmented(
+    transform: augment.Augmentation, value: float
+) -> None:
+    images = np.full((4, 5, 6, 2), value, np.float32)
+    with np.errstate(all="raise"):
+        assert np.isfinite(transform(images, np.random.default_rng(0))).all()
+
+
+def test_under_raising_numpy_errors_tiny_and_huge_boxes_are_compared() -> None:
+    boxes = np.float32([[0, 0, 1e-38, 1e-38], [1e38, 1e38, 1e38, 1e38], [0, 0, 3e38, 3e38]])
+    scores = np.float32([1e-38, 0.5, 1e-45])
+    with np.errstate(all="raise"):
+        assert np.isfinite(iou(boxes, boxes)).all()
+        assert non_maximum_suppression(boxes, scores, 0.5).tolist() == [1, 0, 2]
+        assert np.isfinite(merge_overlapping(boxes, scores, 0)[0]).all()
+        assert len(drop_nested(boxes, scores, 0.5)) == 2

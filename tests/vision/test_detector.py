@@ -187,6 +187,22 @@ class TestWindows:
             np.testing.assert_allclose(part, expected, atol=1e-6)
         assert max(seen) <= 600
 
+    def test_a_panorama_is_divided_into_columns_too(
+        self, random_finder: Detector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        photo = noise(11, 600)
+        whole = random_finder.windows(photo, 0.3)
+        monkeypatch.setattr(detector, "STRIP_PIXELS", 400)
+        seen: list[int] = []
+        random_finder.network.register_forward_hook(
+            lambda module, inputs, output: seen.append(inputs[0].shape[1] * inputs[0].shape[2])
+        )
+        parts = random_finder.windows(photo, 0.3)
+        assert max(seen) <= 400
+        order = [np.lexsort(found.boxes.T) for found in (whole, parts)]
+        for expected, part in zip(whole, parts, strict=True):
+            np.testing.assert_allclose(part[order[1]], expected[order[0]], atol=1e-6)
+
     def test_batch_norm_is_folded_once_for_all_levels(
         self, random_finder: Detector, monkeypatch: pytest.MonkeyPatch
     ) -> None:

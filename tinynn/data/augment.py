@@ -23,6 +23,7 @@ __all__ = [
 Images = NDArray[np.float32]
 Augmentation = Callable[[Images, np.random.Generator], Images]
 Range = tuple[float, float]
+_MOST = 1e6  # of a scale, contrast or gamma; infinity times 0 would be NaN
 
 
 class Compose:
@@ -64,7 +65,8 @@ class _Transform:
                 f"augmentation expects float32 images in [0, 1], got {images.dtype}. "
                 "Convert uint8 images with images.astype(np.float32) / 255"
             )
-        return self.apply(images, rng)
+        with np.errstate(under="ignore"):
+            return self.apply(images, rng)
 
     def apply(self, images: Images, rng: np.random.Generator) -> Images:
         """Transform a batch of images."""
@@ -267,7 +269,7 @@ def _positive_range(name: str, bounds: Range) -> Range:
     if not is_sequence(bounds) or len(bounds) != 2:
         raise ArgumentError(f"{name} must be a range (low, high), got {bounds!r:.80}")
     low = number(f"{name}: low", bounds[0], 0)
-    return low, number(f"{name}: high", bounds[1], low, ends="[)")
+    return low, number(f"{name}: high", bounds[1], low, _MOST, "[]")
 
 
 def _pixels(height: int, width: int) -> tuple[int, int]:

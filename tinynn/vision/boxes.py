@@ -54,6 +54,7 @@ def _numbers(what: str, values: ArrayLike) -> NDArray[np.float32]:
         return array.astype(np.float32)
 
 
+@np.errstate(under="ignore")
 def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float32]:
     """Intersection over union, |A ∩ B| / |A ∪ B|, of all pairs of boxes.
 
@@ -82,6 +83,7 @@ def clip_boxes(boxes: ArrayLike, height: int, width: int) -> Boxes:
     return np.concatenate([corner, opposite - corner], axis=1)
 
 
+@np.errstate(under="ignore")
 def non_maximum_suppression(boxes: ArrayLike, scores: ArrayLike, threshold: float) -> Indices:
     """Indices of the boxes kept by greedy non-maximum suppression (NMS), highest score first.
 
@@ -93,6 +95,7 @@ def non_maximum_suppression(boxes: ArrayLike, scores: ArrayLike, threshold: floa
     return np.array(kept, dtype=np.int64)
 
 
+@np.errstate(under="ignore")
 def merge_overlapping(
     boxes: ArrayLike, scores: ArrayLike, threshold: float, least: int = 1
 ) -> tuple[Boxes, Scores]:
@@ -118,6 +121,7 @@ def merge_overlapping(
     return np.stack(merged), values[[best for best, _ in clusters]]
 
 
+@np.errstate(under="ignore")
 def drop_nested(boxes: ArrayLike, scores: ArrayLike, fraction: float) -> Indices:
     """Indices of the boxes that are not nested with a box of higher score, highest score first.
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -91,6 +92,7 @@ class Detector:
         self.min_size = number("min_size", self.min_size, 0)
         self.min_share = number("min_share", self.min_share, 0, 1, "[]")
 
+    @np.errstate(under="ignore")
     def detect(self, photo: NDArray[np.uint8]) -> Detections:
         """The objects in ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3), highest score first."""
         height, width = as_photo(photo).shape[:2]
@@ -99,6 +101,7 @@ class Detector:
         kept = drop_nested(boxes, scores, NESTED)
         return Detections(clip_boxes(boxes[kept], height, width), scores[kept])
 
+    @np.errstate(under="ignore")
     def windows(self, photo: NDArray[np.uint8], threshold: float | None = None) -> Windows:
         """All windows of ``photo`` that score above ``threshold`` (None: the detector's threshold).
 
@@ -115,24 +118,26 @@ class Detector:
         # Batch norm is folded into the convolutions once, for all levels and strips.
         with self.network.in_mode(training=False), no_grad(), constant_weights():
             for level in image_pyramid(gray, self.step, self.window, smallest):
-                for top, logits in self._strips(level.photo):
-                    found.append(self._above(limit, level, top, logits))
+                for corner, logits in self._strips(level.photo):
+                    found.append(self._above(limit, level, corner, logits))
         return Windows(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
-    def _strips(self, level: Photo) -> Iterator[tuple[int, Logits]]:
-        """For each strip of ``level``, its first row and its logits (rows, columns).
+    def _strips(self, level: Photo) -> Iterator[tuple[tuple[int, int], Logits]]:
+        """For each strip of ``level``, its first row and column and its logits (rows, columns).
 
-        Strips overlap by window - stride rows, so the logits equal those of the whole level.
+        Strips overlap by window - stride pixels, so the logits equal those of the whole level. Only
+        a level that is too wide for a strip of one window's height is divided into columns, too.
         """
         device = next((weights.device for weights in self.network.parameters()), "cpu")
-        height, width = level.shape[:2]
-        positions = (height - self.window) // self.stride + 1
-        columns = (width - self.window) // self.stride + 1
-        per_strip = max(1, (STRIP_PIXELS // width - self.window) // self.stride + 1)
-        for first in range(0, positions, per_strip):
-            rows = min(per_strip, positions - first)
-            top, size = first * self.stride, (rows - 1) * self.stride + self.window
-            strip = level[top : top + size].astype(np.float32) / np.float32(255)
+        positions = [self._positions(side) for side in level.shape[:2]]
+        across = max(1, min(positions[1], self._positions(STRIP_PIXELS // self.window)))
+        width = level.shape[1] if across == positions[1] else self._pixels(across)
+        down = max(1, self._positions(STRIP_PIXELS // width))
+        for first, left in product(range(0, positions[0], down), range(0, positions[1], across)):
+            rows, columns = min(down, positions[0] - first), min(across, positions[1] - left)
+            top, left = first * self.stride, left * self.stride
+            part = level[top : top + self._pixels(rows), left : left + width]
+            strip = part.astype(np.float32) / np.float32(255)
             logits = self.network(from_numpy(strip[np.newaxis]).to(device)).numpy()
             if logits.shape != (1, rows, columns, 1):
                 raise ShapeError(
@@ -140,12 +145,21 @@ class Detector:
                     f"logits of shape {(1, rows, columns, 1)}, got {logits.shape}: its layers need "
                     "padding 0 and strides whose product is that of the detector"
                 )
-            yield top, logits[0, :, :, 0]
+            yield (top, left), logits[0, :, :, 0]
 
-    def _above(self, threshold: float, level: Level, top: int, logits: Logits) -> Windows:
-        """The windows of a strip, whose first row is ``top``, that score above ``threshold``."""
+    def _positions(self, side: int) -> int:
+        """The number of windows along ``side`` pixels."""
+        return (side - self.window) // self.stride + 1
+
+    def _pixels(self, positions: int) -> int:
+        return (positions - 1) * self.stride + self.window
+
+    def _above(
+        self, threshold: float, level: Level, corner: tuple[int, int], logits: Logits
+    ) -> Windows:
+        """The windows of a strip, with its ``corner``, that score above ``threshold``."""
         rows, columns = np.nonzero(logits > math.log(threshold / (1 - threshold)))
-        y, x = rows * self.stride + top, columns * self.stride
+        y, x = rows * self.stride + corner[0], columns * self.stride + corner[1]
         side = np.full_like(x, self.window)
         scale = np.array([level.scale_x, level.scale_y] * 2, dtype=np.float32)
         boxes = (np.column_stack([x, y, side, side]) / scale).astype(np.float32)
