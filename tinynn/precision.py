@@ -82,15 +82,12 @@ def in_float32(function: F) -> F:
     """
 
     @wraps(function)
-    def wrapper(x: Any, *others: Any, **options: Any) -> Tensor:
-        operands = (x, *others, *options.values())
-        dtypes = {operand.dtype for operand in operands if _is_floating(operand)}
-        if dtypes != {np.dtype(np.float16)}:
-            return function(x, *others, **options)
-        out = function(
-            *map(_to_float32, (x, *others)),
-            **{name: _to_float32(value) for name, value in options.items()},
-        )
+    def wrapper(*operands: Any, **options: Any) -> Tensor:
+        floats = filter(_is_floating, (*operands, *options.values()))
+        if {operand.dtype for operand in floats} != {np.dtype(np.float16)}:
+            return function(*operands, **options)
+        wide = {name: _to_float32(value) for name, value in options.items()}
+        out = function(*map(_to_float32, operands), **wide)
         return out if is_autocast() else out.astype(np.float16)
 
     return wrapper  # type: ignore[return-value]

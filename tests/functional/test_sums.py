@@ -188,6 +188,7 @@ def test_sum_inside(name: str, dtype: str, device: str) -> None:
 _HALF = [300.0, 0.0, -300.0]
 _ZEROS = np.zeros(100_000)
 _LARGE = np.full((1, 2, 2, 2), 6e4)
+_LARGE_KERNEL = tinynn.tensor(np.float16([300, 300, -300, -300]).reshape(1, 4, 1, 1))
 _SPREAD = np.array([[[6e4, -6e4], [6e4, -6e4]]])
 HALF: dict[str, tuple[Callable[[Tensor], Any], Any, Any]] = {
     "var": (F.var, _HALF, 6e4),
@@ -226,6 +227,13 @@ HALF: dict[str, tuple[Callable[[Tensor], Any], Any, Any]] = {
         lambda x: F.batch_norm(x, training=True), _SPREAD.swapaxes(1, 2),
         np.sign(_SPREAD).swapaxes(1, 2),
     ),
+    "matmul": (
+        lambda x: x @ F.concat([x[:, :2], -x[:, 2:]], 1).permute(1, 0), [[300.0] * 4], [[0.0]]
+    ),
+    "conv2d": (
+        lambda x: F.conv2d(x, _LARGE_KERNEL.to(x.device)), np.full((1, 1, 4, 1), 200.0),
+        [[[[0.0]]]],
+    ),
     "clip_grad_norm": (_norm, [300.0, 400.0], 500),
     "gradient of mean": (lambda x: _slope(lambda x: F.mean(x) * 1e4, x), _ZEROS, _ZEROS + 0.1),
     "gradient of var": (lambda x: _slope(F.var, x), _HALF, [200.0, 0.0, -200.0]),
@@ -251,6 +259,12 @@ def test_float16_overflows_only_in_the_result(name: str, device: str) -> None:
     function, values, expected = HALF[name]
     out = function(tinynn.tensor(np.asarray(values, np.float16), device=device))
     np.testing.assert_allclose(out.numpy().astype(np.float64), expected, rtol=3e-3)
+
+
+def test_operands_by_name(device: str) -> None:
+    """Also of functions that compute float16 in float32."""
+    x = tinynn.tensor(np.float16(_HALF), device=device)
+    assert F.mse_loss(prediction=x, target=x * 0).item() == F.var(x=x).item() == 6e4
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])

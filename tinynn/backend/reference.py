@@ -355,13 +355,13 @@ class Backend:
         output pixels for each tap (i, j) of the kernel.
         """
         out_h, out_w = window.output_size(*x.shape[1:3])
-        padded = self.pad_image(x, window)
-        out = self.xp.zeros((x.shape[0], out_h, out_w, weight.shape[3]), dtype=x.dtype)
+        padded, kernel = self._widen(self.pad_image(x, window)), self._widen(weight)
+        out = self.xp.zeros((x.shape[0], out_h, out_w, weight.shape[3]), dtype=padded.dtype)
         for i, j, rows, columns in window.taps(out_h, out_w):
-            out += self._grouped_product(padded[:, rows, columns], weight[i, j], window.groups)
+            out += self._grouped_product(padded[:, rows, columns], kernel[i, j], window.groups)
         if bias is not None:
             out += bias
-        return out
+        return out.astype(x.dtype, copy=False)
 
     def conv2d_input_gradient(
         self, grad: Array, weight: Array, window: Window, shape: tuple[int, ...]
@@ -370,21 +370,21 @@ class Backend:
 
         Each tap adds grad @ weight[i, j]ᵀ to the pixels that it read in the forward pass.
         """
-        padded = self._padded_zeros(shape, window, grad.dtype)
-        swapped = self._swap_channels(weight, window.groups)
+        wide, swapped = self._widen(grad), self._widen(self._swap_channels(weight, window.groups))
+        padded = self._padded_zeros(shape, window, wide.dtype)
         for i, j, rows, columns in window.taps(*grad.shape[1:3]):
-            padded[:, rows, columns] += self._grouped_product(grad, swapped[i, j], window.groups)
-        return self._unpad_image(padded, window)
+            padded[:, rows, columns] += self._grouped_product(wide, swapped[i, j], window.groups)
+        return self._unpad_image(padded, window).astype(grad.dtype, copy=False)
 
     def conv2d_weight_gradient(self, x: Array, grad: Array, window: Window) -> Array:
         """The gradient of the weight, the adjoint of ``conv2d`` in weight: (kh, kw, C/groups, O).
 
         weight[i, j] = Σ padded[n, y·stride + i, x·stride + j]ᵀ @ grad[n, y, x].
         """
-        padded, groups = self.pad_image(x, window), window.groups
+        padded, groups = self._widen(self.pad_image(x, window)), window.groups
         channels, outputs = x.shape[3] // groups, grad.shape[3] // groups
         weight = self.xp.empty((*window.kernel, channels, groups * outputs), dtype=x.dtype)
-        grads = grad.reshape(-1, groups, outputs).transpose(1, 0, 2)
+        grads = self._widen(grad).reshape(-1, groups, outputs).transpose(1, 0, 2)
         for i, j, rows, columns in window.taps(*grad.shape[1:3]):
             pixels = padded[:, rows, columns].reshape(-1, groups, channels).transpose(1, 2, 0)
             product = self.xp.matmul(pixels, grads).transpose(1, 0, 2)

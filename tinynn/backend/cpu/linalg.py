@@ -17,6 +17,8 @@ from tinynn.backend.reference import Array, Backend
 
 def matmul(backend: Backend, a: Array, b: Array) -> Array:
     """In blocks on several threads; an outer product as an elementwise product."""
+    if a.dtype == b.dtype == np.float16:  # which BLAS does not know
+        return matmul(backend, a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)
     flat = a.ndim == b.ndim == 2
     if flat and a.shape[1] == 1 and a.dtype == b.dtype:
         return np.multiply(a, b)
