@@ -20,7 +20,7 @@ from tests.nn.test_serialization import LAYERS
 from tinynn import data, nn, optim
 from tinynn import functional as F
 from tinynn.autograd import Tensor
-from tinynn.errors import ArgumentError, ShapeError, TinynnError
+from tinynn.errors import ArgumentError, DeviceMemoryError, ShapeError, TinynnError
 from tinynn.gpucheck.cases import Case, is_variable
 
 KINDS: dict[str, tuple[Callable[[int], Any], Callable[[float], Any]]] = {
@@ -267,6 +267,10 @@ def test_constructors_refuse_by_name(name: str) -> None:
         (lambda: optim.SGD([tinynn.ones(2)], math.inf), r"learning rate .* got inf"),
         (lambda: optim.SGD(tinynn.ones(2), 0.1), "expects a model with parameters or tensors"),
         (lambda: optim.Adam([tinynn.ones(2)], betas=0.9), "expects two betas, got 0.9"),
+        (
+            lambda: F.conv2d(tinynn.ones((1, 4, 4, 1)), tinynn.ones((3, 3, 1, 1)), padding=2**30),
+            "large",
+        ),
         (lambda: tinynn.zeros(10**14), "Unable to allocate"),
         (lambda: tinynn.rand(3, "int32"), "rand expects a floating-point dtype, got int32"),
         (lambda: F.conv2d(tinynn.ones((1, 4, 4, 1)), tinynn.ones((0, 3, 1, 1))), r"\(0, 3, 1, 1\)"),
@@ -275,6 +279,12 @@ def test_constructors_refuse_by_name(name: str) -> None:
 def test_messages(call: Callable[[], Any], words: str) -> None:
     with pytest.raises(TinynnError, match=words):
         call()
+
+
+def test_a_layer_without_memory_is_named() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.Conv2d(1, 1, 3, padding=10**6))
+    with pytest.raises(DeviceMemoryError, match=r"not enough memory: Unable(.|\n)*in Sequential.1"):
+        model(tinynn.ones((1, 4, 4, 1)))
 
 
 def test_a_refusal_does_not_depend_on_earlier_calls() -> None:

@@ -90,8 +90,18 @@ def explained_memory() -> Iterator[None]:
     """A context in which NumPy's MemoryError becomes one of the library."""
     try:
         yield
+    except DeviceMemoryError:
+        raise
     except MemoryError as error:
-        raise DeviceMemoryError(str(error)) from error
+        raise explained(error) from error
+
+
+def explained(error: MemoryError) -> DeviceMemoryError:
+    """The error of the library for one of NumPy."""
+    advice = "use a smaller batch or smaller images"
+    explanation = DeviceMemoryError(f"not enough memory: {error}; {advice}")
+    vars(explanation).update(vars(error))  # the module that failed, if it is known already
+    return explanation
 
 
 def _real(value: Any) -> float | None:

@@ -2,10 +2,13 @@
 
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinynn.backend import Window, same_padding
+from tinynn.backend.cuda.geometry import Shape, packed, sliding
+from tinynn.errors import ShapeError
 
 sizes, kernels, steps = st.integers(1, 30), st.integers(1, 6), st.integers(1, 5)
 
@@ -58,3 +61,24 @@ def test_taps_name_rows_and_columns_in_order() -> None:
         (1, 0, [2, 5], [0, 1, 2]),
         (1, 1, [2, 5], [1, 2, 3]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "window", "outputs"),
+    [
+        ((1, 2**31, 1, 1), (1, 1), Window((1, 1), (2, 2)), 1),
+        ((1, 46341, 46341, 1), (46341, 46341), Window((3, 3), padding=((1, 1), (1, 1))), 1),
+        ((1, 9, 9, 2**20), (1, 1), Window((9, 9)), 32),
+        ((1, 2**16, 2**16, 1), (1, 1), Window((2**16, 2**16)), 0),
+    ],
+)
+def test_sizes_beyond_the_integers_of_a_cuda_kernel(
+    image: Shape, size: Shape, window: Window, outputs: int
+) -> None:
+    with pytest.raises(ShapeError, match=r"2\*\*31"):
+        sliding(image, size, window, outputs)
+
+
+def test_sizes_within_the_integers_of_a_cuda_kernel() -> None:
+    geometry = sliding((2**31 - 1, 2**15, 2**15, 1), (2**15, 2**15), Window((3, 3)), 8)
+    assert packed(geometry)["images"] == 2**31 - 1

@@ -7,6 +7,7 @@ called on every forward pass with the same few arguments, so their results are c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, TypeVar
@@ -174,6 +175,9 @@ def _window(
 ) -> Window:
     window = _unpadded(name, kernel, stride, dilation)
     window = window._replace(padding=_padding(name, shape, window, padding))
+    padded = [n + sum(pads) for n, pads in zip(shape[1:3], window.padding, strict=True)]
+    if max(padded) > _MAX_SIZE or math.prod(padded) * shape[0] * shape[3] > 2**60:
+        raise ArgumentError(f"{name}: images of {shape} are too large with padding {padding}")
     if ceil_mode is not False and flag(f"{name}: ceil_mode", ceil_mode):
         window = window.rounding_up(shape[1], shape[2])
     if 0 in window.output_size(*shape[1:3]):

@@ -34,9 +34,10 @@ from weakref import ref
 
 import numpy as np
 
-from tinynn.arguments import integer
+from tinynn.arguments import explained, integer
 from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.system import usable_cores
+from tinynn.errors import DeviceMemoryError
 from tinynn.scoped import Context, Key
 
 T = TypeVar("T")
@@ -136,6 +137,9 @@ class _BlasLimit:
                 for library, count in zip(self.libraries, self.usual, strict=True):
                     library.set_num_threads(count)
             self.holders.discard(holder)
+        error = exception[1] if exception else None
+        if isinstance(error, MemoryError) and not isinstance(error, DeviceMemoryError):
+            raise explained(error) from error
 
 
 _spin_buffer = np.zeros(tuning.SPIN_ELEMENTS, dtype=np.float32)

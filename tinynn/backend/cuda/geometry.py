@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinynn.backend.window import Window
+from tinynn.errors import ShapeError
 
 Shape = tuple[int, ...]
 
@@ -60,7 +61,13 @@ def sliding(image: Shape, size: Shape, window: Window, outputs: int = 0) -> Geom
     (top, _), (left, _) = window.padding
     sizes = (images, height, width, channels, size[0], size[1])
     steps = (*window.kernel, *window.stride, top, left, *window.dilation)
-    return Geometry(*sizes, *steps, outputs, channels // groups, outputs // groups)
+    geometry = Geometry(*sizes, *steps, outputs, channels // groups, outputs // groups)
+    if max(*geometry, size[0] * size[1], geometry.terms * max(1, outputs)) >= 2**31:
+        raise ShapeError(
+            "on a GPU, axes, the pixels of an output and the elements of a weight number less than "
+            f"2**31, got images {image}, {size} pixels, kernel {window.kernel}, {outputs} outputs"
+        )
+    return geometry
 
 
 @lru_cache(maxsize=4096)
