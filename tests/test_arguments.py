@@ -256,9 +256,9 @@ def test_constructors_refuse_by_name(name: str) -> None:
     [
         (lambda: nn.Linear(2.0, 3), "Linear: a size must be an integer >= 1, got 2.0"),
         (lambda: nn.Linear(2, True), "Linear: a size must be an integer >= 1, got True"),
-        (lambda: nn.Conv2d(2, 3, 3, stride=0), r"Conv2d expects stride .* integers >= 1, got 0"),
+        (lambda: nn.Conv2d(2, 3, 3, stride=0), r"Conv2d expects stride .* integers >= 1 .* got 0"),
         (lambda: nn.Conv2d(2, 3, 3, padding=(1, 2, 3)), r"Conv2d expects padding .*\(1, 2, 3\)"),
-        (lambda: nn.Conv2d(2, 3, 3, dilation=2**31), r"from 1 to 2\*\*31 - 1, got 2147483648"),
+        (lambda: nn.Conv2d(2, 3, 3, dilation=2**31), r">= 1 and < 2\*\*31, got 2147483648"),
         (lambda: nn.MaxPool2d(2, padding=2), "padding at most half the kernel"),
         (lambda: nn.Resize(0), "Resize expects size .* got 0"),
         (lambda: nn.GELU("fast"), 'GELU: approximate must be "none" or "tanh", got \'fast\''),
@@ -283,7 +283,7 @@ def test_messages(call: Callable[[], Any], words: str) -> None:
 
 def test_a_layer_without_memory_is_named() -> None:
     model = nn.Sequential(nn.ReLU(), nn.Conv2d(1, 1, 3, padding=10**6))
-    with pytest.raises(DeviceMemoryError, match=r"not enough memory: Unable(.|\n)*in Sequential.1"):
+    with pytest.raises(DeviceMemoryError, match=r"Unable to allocate(.|\n)*in Sequential.1"):
         model(tinynn.ones((1, 4, 4, 1)))
 
 

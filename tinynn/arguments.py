@@ -9,6 +9,7 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -98,8 +99,7 @@ def explained_memory() -> Iterator[None]:
 
 def explained(error: MemoryError) -> DeviceMemoryError:
     """The error of the library for one of NumPy."""
-    advice = "use a smaller batch or smaller images"
-    explanation = DeviceMemoryError(f"not enough memory: {error}; {advice}")
+    explanation = DeviceMemoryError(str(error))
     vars(explanation).update(vars(error))  # the module that failed, if it is known already
     return explanation
 
@@ -162,6 +162,46 @@ def native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if array.dtype.kind not in "iuf" or array.dtype.isnative:
         return array
     return array.astype(array.dtype.newbyteorder("="))
+
+
+def check_array(data: Any) -> Any:
+    """The array; ArgumentError if a tensor cannot hold it: a masked one, one of another dtype."""
+    refuse_masked("the array of a tensor", data)
+    if data.dtype not in DTYPES:
+        hint = (
+            "" if data.dtype.isnative else ", in the machine's byte order: tinynn.tensor() converts"
+        )
+        raise ArgumentError(
+            f"a tensor holds real numbers or booleans of up to 64 bits{hint}, got an array of "
+            f"dtype {data.dtype.str if hint else data.dtype}"
+        )
+    return data
+
+
+def real_array(what: str, data: Any, dtype: Any) -> Any:
+    """A copy of the data as an array that a tensor can hold.
+
+    Raises:
+        ArgumentError: If the data are not real numbers in a regular shape.
+    """
+    dtype = None if dtype is None else real_dtype(what, dtype)
+    has_dtype = isinstance(data, (np.ndarray, np.generic))
+    try:
+        given = data if has_dtype else np.array(data)
+        real = given.dtype.kind in "biuf"
+        if given.dtype.kind == "O" and dtype is not None:  # None would become NaN
+            real = all(isinstance(element, Real) for element in given.flat)
+        if not real:
+            raise TypeError(f"got {given.dtype}")
+        refuse_masked(f"{what}: the array", given)
+        if dtype is None and given.dtype == np.float64 and not has_dtype:
+            dtype = np.float32
+        return check_array(native(np.array(data, dtype)))
+    except (ValueError, TypeError, OverflowError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        text = f"{what} expects real numbers in a regular shape: {error}: {data!r:.80}"
+        raise ArgumentError(text) from error
 
 
 def refuse_masked(what: str, array: Any) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, Union
 
 import numpy as np
 
-from tinynn.arguments import DTYPES, flag, real_dtype, refuse_masked
+from tinynn.arguments import DTYPES, check_array, flag, real_dtype
 from tinynn.backend import Array, Backend, backend_of, get_backend, tracing
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
 from tinynn.scoped import Block, Scoped
@@ -314,20 +314,6 @@ class Tensor:
         def squeeze(self, axis: Axis = None) -> Tensor: ...
 
         def unsqueeze(self, axis: int) -> Tensor: ...
-
-
-def check_array(data: Array) -> Array:
-    """The array; ArgumentError if a tensor cannot hold it: a masked one, one of another dtype."""
-    refuse_masked("the array of a tensor", data)
-    if data.dtype not in DTYPES:
-        hint = (
-            "" if data.dtype.isnative else ", in the machine's byte order: tinynn.tensor() converts"
-        )
-        raise ArgumentError(
-            f"a tensor holds real numbers or booleans of up to 64 bits{hint}, got an array of "
-            f"dtype {data.dtype.str if hint else data.dtype}"
-        )
-    return data
 
 
 # -- the computational graph ----------------------------------------------------------------------

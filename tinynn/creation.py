@@ -6,22 +6,13 @@ Python floats become float32, Python integers int64; NumPy arrays keep their dty
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinynn.arguments import (
-    exact_number,
-    explained_memory,
-    integer,
-    native,
-    number,
-    real_dtype,
-    refuse_masked,
-    sizes,
-)
-from tinynn.autograd import Tensor, check_array
+from tinynn import arguments
+from tinynn.arguments import explained_memory, real_dtype
+from tinynn.autograd import Tensor
 from tinynn.backend import Backend, default_backend, get_backend
 from tinynn.errors import ArgumentError
 from tinynn.memory import take_from_allowance
@@ -58,31 +49,7 @@ def tensor(
     if isinstance(data, Tensor):
         device, data = device or data.device, data.numpy()
     backend = _backend(device)
-    dtype = None if dtype is None else real_dtype("tensor()", dtype)
-    try:
-        array = _host_array(data, dtype)
-    except (ValueError, TypeError, OverflowError) as error:
-        if isinstance(error, ArgumentError):
-            raise
-        raise ArgumentError(f"tensor() expects numbers in a regular shape: {error}") from error
-    return Tensor(backend.from_host(array), requires_grad)
-
-
-def _host_array(data: Any, dtype: np.dtype[Any] | None) -> np.ndarray[Any, Any]:
-    """A copy of the data, of a dtype of tensors."""
-    has_dtype = isinstance(data, (np.ndarray, np.generic))
-    given = data if has_dtype else np.array(data)
-    if given.dtype.kind == "O" and dtype is not None:  # None would become NaN
-        numbers = all(isinstance(element, Real) for element in given.flat)
-    else:
-        numbers = given.dtype.kind in "biuf"
-    if not numbers:
-        raise ArgumentError(f"tensor() expects real numbers, got {given.dtype}: {data!r:.80}")
-    refuse_masked("tensor(): the array", given)
-    if dtype is None and given.dtype == np.float64 and not has_dtype:
-        dtype = np.dtype(np.float32)
-    array: np.ndarray[Any, Any] = check_array(native(np.array(data, dtype)))
-    return array
+    return Tensor(backend.from_host(arguments.real_array("tensor()", data, dtype)), requires_grad)
 
 
 def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
@@ -95,9 +62,7 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
 def from_dlpack(source: Any) -> Tensor:
     """A tensor that shares the memory of an object with ``__dlpack__`` (PyTorch, JAX, CuPy)."""
     if not hasattr(source, "__dlpack_device__"):
-        raise ArgumentError(
-            f"from_dlpack expects an array of a library, got {type(source).__name__}"
-        )
+        raise ArgumentError(f"from_dlpack expects an array, got {type(source).__name__}")
     kind, index = map(int, source.__dlpack_device__())
     cpu, cuda = 1, 2  # DLDeviceType of dlpack.h
     if kind not in (cpu, cuda):
@@ -132,7 +97,7 @@ def full(
 ) -> Tensor:
     """A tensor whose elements all have one value."""
     plain = isinstance(value, (int, float, np.integer, np.floating, np.bool_))  # NaN as well
-    filling = value if plain else exact_number("full: value", value)
+    filling = value if plain else arguments.exact_number("full: value", value)
     return _filled("full", (_sizes("full", shape), filling), dtype, device, requires_grad)
 
 
@@ -176,7 +141,7 @@ def arange(
     """start, start + step, ... up to but not including stop; int64 for integers, else float32."""
     if stop is None:
         start, stop = 0, start
-    values = [exact_number("arange", value) for value in (start, stop, step)]
+    values = [arguments.exact_number("arange", value) for value in (start, stop, step)]
     if not values[2] or not abs((values[1] - values[0]) / values[2]) < 2**60:
         raise ArgumentError(f"arange cannot step from {start!r} to {stop!r} by {step!r}")
     take_from_allowance((max(0, int((values[1] - values[0]) / values[2])),))
@@ -189,8 +154,8 @@ def linspace(
     start: float, stop: float, count: int, dtype: DType = "float32", device: str | None = None
 ) -> Tensor:
     """``count`` evenly spaced values from start to stop, both included."""
-    ends = number("linspace: start", start), number("linspace: stop", stop)
-    (count,) = _sizes("linspace", integer("linspace: count", count, 0))
+    ends = arguments.number("linspace: start", start), arguments.number("linspace: stop", stop)
+    (count,) = _sizes("linspace", arguments.integer("linspace: count", count, 0))
     return _filled("linspace", (*ends, count), dtype, device, False)
 
 
@@ -222,7 +187,7 @@ def _tensor(name: str, x: Any) -> Tensor:
 
 
 def _sizes(name: str, shape: Any) -> tuple[int, ...]:
-    return take_from_allowance(sizes(f"the shape of {name}", shape))
+    return take_from_allowance(arguments.sizes(f"the shape of {name}", shape))
 
 
 def _backend(device: str | None) -> Backend:

@@ -288,5 +288,7 @@ class TestDamagedFiles:
             ImageFolder(folder, size=8, on_error="ignore")
 
     def test_a_size_is_at_least_a_pixel(self, folder):
-        with pytest.raises(ArgumentError, match=r"size as 1 or 2 integers >= 1, got \(8, 0\)"):
+        with pytest.raises(
+            ArgumentError, match=r"size as 1 or 2 integers >= 1 and < 2\*\*31, got \(8, 0\)"
+        ):
             ImageFolder(folder, size=(8, 0))

@@ -57,13 +57,13 @@ TABLE: list[tuple[str, Callable[[], Any], type[TinynnError], str]] = [
         "stride 0",
         lambda: F.conv2d(zeros(1, 4, 4, 1), zeros(1, 1, 1, 1), stride=0),
         ArgumentError,
-        "stride as 1 or 2 integers >= 1, got 0",
+        "stride as 1 or 2 integers >= 1 .* got 0",
     ),
     (
         "stride 1.5",
         lambda: F.conv2d(zeros(1, 4, 4, 1), zeros(1, 1, 1, 1), stride=1.5),  # type: ignore[arg-type]
         ArgumentError,
-        "stride as 1 or 2 integers >= 1, got 1.5",
+        "stride as 1 or 2 integers >= 1 .* got 1.5",
     ),
     (
         "conv bias",

@@ -46,9 +46,7 @@ def pair(name: str, what: str, value: Size, least: int) -> Pair:
     except ArgumentError:
         found = ()
     if len(found) != (2 if is_sequence(value) else 1) or max(found) > _MAX_SIZE:
-        bounds = (
-            f"from {least} to 2**31 - 1" if max(found, default=0) > _MAX_SIZE else f">= {least}"
-        )
+        bounds = f">= {least} and < 2**31"
         raise ArgumentError(f"{name} expects {what} as 1 or 2 integers {bounds}, got {value!r:.80}")
     return found[0], found[-1]
 

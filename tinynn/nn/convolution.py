@@ -5,15 +5,8 @@ import math
 from tinynn import functional as F
 from tinynn.arguments import flag
 from tinynn.autograd import Tensor
-from tinynn.functional.geometry import (
-    Padding,
-    Pair,
-    check_groups,
-    check_output_padding,
-    checked_padding,
-    checked_size,
-    pair,
-)
+from tinynn.functional import geometry
+from tinynn.functional.geometry import Padding, Pair
 from tinynn.nn import init
 from tinynn.nn.module import Module
 
@@ -61,11 +54,13 @@ class Conv2d(Module):
         bias: bool = True,
     ) -> None:
         name = "Conv2d"
-        inputs, outputs, self.groups = check_groups(name, in_channels, out_channels, groups)
-        kernel = pair(name, "kernel_size", kernel_size, 1)
-        self.stride = checked_size(name, "stride", stride, 1)
-        self.padding = checked_padding(name, padding)
-        self.dilation = checked_size(name, "dilation", dilation, 1)
+        inputs, outputs, self.groups = geometry.check_groups(
+            name, in_channels, out_channels, groups
+        )
+        kernel = geometry.pair(name, "kernel_size", kernel_size, 1)
+        self.stride = geometry.checked_size(name, "stride", stride, 1)
+        self.padding = geometry.checked_padding(name, padding)
+        self.dilation = geometry.checked_size(name, "dilation", dilation, 1)
         self.weight = init.new_parameter(name, *kernel, inputs // self.groups, outputs)
         init.kaiming_uniform_(self.weight)
         self.bias = init.new_parameter(name, outputs) if flag(f"{name}: bias", bias) else None
@@ -118,27 +113,29 @@ class ConvTranspose2d(Module):
         bias: bool = True,
     ) -> None:
         name = "ConvTranspose2d"
-        inputs, outputs, self.groups = check_groups(name, in_channels, out_channels, groups)
-        kernel = pair(name, "kernel_size", kernel_size, 1)
-        self.stride = checked_size(name, "stride", stride, 1)
-        self.padding = checked_size(name, "padding", padding, 0)
-        self.dilation = checked_size(name, "dilation", dilation, 1)
-        self.output_padding = checked_size(name, "output_padding", output_padding, 0)
-        check_output_padding(name, self.output_padding, self.stride, self.dilation)
+        inputs, outputs, self.groups = geometry.check_groups(
+            name, in_channels, out_channels, groups
+        )
+        kernel = geometry.pair(name, "kernel_size", kernel_size, 1)
+        self.stride = geometry.checked_size(name, "stride", stride, 1)
+        self.padding = geometry.checked_size(name, "padding", padding, 0)
+        self.dilation = geometry.checked_size(name, "dilation", dilation, 1)
+        self.output_padding = geometry.checked_size(name, "output_padding", output_padding, 0)
+        geometry.check_output_padding(name, self.output_padding, self.stride, self.dilation)
         self.weight = init.new_parameter(name, *kernel, outputs // self.groups, inputs)
         # each output pixel sums over every stride-th kernel position and the channels of its group
-        positions = kernel[0] * kernel[1] / math.prod(pair(name, "stride", stride, 1))
+        positions = kernel[0] * kernel[1] / math.prod(geometry.pair(name, "stride", stride, 1))
         fan_in = max(1.0, positions) * inputs / self.groups
         bound = math.sqrt(6 / fan_in)
         init.uniform_(self.weight, -bound, bound)
         self.bias = init.new_parameter(name, outputs) if flag(f"{name}: bias", bias) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        geometry = (self.stride, self.padding, self.output_padding, self.dilation, self.groups)
-        return F.conv_transpose2d(x, self.weight, self.bias, *geometry)
+        steps = (self.stride, self.padding, self.output_padding, self.dilation, self.groups)
+        return F.conv_transpose2d(x, self.weight, self.bias, *steps)
 
     def multiply_adds(self, output_shape: tuple[int, ...]) -> int:
         """An upper bound: it counts kernel positions outside of the image, too."""
-        stride = math.prod(pair("ConvTranspose2d", "stride", self.stride, 1))
+        stride = math.prod(geometry.pair("ConvTranspose2d", "stride", self.stride, 1))
         kh, kw, _, inputs = self.weight.shape
         return math.prod(output_shape) * kh * kw * inputs // (self.groups * stride)
