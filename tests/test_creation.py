@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tinynn
-from tinynn.backend.cpu.threads import single_threaded_blas
+from tinynn.backend.cpu import threads
 from tinynn.errors import ArgumentError, DeviceError
 
 
@@ -42,7 +42,7 @@ class TestTensor:
 
 
 def test_creation_on_a_cpu_leaves_blas_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single_threaded_blas, "__enter__", lambda _: pytest.fail("limits BLAS"))
+    monkeypatch.setattr(threads._BlasLimit, "hold", lambda *_: pytest.fail("limits BLAS"))
     assert tinynn.zeros(2, device="cpu").tolist() == [0, 0]
     assert tinynn.full(2, 3.0, device="cpu").tolist() == [3, 3]
 
