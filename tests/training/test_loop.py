@@ -183,3 +183,18 @@ def test_an_interrupted_training_leaves_the_mode_as_it_was(model: nn.Sequential)
 def test_predict_needs_no_parameters() -> None:
     images = np.full((3, 2, 2, 1), 255, dtype=np.uint8)
     np.testing.assert_array_equal(predict(nn.Flatten(), images), np.ones((3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"checkpoints": "run"}, r"checkpoints must be Checkpoints\(\"folder\"\), got 'run'"),
+        ({"callbacks": print}, "callbacks must be a sequence of functions, got <built-in"),
+        ({"callbacks": ["print"]}, r"callbacks must be a sequence of functions, got \('print',\)"),
+    ],
+)
+def test_fit_names_arguments_of_a_wrong_type(
+    options: dict[str, object], message: str, model: nn.Sequential, batches: Batches
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        fit(model, batches, optim.SGD(model, 0.1), F.cross_entropy, epochs=1, **options)

@@ -4,10 +4,11 @@
 ``TrainingState.train_step`` can be copied and changed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from typing import Literal
 
+from tinynn.errors import ArgumentError
 from tinynn.nn import Module
 from tinynn.optim import Optimizer
 from tinynn.training.checkpoints import Checkpoints
@@ -65,6 +66,10 @@ def fit(
     Example:
         >>> history = fit(model, loader, optim.Adam(model, 1e-3), F.cross_entropy, epochs=10)
     """
+    if not isinstance(checkpoints, Checkpoints | None):
+        raise ArgumentError(f'checkpoints must be Checkpoints("folder"), got {checkpoints!r:.80}')
+    if not (isinstance(callbacks, Iterable) and all(map(callable, callbacks := tuple(callbacks)))):
+        raise ArgumentError(f"callbacks must be a sequence of functions, got {callbacks!r:.80}")
     best = BestEpoch(keep_best or "loss", patience, keeps_weights=keep_best is not None)
     state = TrainingState(
         model, loader, optimizer, loss_function, epochs, validation, metrics or {}, best
