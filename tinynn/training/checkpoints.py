@@ -226,7 +226,7 @@ class Checkpoints:
         )
 
     def _write(self, name: str, arrays: Arrays, metadata: dict[str, str]) -> None:
-        with self._store.locked():
+        with self._store.locked(patience=1.0):  # another process may look into the folder
             while True:
                 try:
                     self._store.write(name, safetensors_content(arrays, metadata))

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from tinynn.errors import StorageError
-from tinynn.messages import say
+from tinynn.messages import printable, say
 
 LOCK_FILE = ".tinynn-lock"
 _PAUSE = 0.1  # seconds between two attempts
@@ -111,7 +111,8 @@ class FolderLock:
 
     def _owner(self) -> str:
         with suppress(OSError):
-            return self._path.read_text(encoding="utf-8", errors="replace")[:200] or "a process"
+            owner = self._path.read_text(encoding="utf-8", errors="replace")[:200]
+            return printable(owner) or "another process"
         return "another process"
 
 
