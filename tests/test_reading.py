@@ -228,26 +228,41 @@ def test_dtypes_that_cannot_be_stored(dtype: str) -> None:
         list(files.safetensors_content({"a": np.zeros(2, dtype)}, {}))
 
 
+def test_what_could_not_be_read_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_LARGEST_HEADER", 1000)
+    list(files.safetensors_content({}, {"a": "x" * 800}))
+    with pytest.raises(ArgumentError, match=r"header takes 1,.* store arrays instead of lists"):
+        list(files.safetensors_content({}, {"a": "x" * 1000}))
+
+
 class TestChecksums:
     """A file of the library without checksums was changed; what it holds is not known."""
 
-    @pytest.mark.parametrize("removed", [True, False])
+    @pytest.mark.parametrize("removed", ["all", "value", "arrays", "one array", "metadata"])
     @pytest.mark.parametrize("kind", ["model", "checkpoint"])
     def test_removed(
-        self, kind: str, removed: bool, tmp_path: Path, request: pytest.FixtureRequest
+        self, kind: str, removed: str, tmp_path: Path, request: pytest.FixtureRequest
     ) -> None:
         content = request.getfixturevalue(kind)
         with safetensors.safe_open(_written(tmp_path, content), framework="np") as opened:
             metadata = dict(opened.metadata())
         arrays = safetensors.numpy.load(content)
-        metadata["crc32"] = "null"
-        if removed:
-            del metadata["crc32"]
+        checksums = json.loads(metadata.pop("crc32"))
+        if removed == "value":
+            metadata["crc32"] = "null"
+        elif removed == "arrays":
+            metadata["crc32"] = json.dumps(checksums | {"arrays": None})
+        elif removed == "one array":
+            checksums["arrays"].popitem()
+            metadata["crc32"] = json.dumps(checksums)
+        elif removed == "metadata":
+            metadata["crc32"] = json.dumps(checksums["arrays"])
         path = _written(tmp_path, safetensors.numpy.save(arrays, metadata=metadata))
-        for read in (files.read_safetensors, files.read_metadata):
-            with pytest.raises(FileFormatError, match="has no checksums"):
+        expected = r"has no checksums|is not an intact|does not match its checksums"
+        for read in (files.read_safetensors, files.read_metadata)[: 1 + (removed != "one array")]:
+            with pytest.raises(FileFormatError, match=expected):
                 read(path)
-        with pytest.raises(FileFormatError, match="has no checksums"):
+        with pytest.raises(FileFormatError, match=expected):
             unpack(path.read_bytes(), "file") if kind == "checkpoint" else tinynn.load(path)
 
 

@@ -87,20 +87,24 @@ def safetensors_content(arrays: Arrays, metadata: dict[str, str]) -> Iterator[by
     """
     dtypes = {name: _dtype(name, array) for name, array in arrays.items()}
     names = sorted(arrays, key=lambda name: (list(_DTYPES).index(dtypes[name]), name))
-    checksums = json.dumps(_checksums(arrays, metadata), sort_keys=True)
-    header: dict[str, Any] = {"__metadata__": {**metadata, _CHECKSUMS: checksums}}
+    checksums = {"arrays": _checksums(arrays), "metadata": _metadata_checksum(metadata)}
+    text = json.dumps(checksums, sort_keys=True)
+    header: dict[str, Any] = {"__metadata__": {**metadata, _CHECKSUMS: text}}
     end = 0
     for name in names:
         start, end = end, end + arrays[name].nbytes
         shape = arrays[name].shape
         header[name] = {"dtype": dtypes[name], "shape": shape, "data_offsets": (start, end)}
-    text = json.dumps(header, sort_keys=True).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
+    content = json.dumps(header, sort_keys=True).encode()
+    content += b" " * (-len(content) % 8)
+    if len(content) > _LARGEST_HEADER:
+        size = f"{len(content):,} bytes, the limit is {_LARGEST_HEADER:,}"
+        raise ArgumentError(f"the header takes {size}: store arrays instead of lists of numbers")
+    yield len(content).to_bytes(8, "little") + content
     for name in names:
-        content = _bytes_of(arrays[name])
-        for start in range(0, len(content), _PIECE):
-            yield content[start : start + _PIECE]
+        data = _bytes_of(arrays[name])
+        for start in range(0, len(data), _PIECE):
+            yield data[start : start + _PIECE]
 
 
 def _dtype(name: str, array: np.ndarray[Any, Any]) -> str:
@@ -135,13 +139,7 @@ def read_safetensors(path: FilePath, limit: float = math.inf) -> tuple[dict[str,
 def read_metadata(path: FilePath) -> dict[str, str]:
     """The metadata of a safetensors file, without reading its arrays."""
     with _opened(path) as (file, size):
-        header = _read_header(file, size, str(path))
-    with _reading(path):
-        checksums = header.checksums
-        intact = checksums is None or checksums["metadata"] == _metadata_checksum(header.metadata)
-    if not intact:
-        raise FileFormatError(f"{path} is damaged: its header does not match its checksum")
-    return header.metadata
+        return _read_header(file, size, str(path)).metadata
 
 
 def read_bytes(path: FilePath, limit: float = math.inf) -> bytes:
@@ -173,7 +171,7 @@ class _Header(NamedTuple):
     """The header of a safetensors file; its tensors in the order of their data."""
 
     metadata: dict[str, str]
-    checksums: Any
+    checksums: Any  # of the arrays; None in files of other programs
     tensors: list[tuple[str, np.dtype[Any], tuple[int, ...]]]
 
 
@@ -185,7 +183,7 @@ def _read(file: io.BufferedIOBase, size: int, name: str) -> tuple[dict[str, str]
             arrays[tensor] = array = np.empty(shape, dtype)
             if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
                 raise ValueError("it was cut off meanwhile")
-    if header.checksums is not None and header.checksums != _checksums(arrays, header.metadata):
+    if header.checksums is not None and header.checksums != _checksums(arrays):
         raise FileFormatError(f"{name} is damaged: its content does not match its checksums")
     return header.metadata, arrays
 
@@ -206,8 +204,10 @@ def _read_header(file: io.BufferedIOBase, size: int, name: str) -> _Header:
                 f"{name} is damaged: it has no checksums, which every file of tinynn has; if it "
                 "was changed on purpose, pass its arrays to load_state_dict"
             )
+        if checksums is not None and checksums["metadata"] != _metadata_checksum(metadata):
+            raise FileFormatError(f"{name} is damaged: its header does not match its checksum")
         tensors = list(_tensors(entries, size - 8 - length, name))
-    return _Header(metadata, checksums, tensors)
+        return _Header(metadata, checksums and dict(checksums["arrays"]), tensors)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -252,13 +252,12 @@ def _reading(name: FilePath) -> Iterator[None]:
         raise FileFormatError(f"{name} is not an intact safetensors file ({error})") from error
 
 
-def _checksums(arrays: Arrays, metadata: dict[str, str]) -> Any:
-    """CRC-32 of each array with its dtype and shape, and of the metadata, by name."""
-    found = {
+def _checksums(arrays: Arrays) -> dict[str, int]:
+    """CRC-32 of each array with its dtype and shape."""
+    return {
         name: zlib.crc32(_bytes_of(array), zlib.crc32(f"{array.dtype.name}{array.shape}".encode()))
         for name, array in arrays.items()
     }
-    return {"arrays": found, "metadata": _metadata_checksum(metadata)}
 
 
 def _metadata_checksum(metadata: dict[str, str]) -> int:

@@ -7,6 +7,7 @@ Exit codes: 0 all checks passed, 1 a check failed, 2 no usable GPU, 130 interrup
 
 import argparse
 import json
+import math
 import platform
 import sys
 from datetime import UTC, datetime
@@ -95,9 +96,10 @@ def _check(
         row: dict[str, Any] = {"name": name, "dtype": dtype, "cases": len(cases), "ok": False}
         text = f"{name:<34}{dtype:<9}{len(cases):>5}"
         try:
-            row["error"] = max(table.error(case, backend, dtype) for case in cases)
-            row["ok"] = row["error"] < table.tolerance[dtype]
-            text += f"{row['error']:>12.1e}{table.tolerance[dtype]:>11.0e}"
+            error = max(table.error(case, backend, dtype) for case in cases)
+            row["ok"] = error < table.tolerance[dtype]
+            row["error"] = error if error < math.inf else str(error)  # JSON has no infinity
+            text += f"{error:>12.1e}{table.tolerance[dtype]:>11.0e}"
         except Exception as failure:  # any failure belongs in the report
             row |= {"error": None, "raised": f"{type(failure).__name__}: {failure}"}
             text += f"  {row['raised']}"
