@@ -6,7 +6,10 @@ import socket
 import struct
 import subprocess
 import sys
+import time
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +269,44 @@ def test_what_is_no_photo_or_too_costly_is_refused(tmp_path: Path, kind: str) ->
     content, reason = REFUSED[kind]
     with pytest.raises(DataError, match=rf"odd\.jpg .*{reason}"):
         read_photo(written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("file_format", "limit"), [("PNG", 150), ("JPEG", 150), ("JPEG2000", 75), ("WEBP", 75)]
+)
+def test_the_limit_of_pixels_is_that_of_the_formats_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: str, limit: int
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    path = written(tmp_path, encoded(Image.new("RGB", (5, limit // 5)), file_format))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert read_photo(path).shape == (limit // 5, 5, 3)
+        path = written(tmp_path, encoded(Image.new("RGB", (5, limit // 5 + 1)), file_format))
+        with pytest.raises(DataError, match=rf"too large \(the limit is {limit} pixels\)"):
+            read_photo(path)
+
+
+def test_one_large_image_is_decoded_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, most = 0, 0
+    convert = decoding._upright
+
+    def noted(*arguments: object) -> np.ndarray:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.002)
+        running -= 1
+        return convert(*arguments)
+
+    monkeypatch.setattr(decoding, "_upright", noted)
+    monkeypatch.setattr(decoding, "LARGE", STORED[..., 0].size - 1)
+    path = written(tmp_path, encoded(STORED, "PNG"))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read_photo, [path] * 12))
+    assert most == 1
 
 
 @pytest.fixture(params=["pipe", "socket", "device", "link to a pipe", "directory", "huge", "gone"])

@@ -35,6 +35,9 @@ PIXEL_SHARE = 1.5
 Decoding takes about 7 bytes per pixel: 4 in Pillow and 3 in the result.
 """
 
+MEMORY = {"JPEG2000": 2, "WEBP": 2, "HEIF": 2}
+"""Formats that take more memory than others, and by how much; their limit is lower by as much."""
+
 LARGEST_FILE = 1 << 29
 """Bytes of the largest file; the largest image has 403 MB uncompressed."""
 
@@ -148,12 +151,15 @@ def _decoded(content: bytes, path: Path, at_least: int | None) -> Pixels:
     except Image.DecompressionBombError as error:
         raise _too_large(path, limit) from error
     with picture:
-        if math.prod(picture.size) > limit:
-            raise _too_large(path, limit)
+        memory = MEMORY.get(picture.format or "", 1)
+        pixels = math.prod(picture.size) * memory
+        if pixels > limit:
+            raise _too_large(path, limit / memory)
         _check_scans(picture, content)
-        if at_least is not None:
-            picture.draft("RGB", (at_least, at_least))
-        with _large_image if math.prod(picture.size) > LARGE else nullcontext():
+        drafted = at_least is not None and picture.draft("RGB", (at_least, at_least))
+        if drafted and "progressive" not in picture.info:  # whose coefficients are all in memory
+            pixels = math.prod(picture.size)
+        with _large_image if pixels > LARGE else nullcontext():
             picture.load()
             return _upright(picture, path)
 
