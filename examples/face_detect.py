@@ -208,11 +208,14 @@ def _drawn_paths(inputs: Sequence[Path], out: Path) -> list[Path]:
     """An output file in ``out`` for each input, numbered where it would overwrite a file."""
     taken = {_identity(photo) for photo in inputs}
     drawn: list[Path] = []
+    numbers: dict[str, int] = {}  # the last one of each name
     for photo in inputs:
         suffix = photo.suffix if photo.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
-        path, number = _in(out, photo.stem, f"_faces{suffix}"), 2
+        path = _in(out, photo.stem, f"_faces{suffix}")
+        name = _identity(path)
         while _identity(path) in taken:
-            path, number = _in(out, photo.stem, f"_faces_{number}{suffix}"), number + 1
+            numbers[name] = numbers.get(name, 1) + 1
+            path = _in(out, photo.stem, f"_faces_{numbers[name]}{suffix}")
         taken.add(_identity(path))
         drawn.append(path)
     return drawn

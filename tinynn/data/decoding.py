@@ -119,7 +119,8 @@ def _content(path: Path) -> bytes:
             raise DataError(f"{path} is a pipe, socket or device: expected an image file")
         if status.st_size > LARGEST_FILE:
             raise DataError(f"{path} has {status.st_size:,} bytes, the limit is {LARGEST_FILE:,}")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(status.st_size)
     except OSError as error:
         raise DataError(f"{path} is not a readable image ({error.strerror or error})") from error
 
