@@ -1,6 +1,7 @@
 """What only informs never stops the work, and never reaches a file of its own choice."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -22,13 +23,13 @@ from tinynn.training import History, TrainingState, fit, log_csv, log_json_lines
 ROOT = Path(__file__).parents[1]
 
 PROGRAM = """
-import os, signal, sys
+import json, os, signal, sys, time
 import numpy as np
-from tinynn import functional as F, nn, optim
+import safetensors.numpy, tempfile, tqdm, uuid  # once for all children
+from tinynn import functional as F, messages, nn, optim
 from tinynn.data import ArrayDataset, DataLoader
 from tinynn.errors import Interrupted
 from tinynn.training import Checkpoints, fit
-from tinynn import messages
 messages._WAIT = 10
 def train(**options):
     model = nn.Linear(4, 2)
@@ -38,14 +39,34 @@ class Raises:
     encoding = "utf-8"
     def __getattr__(self, name):
         raise RuntimeError("lost")
-{break_it}
-print(len(train(description="訓練").training))
-for name in {signals}:
-    stop = lambda event, run: run.steps == 2 and signal.raise_signal(signal.Signals[name])
-    try:
-        train(checkpoints=Checkpoints(name, every=0), callbacks=[stop])
-    except Interrupted:
-        print(name, max(os.listdir(name)))
+def run(break_it, signals):
+    exec(break_it, globals())
+    print(len(train(description="訓練").training))
+    for name in signals:
+        stop = lambda event, run: run.steps == 2 and signal.raise_signal(signal.Signals[name])
+        try:
+            train(checkpoints=Checkpoints(name, every=0), callbacks=[stop])
+        except Interrupted:
+            print(name, max(os.listdir(name)))
+kinds, signals = map(json.loads, sys.argv[1:])
+codes = {}
+for kind, break_it in kinds.items():
+    child = os.fork()
+    if not child:
+        os.mkdir(kind)
+        os.chdir(kind)
+        os.dup2(os.open("printed", os.O_WRONLY | os.O_CREAT), 1)
+        run(break_it, signals)
+        sys.exit()
+    for _ in range(2000):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended: break
+        time.sleep(0.005)
+    else:
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+    codes[kind] = os.waitstatus_to_exitcode(status)
+print(json.dumps(codes))
 """
 
 UNREAD = """
@@ -77,21 +98,29 @@ UNUSABLE = {
 SIGNALS = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """Trainings in children of one process: their folders by kind, and their exit codes."""
+    folder = tmp_path_factory.mktemp("unusable")
+    finished = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(UNUSABLE), json.dumps(SIGNALS)], cwd=folder,
+        stdout=subprocess.PIPE, text=True, timeout=300, check=True,
+        env={**os.environ, "PYTHONPATH": os.fspath(ROOT)},
+    )  # fmt: skip
+    return folder, json.loads(finished.stdout)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
 @pytest.mark.parametrize("kind", UNUSABLE)
-def test_a_standard_error_that_is_unusable(kind: str, tmp_path: Path) -> None:
+def test_a_standard_error_that_is_unusable(kind: str, ended: tuple[Path, dict[str, int]]) -> None:
     """Training finishes, and each signal ends it with a checkpoint."""
-    program = PROGRAM.format(break_it=UNUSABLE[kind], signals=SIGNALS)
-    finished = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-        timeout=60, env={**os.environ, "PYTHONPATH": os.fspath(ROOT)},
-    )  # fmt: skip
-    ends = [f"{name} step-000000000002.safetensors" for name in SIGNALS]
-    assert finished.stdout.splitlines() == ["3", *ends]
+    folder, codes = ended
+    printed = (folder / kind / "printed").read_text().splitlines()
+    assert printed == ["3", *(f"{name} step-000000000002.safetensors" for name in SIGNALS)]
     if kind != "replaced by an object that fails":  # Python itself flushes it at the exit
-        assert finished.returncode == 0
+        assert codes[kind] == 0
     if kind == "descriptor of another file":
-        assert (tmp_path / "other").read_bytes() == b""
+        assert (folder / kind / "other").read_bytes() == b""
 
 
 def test_checkpoints_do_not_get_the_descriptor_of_standard_error(tmp_path: Path) -> None:

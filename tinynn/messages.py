@@ -86,7 +86,7 @@ class Terminal:
 TERMINAL = Terminal()
 
 
-def write_unbuffered(text: str, wait: int = _WAIT) -> None:
+def write_unbuffered(text: str, wait: int | None = None) -> None:
     """Write to the standard error of the process; a signal handler may do so at any time.
 
     Writes nothing to a file that was opened after the descriptor of standard error was closed, and
@@ -99,7 +99,7 @@ def write_unbuffered(text: str, wait: int = _WAIT) -> None:
         descriptor = stream.fileno()
         content = text.encode(stream.encoding, "backslashreplace")
         for start in range(0, len(content), _PIECE):
-            if os.name == "posix" and not _is_ready(descriptor, wait):
+            if os.name == "posix" and not _is_ready(descriptor, _WAIT if wait is None else wait):
                 return
             os.write(descriptor, content[start : start + _PIECE])
 

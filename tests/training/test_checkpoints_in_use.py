@@ -236,16 +236,21 @@ class TestAServerThatHangs:
             train(checkpoints, callbacks=[ends_after(step, "SIGTERM")])
 
     def test_a_signal_while_the_end_is_saved(
-        self, tmp_path: Path, hanging: Callable[[], None], capsys: pytest.CaptureFixture[str]
-    ) -> None:
+        self, tmp_path: Path, hanging: Callable[[], None], monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
         checkpoints = Checkpoints(tmp_path)
         hanging()
-        main = threading.main_thread().ident
-        timer = threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGTERM))
-        timer.start()
+        hang, main = Folder.write, threading.main_thread().ident
+
+        def signal_and_hang(self: Folder, name: str, content: Content) -> None:
+            signal.pthread_kill(main, signal.SIGTERM)
+            monkeypatch.setattr(Folder, "write", hang)
+            hang(self, name, content)
+
+        monkeypatch.setattr(Folder, "write", signal_and_hang)
         with pytest.raises(StorageError, match="no answer"):
             train(checkpoints)
-        timer.join()
         assert "NOT SAVED, continuing: cannot write to" in capsys.readouterr().err
 
     def test_the_program_ends(self, tmp_path: Path) -> None:
