@@ -133,6 +133,13 @@ class TestBackward:
         with pytest.raises(GradientError, match=r"gradient of wrong should be float32 \(2,\)"):
             y.sum().backward()
 
+    @pytest.mark.parametrize("wrong", [None, 1.0, np.ones(2, "float32")])
+    def test_a_vjp_returns_a_tensor(self, wrong: object, device: str) -> None:
+        x = leaf([1.0, 2.0], device)
+        y = record("wrong", x.data, (x, lambda grad: wrong))
+        with pytest.raises(GradientError, match=r"gradient of wrong should be a tensor, got"):
+            y.sum().backward()
+
     def test_a_function_that_widens_names_itself(self, device: str) -> None:
         x = leaf([1.0], device)
         with pytest.raises(DtypeError, match=r"widen would widen float32 to float64"):
@@ -247,6 +254,14 @@ class TestGrad:
         y = record("probe", other.data, (other, lambda grad: visited.append(True) or grad))
         tinynn.grad(x * y, x)
         assert visited == []
+
+    def test_of_anything_but_tensors_is_an_error(self, device: str) -> None:
+        x = leaf(2.0, device)
+        for outputs, inputs in ((1.0, x), (x * 2, 1.0), (x * 2, ["x"]), ([x * 2, None], x)):
+            with pytest.raises(ArgumentError, match=r"grad expects tensors as (in|out)puts, got"):
+                tinynn.grad(outputs, inputs)
+        with pytest.raises(ArgumentError, match="grad expects 2 grad_outputs, got 1"):
+            tinynn.grad([x * 2, x * 3], x, [tinynn.tensor(1.0, device=device)])
 
     def test_of_an_unused_input_is_an_error(self, device: str) -> None:
         x, unused = leaf(2.0, device), leaf([1.0, 1.0], device)
@@ -451,6 +466,20 @@ class TestConversions:
         assert [10, 20, 30][tinynn.tensor(1, device=device)] == 20
         with pytest.raises(TypeError, match="only an integer tensor"):
             [1, 2][x]
+
+    def test_format(self, device: str) -> None:
+        x = tinynn.tensor([2.5], device=device)
+        assert f"{x:.2f} {x.sum():6.1f}" == "2.50    2.5"
+        assert f"{x}" == str(x)
+
+    def test_lists_of_results_are_stacked(self, device: str) -> None:
+        x = leaf([1.0, 2.0], device)
+        for values in ([x.sum(), x.mean()], [[0.0, x[0]]], ([1.0], (x.sum(),))):
+            with pytest.raises(GradientError, match=r"lose the gradient.*F\.stack"):
+                tinynn.tensor(values)
+        y = leaf([1.0, 2.0], "cpu")
+        with tinynn.no_grad():
+            assert tinynn.tensor([y.sum(), 1.0]).tolist() == [3, 1]
 
     def test_lists(self, device: str) -> None:
         assert tinynn.tensor([[1, 2], [3, 4]], device=device).tolist() == [[1, 2], [3, 4]]

@@ -174,9 +174,11 @@ def state(kind: str, device: str) -> tuple[Tensor, Callable[[], object]]:
     if kind == "leaf":
         leaf = x.requires_grad_()
         return leaf, leaf.tolist
-    if kind == "gradient":
+    if "gradient" in kind:
         leaf = tinynn.ones(2, device=device, requires_grad=True)
         (leaf * x).sum().backward()
+        if kind == "clipped gradient":
+            optim.clip_grad_value([leaf], 10.0)
         assert leaf.grad is not None
         return leaf.grad, lambda: leaf.grad.tolist()
     model = nn.Module()
@@ -185,7 +187,9 @@ def state(kind: str, device: str) -> tuple[Tensor, Callable[[], object]]:
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("kind", ["leaf", "parameter", "frozen", "buffer", "gradient"])
+@pytest.mark.parametrize(
+    "kind", ["leaf", "parameter", "frozen", "buffer", "gradient", "clipped gradient"]
+)
 @pytest.mark.parametrize("operand", [3.0, "tensor"])
 def test_augmented_assignment_changes_state(
     operator: str, kind: str, operand: object, device: str

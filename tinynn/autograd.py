@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self, Union
@@ -163,6 +163,9 @@ class Tensor:
 
     def __int__(self) -> int:
         return int(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if spec and self.size == 1 else str(self), spec)
 
     def __bool__(self) -> bool:
         if self.size != 1:
@@ -588,19 +591,22 @@ def grad(
         >>> curvature = tinynn.grad(slope, x)
     """
     single = isinstance(inputs, Tensor)
-    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    targets = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    if not outputs:
+    sources, targets = _tensors("outputs", outputs), _tensors("inputs", inputs)
+    if not sources:
         raise ArgumentError("grad expects at least one output, got none")
     if grad_outputs is None or isinstance(grad_outputs, Tensor):
-        grad_outputs = [grad_outputs] * len(outputs)  # type: ignore[list-item]
+        given: Sequence[Any] = [grad_outputs] * len(sources)
+    else:
+        given = list(grad_outputs)
+    if len(given) != len(sources):
+        raise ArgumentError(f"grad expects {len(sources)} grad_outputs, got {len(given)}")
     for tensor in targets:
         if not tensor.requires_grad:
             raise GradientError(f"grad: an input of shape {tensor.shape} does not require grad")
-    seeds = [_seed_gradient(o, g) for o, g in zip(outputs, grad_outputs, strict=True)]
+    seeds = [_seed_gradient(o, g) for o, g in zip(sources, given, strict=True)]
     keep = create_graph if retain_graph is None else retain_graph
-    with outputs[0].backend.session(), _grad_mode(create_graph):
-        found = _backpropagate(outputs, seeds, keep, targets)
+    with sources[0].backend.session(), _grad_mode(create_graph):
+        found = _backpropagate(sources, seeds, keep, targets)
     results = tuple([found.get(_key(tensor), (None, None))[1] for tensor in targets])
     unused = [t.shape for t, result in zip(targets, results, strict=True) if result is None]
     if unused and not allow_unused:
@@ -609,6 +615,17 @@ def grad(
             "allow_unused=True returns None for them"
         )
     return results[0] if single else results
+
+
+def _tensors(what: str, value: Any) -> list[Tensor]:
+    """One tensor or several, as a list."""
+    if isinstance(value, Tensor) or not isinstance(value, Iterable):
+        value = [value]
+    found = list(value)
+    for tensor in found:
+        if not isinstance(tensor, Tensor):
+            raise ArgumentError(f"grad expects tensors as {what}, got {type(tensor).__name__}")
+    return found
 
 
 def _seed_gradient(output: Tensor, gradient: Tensor | None) -> Tensor:
@@ -693,6 +710,11 @@ def _visit(node: Node, grad: Tensor, inputs: _Inputs, found: _Gradients) -> None
     if _last_change > node.order:
         _check_unchanged(node, inputs)
     for (source, _), product in zip(inputs, node.vjps(grad, inputs), strict=True):
+        if not isinstance(product, Tensor):
+            raise GradientError(
+                f"the gradient of {node.name} should be a tensor, got {type(product).__name__}: "
+                "this is a bug in its VJP"
+            )
         if product.data.shape != source.data.shape or product.data.dtype != source.data.dtype:
             raise GradientError(
                 f"the gradient of {node.name} should be {source.dtype} {source.shape}, got "

@@ -12,9 +12,9 @@ import numpy as np
 
 from tinynn import arguments
 from tinynn.arguments import explained_memory, real_dtype
-from tinynn.autograd import Tensor
+from tinynn.autograd import Tensor, is_grad_enabled
 from tinynn.backend import Backend, default_backend, get_backend
-from tinynn.errors import ArgumentError
+from tinynn.errors import ArgumentError, GradientError
 from tinynn.memory import take_from_allowance
 from tinynn.random import default_generator
 
@@ -42,14 +42,27 @@ def tensor(
 
     Raises:
         ArgumentError: If the lists are ragged, the values are not real numbers, or some are masked.
+        GradientError: If the lists hold results of functions that require a gradient.
 
     Example:
         >>> tinynn.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
     """
     if isinstance(data, Tensor):
         device, data = device or data.device, data.numpy()
+    elif is_grad_enabled() and _holds_recorded(data):
+        raise GradientError(
+            "tensor() copies values and would lose the gradient of the tensors in the list: use "
+            "F.stack, or .item() to leave the graph on purpose"
+        )
     backend = _backend(device)
     return Tensor(backend.from_host(arguments.real_array("tensor()", data, dtype)), requires_grad)
+
+
+def _holds_recorded(data: Any) -> bool:
+    """Whether nested lists hold a result that has a graph."""
+    if not isinstance(data, (list, tuple)) or {*map(type, data)} <= {int, float, bool}:
+        return isinstance(data, Tensor) and not data.is_leaf
+    return any(map(_holds_recorded, data))
 
 
 def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:

@@ -325,3 +325,18 @@ def test_a_parameter_added_later_has_its_own_step_count(device: str) -> None:
         (early * 3 if step < 4 else early * 3 + late * 3).sum().backward()
         optimizer.step()
     assert late.item() == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.ones(2, "float32"), 1.0, np.ones(1, "float32"), np.ones((1, 2)), np.ones(2)]
+)
+def test_a_gradient_that_does_not_fit_is_refused(wrong: Any, device: str) -> None:
+    """It would be broadcast or cast; nothing is changed then."""
+    good, bad = (tinynn.ones(2, device=device, requires_grad=True) for _ in range(2))
+    good.grad = tinynn.ones_like(good)
+    first = isinstance(wrong, np.ndarray) and wrong.dtype == np.float32 and wrong.shape == (2,)
+    is_array = isinstance(wrong, np.ndarray) and not first
+    bad.grad = tinynn.tensor(wrong, device=device) if is_array else wrong
+    with pytest.raises(GradientError, match=r"gradient of parameter '1' must be a tensor float32"):
+        optim.SGD([good, bad], 0.5).step()
+    assert good.tolist() == [1, 1]

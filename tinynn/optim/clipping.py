@@ -7,6 +7,7 @@ import numpy as np
 
 from tinynn.arguments import number
 from tinynn.autograd import Tensor
+from tinynn.backend import Array
 from tinynn.errors import ArgumentError
 
 __all__ = ["clip_grad_norm", "clip_grad_value"]
@@ -43,7 +44,7 @@ def clip_grad_norm(parameters: Any, max_norm: float) -> Tensor:
     for tensor, grad in zip(tensors, grads, strict=True):
         # a new array: tensors may share one gradient
         clipped = xp.multiply(grad.data, scale.astype(max(grad.dtype, np.dtype(np.float32))))
-        tensor.grad = Tensor(xp.asarray(clipped).astype(grad.dtype, copy=False))
+        _replace(tensor, xp.asarray(clipped).astype(grad.dtype, copy=False))
     return Tensor(xp.asarray(norm).astype(wide))
 
 
@@ -57,7 +58,12 @@ def clip_grad_value(parameters: Any, limit: float) -> None:
     limit = number("clip_grad_value: limit", limit, 0)
     for tensor in _with_gradients(parameters):
         xp = tensor.backend.xp
-        tensor.grad = Tensor(xp.asarray(xp.clip(tensor.grad.data, -limit, limit)))
+        _replace(tensor, xp.asarray(xp.clip(tensor.grad.data, -limit, limit)))
+
+
+def _replace(tensor: Tensor, grad: Array) -> None:
+    tensor.grad = Tensor(grad)
+    tensor.grad.is_state = True
 
 
 def _with_gradients(parameters: Any) -> list[Any]:

@@ -83,18 +83,19 @@ class Optimizer:
                 state stay unchanged; a GPU decides without a synchronization.
 
         Raises:
-            GradientError: If no parameter has a gradient.
+            GradientError: If no parameter has a gradient, or one that does not fit.
             ArgumentError: If the formula is not elementwise.
         """
         rate = self.learning_rate
         groups: dict[tuple[Backend, np.dtype[Any], int], list[str]] = {}  # one kernel call each
-        for path, parameter in self.parameters.items():
-            if parameter.grad is None or not parameter.requires_grad:
-                continue
+        due = {p: x for p, x in self.parameters.items() if x.grad is not None and x.requires_grad}
+        for path, parameter in due.items():
+            _check_gradient(path, parameter, parameter.grad)
+        for path, parameter in due.items():
             if path not in self._settled or self._settled[path] is not parameter.data:
                 self._settle(path, parameter)
             self.updates[path] = step = self.updates.get(path, 0) + 1
-            groups.setdefault((parameter.backend, parameter.dtype, step), []).append(path)
+            groups.setdefault((parameter.backend, parameter.data.dtype, step), []).append(path)
         if not groups:
             raise GradientError("optimizer.step() found no gradients: call loss.backward() first")
         for (backend, _, step), paths in groups.items():
@@ -232,3 +233,16 @@ def _number(rate: LearningRate) -> float | None:
 def _checked(rate: LearningRate) -> LearningRate:
     """A schedule, or a learning rate as a float."""
     return rate if callable(rate) else number("the learning rate", rate, 0)
+
+
+def _check_gradient(path: str, parameter: Tensor, grad: Any) -> None:
+    """Raise GradientError for a ``grad`` that the user set and that would be broadcast or cast."""
+    if isinstance(grad, Tensor) and grad.backend is parameter.backend:
+        own, data = parameter.data, grad.data
+        if data.shape == own.shape and data.dtype == own.dtype:
+            return
+    got = f"{grad.dtype} {grad.shape} on {grad.device}" if isinstance(grad, Tensor) else type(grad)
+    raise GradientError(
+        f"the gradient of parameter {path!r} must be a tensor {parameter.dtype} {parameter.shape} "
+        f"on {parameter.device}, got {got}"
+    )

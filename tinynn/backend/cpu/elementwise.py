@@ -49,13 +49,15 @@ def evaluate(backend: Backend, formula: Formula, *arrays: Array) -> Array:
     traced(formula, arrays)  # an error if it is not elementwise
     first = arrays[0]
     try:
-        if first.dtype.itemsize == 2:  # in float32, as on a GPU
+        floating = first.dtype.kind == "f"
+        if floating and first.dtype.itemsize == 2:  # in float32, as on a GPU
             wide = (array.astype(np.float32) for array in arrays)
             return evaluate(backend, formula, *wide).astype(first.dtype)
-        if not _is_large_run(*arrays, least=tuning.EVALUATE_FROM):
+        if not floating or not _is_large_run(*arrays, least=tuning.EVALUATE_FROM):
             result = formula(*arrays)
-            same = result is not first and result.dtype is first.dtype
-            return result if same else np.array(result, dtype=first.dtype)
+            if result is not first and (result.dtype is first.dtype or not floating):
+                return result
+            return np.array(result, dtype=first.dtype)
 
         def into(*chunks: Array, out: Array) -> None:
             out[...] = formula(*chunks)
