@@ -178,6 +178,7 @@ def check_array(data: Any) -> Any:
     return data
 
 
+@np.errstate(under="ignore")
 def real_array(what: str, data: Any, dtype: Any) -> Any:
     """A copy of the data as an array that a tensor can hold.
 

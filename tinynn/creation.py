@@ -163,6 +163,7 @@ def arange(
     return _filled("arange", tuple(values), dtype, device, False)
 
 
+@np.errstate(under="ignore")
 def linspace(
     start: float, stop: float, count: int, dtype: DType = "float32", device: str | None = None
 ) -> Tensor:
@@ -172,6 +173,7 @@ def linspace(
     return _filled("linspace", (*ends, count), dtype, device, False)
 
 
+@np.errstate(under="ignore")
 def rand(
     shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
@@ -183,6 +185,7 @@ def rand(
     return Tensor(_backend(device).from_host(values), requires_grad)
 
 
+@np.errstate(under="ignore")
 def randn(
     shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:

@@ -89,13 +89,24 @@ def test_a_training_step_in_float16(device: str) -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.SiLU(), nn.Flatten(), nn.Linear(72, 2)
     ).to(device)
-    scaler, optimizer = optim.LossScaler(2.0**-9), optim.Adam(model, 1e-3)
     images = tinynn.rand((4, 8, 8, 1), device=device) * 1e-6
+    scaler, optimizer = optim.LossScaler(2.0**-9), optim.Adam(model, 1e-3)
     with tinynn.autocast():
         loss = F.cross_entropy(model(images), tinynn.zeros(4, "int64", device))
     scaler.scale(loss).backward()
     scaler.step(optimizer, max_norm=1.0)
-    assert tinynn.tensor([1e-9]).astype("float16").tolist() == [0]
+
+
+@pytest.mark.usefixtures("strict")
+def test_conversions_to_a_narrower_dtype(device: str) -> None:
+    tiny = np.array([1e-60])
+    assert tinynn.tensor(tiny, "float32", device).tolist() == [0]
+    assert tinynn.tensor(tiny, device=device).astype("float16").tolist() == [0]
+    assert tinynn.linspace(0, 1e-60, 2, device=device).tolist() == [0, 0]
+    assert tinynn.rand(1 << 17, "float16", device).dtype == np.float16
+    model = nn.Linear(1, 1).to(device)
+    model.load_state_dict({"weight": tiny[None], "bias": tiny})
+    assert model.bias.tolist() == [0]
 
 
 @pytest.mark.usefixtures("strict")

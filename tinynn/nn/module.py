@@ -204,6 +204,7 @@ class Module:
         """All parameters and buffers by path: the tensors themselves, not copies."""
         return dict(self._named_tensors())
 
+    @np.errstate(under="ignore")  # to round to 0 is no error
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Copy values into the parameters and buffers with the same paths.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,13 @@ class Optimizer:
         groups: dict[tuple[Backend, np.dtype[Any], int], list[str]] = {}  # one kernel call each
         due = {p: x for p, x in self.parameters.items() if x.grad is not None and x.requires_grad}
         for path, parameter in due.items():
-            _check_gradient(path, parameter, parameter.grad)
+            grad, data = parameter.grad, parameter.data
+            if (
+                not isinstance(grad, Tensor)
+                or grad.backend is not parameter.backend
+                or (grad.data.shape, grad.data.dtype) != (data.shape, data.dtype)
+            ):
+                raise _misfit(path, parameter, grad)
         for path, parameter in due.items():
             if path not in self._settled or self._settled[path] is not parameter.data:
                 self._settle(path, parameter)
@@ -128,10 +135,10 @@ class Optimizer:
 
         if step == 1:  # an error if it is not elementwise: it runs on parts of the arrays
             Trace(formula, 2 + len(names))
-        tensors = [self.parameters[path] for path in paths]
-        grads = [tensor.grad.data for tensor in tensors if tensor.grad is not None]
-        states = ([self.state[path][name] for path in paths] for name in names)
-        backend.update(formula, [[tensor.data for tensor in tensors], grads, *states], skip)
+        tensors = list(map(self.parameters.__getitem__, paths))
+        columns = [list(map(attrgetter(name), tensors)) for name in ("data", "grad.data")]
+        columns += [[self.state[path][name] for path in paths] for name in names]
+        backend.update(formula, columns, skip)
         note_change(*tensors)
 
     def init_single(self, parameter: Tensor) -> State:
@@ -235,14 +242,10 @@ def _checked(rate: LearningRate) -> LearningRate:
     return rate if callable(rate) else number("the learning rate", rate, 0)
 
 
-def _check_gradient(path: str, parameter: Tensor, grad: Any) -> None:
-    """Raise GradientError for a ``grad`` that the user set and that would be broadcast or cast."""
-    if isinstance(grad, Tensor) and grad.backend is parameter.backend:
-        own, data = parameter.data, grad.data
-        if data.shape == own.shape and data.dtype == own.dtype:
-            return
+def _misfit(path: str, parameter: Tensor, grad: Any) -> GradientError:
+    """The error for a ``grad`` that was assigned and would be broadcast or cast."""
     got = f"{grad.dtype} {grad.shape} on {grad.device}" if isinstance(grad, Tensor) else type(grad)
-    raise GradientError(
+    return GradientError(
         f"the gradient of parameter {path!r} must be a tensor {parameter.dtype} {parameter.shape} "
         f"on {parameter.device}, got {got}"
     )
