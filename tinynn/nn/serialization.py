@@ -28,7 +28,8 @@ _Classes = dict[str, type[Module]]
 def save(model: Module, path: FilePath, extra: dict[str, Any] | None = None) -> None:
     """Write a model to a safetensors file: parameters, buffers and architecture.
 
-    The write is atomic: the file appears under its name when it is complete.
+    The write is atomic: the file appears under its name when it is complete. A symbolic link stays,
+    and an existing file keeps its permissions.
 
     Args:
         extra: JSON data of your own, which ``load_extra`` returns.
