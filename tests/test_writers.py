@@ -240,6 +240,7 @@ class TestPlaces:
         tinynn.save(nn.ReLU(), "~/model")
         assert isinstance(tinynn.load("~/model"), nn.ReLU)
         assert isinstance(tinynn.load(f"file://{tmp_path}/model"), nn.ReLU)
+        assert isinstance(tinynn.load(f"file://localhost{tmp_path}/model"), nn.ReLU)
         assert isinstance(tinynn.load(os.fsencode(tmp_path / "model")), nn.ReLU)  # type: ignore[arg-type]
 
     def test_names_that_begin_with_a_tilde(
@@ -252,7 +253,8 @@ class TestPlaces:
             tinynn.save(nn.ReLU(), "~nobody-of-this-name/model")
 
     @pytest.mark.parametrize(
-        "path", ["", "a\0b", 3, None, b"", object(), "s3://bucket/model", "hf://a:secret@b/c"]
+        "path",
+        ["", "a\0b", "a\ud800b", 3, None, b"", object(), "s3://bucket/model", "hf://a:secret@b/c"],
     )
     def test_what_is_no_path(self, path: Any) -> None:
         for function in (lambda p: tinynn.save(nn.ReLU(), p), tinynn.load, tinynn.load_extra):

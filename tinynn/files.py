@@ -68,12 +68,12 @@ def make_folder(path: Path) -> None:
 def path_text(path: FilePath) -> str:
     """A path or a URL as text, without "file://"; ArgumentError if it is neither."""
     try:
-        text = os.fsdecode(path).removeprefix("file://")
-    except TypeError as error:
+        text = re.sub(r"^file://(localhost(?=/))?", "", os.fsdecode(path))
+        if text and b"\0" not in os.fsencode(text):
+            return text
+        raise ValueError("no file has this name")
+    except (TypeError, ValueError) as error:
         raise ArgumentError(f"expected the path of a file, got {path!r:.80}") from error
-    if not text or "\0" in text:
-        raise ArgumentError(f"expected the path of a file, got {text!r:.80}")
-    return text
 
 
 # -- safetensors -----------------------------------------------------------------------------------
@@ -230,8 +230,9 @@ def _tensors(
                 f"{file}: the dtype of {name!r}, {names.get(code, code)}, is not supported, as "
                 "NumPy does not have it: convert it to float32 with the program that wrote it"
             )
-        if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
-            raise ValueError(f"shape or offsets of {name!r} are not numbers >= 0")
+        numbers = (*shape, start, stop)  # few and small: their product takes no time
+        if len(numbers) > 66 or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
+            raise ValueError(f"{name!r} has no shape and offsets of an array")
         dtype = _DTYPES[code]
         if start != end or stop - start != math.prod(shape) * dtype.itemsize or stop > size:
             raise ValueError(f"{name!r} has the wrong size or place: was the file cut off?")

@@ -118,7 +118,10 @@ class Remote:
                 "pip install -e '.[s3]' installs fsspec and s3fs, other protocols need their own"
             ) from error
         except Exception as error:  # of any package, which may connect here already
-            text = f"{location} is not a URL that fsspec supports: {error}"
+            failed = "is not a URL that fsspec supports"
+            if not isinstance(error, ValueError):
+                failed = "cannot be opened"
+            text = f"{location} {failed}: {error}"
             raise StorageError(_hidden(text, self._secret)) from error
         self._files: Any = files
         self._root = str(root).rstrip("/")
