@@ -204,14 +204,17 @@ class Backend:
     def log_softmax(self, x: Array, axis: int) -> Array:
         """x - log Σ exp(x) along an axis.
 
-        Subtracting the maximum first prevents overflow. With n elements at the maximum, log Σ is
-        then log(n) + log1p(Σ / n) with the sum over the others: log(1 + Σ) would lose a small sum.
+        Subtracting the maximum first prevents overflow. The sum is then 1 + Σ' over the others, and
+        log1p(Σ') keeps the digits of a small Σ'.
         """
-        shifted = x - x.max(axis=axis, keepdims=True)
-        highest = shifted == 0
-        others = self.sum(self.xp.exp(shifted) - highest, (axis,), keepdims=True)
-        count = highest.sum(axis=axis, keepdims=True).clip(1).astype(x.dtype)  # 0: all are NaN
-        return shifted - (self.xp.log(count) + self.xp.log1p(others / count))
+        xp, shape = self.xp, x.shape
+        x = x.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+        highest = xp.arange(len(x))[:, None], x.argmax(1), xp.arange(x.shape[2])
+        shifted = x - x[highest][:, None]
+        exponentials = xp.exp(shifted)
+        exponentials[highest] = 0
+        shifted -= xp.log1p(self.sum(exponentials, (1,), keepdims=True))
+        return shifted.reshape(shape)
 
     def softmax(self, x: Array, axis: int) -> Array:
         """exp(x) / Σ exp(x) along an axis."""

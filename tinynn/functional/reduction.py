@@ -120,7 +120,7 @@ def _extreme(name: str, x: Operand, axis: Axis, keepdims: bool) -> Tensor:
 
     def vjp(grad: Tensor) -> Tensor:
         winners = x.data == extreme(x.data, axis=axes, keepdims=True)
-        shares = (winners / winners.sum(axis=axes, keepdims=True)).astype(grad.dtype)
+        shares = winners * (1 / winners.sum(axis=axes, keepdims=True)).astype(grad.dtype)
         return _expand(grad, x.shape, axes, keepdims) * as_tensor(name, shares)
 
     return record(name, extreme(x.data, axis=axes, keepdims=keepdims), (x, vjp))
