@@ -119,9 +119,11 @@ def _extreme(name: str, x: Operand, axis: Axis, keepdims: bool) -> Tensor:
     keepdims = keepdims is not False and flag("keepdims", keepdims)
 
     def vjp(grad: Tensor) -> Tensor:
-        winners = x.data == extreme(x.data, axis=axes, keepdims=True)
-        shares = winners * (1 / winners.sum(axis=axes, keepdims=True)).astype(grad.dtype)
-        return _expand(grad, x.shape, axes, keepdims) * as_tensor(name, shares)
+        wide = "float32" if grad.dtype.itemsize == 2 else grad.dtype  # for their number
+        winners = (x.data == extreme(x.data, axis=axes, keepdims=True)).astype(wide)
+        winners /= x.backend.sum(winners, axes, keepdims=True)
+        shares = as_tensor(name, winners.astype(grad.dtype, copy=False))
+        return _expand(grad, x.shape, axes, keepdims) * shares
 
     return record(name, extreme(x.data, axis=axes, keepdims=keepdims), (x, vjp))
 
