@@ -38,7 +38,7 @@ ASTRONAUT_FACE = (176, 72, 94, 94)  # ground truth: x, y, width, height
 MONTAGES_SHOWN, MISTAKES_SHOWN = 3, 24
 WHITE = (255, 255, 255)
 LONGEST_NAME = 255  # bytes
-RESULTS = 16 << 20  # bytes of all results, but for the weights of a large network
+RESULTS = 8 << 20  # bytes of all results, but for the weights of a large network
 EXAMPLES_CAPTION = "Two examples per row, each with test image, HiResCAM and occlusion map."
 
 

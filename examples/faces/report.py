@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -37,14 +38,18 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (text + "\n").encode(errors="backslashreplace"))
 
 
-def curve(history: History) -> dict[str, list[float]]:
-    """Loss and accuracy as lists with one value per epoch, for ``report.json``."""
-    lists: dict[str, list[float]] = {}
+def curve(history: History) -> dict[str, list[float | None]]:
+    """Loss and accuracy as lists with one value per epoch, for ``report.json``; None for NaN."""
+    lists: dict[str, list[float | None]] = {}
     for name, epochs in (("training", history.training), ("validation", history.validation)):
         if epochs:
-            lists[f"{name}_loss"] = [round(metrics.loss, 6) for metrics in epochs]
-            lists[f"{name}_accuracy"] = [round(metrics.accuracy, 6) for metrics in epochs]
+            lists[f"{name}_loss"] = [_rounded(metrics.loss) for metrics in epochs]
+            lists[f"{name}_accuracy"] = [_rounded(metrics.accuracy) for metrics in epochs]
     return lists
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None
 
 
 # -- pictures --------------------------------------------------------------------------------------

@@ -267,7 +267,7 @@ class TestTraining:
 
     def test_a_finished_training_that_is_fetched_again_stays_the_same(self, tmp_path: Path) -> None:
         known = detection.train(self.TINY)
-        for _ in range(3):
+        for _ in range(2):
             with Checkpoints(tmp_path) as checkpoints:
                 fetched = detection.train(self.TINY, 0, "cpu", checkpoints)
             self.assert_same(known, fetched)
