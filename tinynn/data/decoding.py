@@ -55,6 +55,7 @@ STRIP = 1 << 20
 
 # Tags of EXIF and TIFF
 ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 274, 258, 262, 0
+SUBFILE, PREVIEW = 254, 1
 
 _AS_STORED: dict[int, Callable[[Pixels], Pixels]] = {
     1: lambda upright: upright,
@@ -157,6 +158,8 @@ def _decoded(content: bytes, path: Path, at_least: int | None) -> Pixels:
         if pixels > limit:
             raise _too_large(path, limit / memory)
         _check_scans(picture, content)
+        if getattr(picture, "tag_v2", {}).get(SUBFILE) == PREVIEW:
+            raise ValueError("its first image is a preview, as in raw files of cameras")
         drafted = at_least is not None and picture.draft("RGB", (at_least, at_least))
         if drafted and "progressive" not in picture.info:  # whose coefficients are all in memory
             pixels = math.prod(picture.size)
