@@ -13,7 +13,7 @@ import tinynn
 from tests.functional.cases import DIFFERENTIABLE, evaluate, variables
 from tinynn import functional as F
 from tinynn import nn, optim
-from tinynn.autograd import Tensor
+from tinynn.autograd import Tensor, record
 from tinynn.errors import DtypeError, GradientError, InvalidIndexError, ShapeError
 from tinynn.gpucheck.cases import Case
 from tinynn.nn import init
@@ -111,25 +111,68 @@ def changes() -> dict[str, Callable[[Tensor, nn.Module], object]]:
     }
 
 
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "itself": lambda w: w,
+    "reshape": lambda w: w.reshape(4, 3),
+    "flatten": lambda w: w.flatten(),
+    "unsqueeze": lambda w: w.unsqueeze(0).squeeze(0),
+    "permute": lambda w: w.permute(1, 0),
+    "index": lambda w: w[1:, ::2],
+    "iteration": lambda w: next(iter(w)),
+    "split": lambda w: F.split(w, 3)[0],
+    "detach": lambda w: w.detach(),
+    "flip": lambda w: F.flip(w),
+    "T": lambda w: w.T.T[:2],
+    "broadcast_to": lambda w: F.broadcast_to(w, (2, 3, 4)),
+    "einsum": lambda w: F.einsum("ij->ji", w),
+    "astype": lambda w: w.astype("float32"),
+    "Parameter": lambda w: nn.Parameter(w, requires_grad=False),
+    "dropout": lambda w: F.dropout(w, training=False),
+    "record": lambda w: record("identity", w.data, (w, lambda grad: grad)),
+}
+
+
 @pytest.mark.parametrize("name", changes())
-@pytest.mark.parametrize("view", ["itself", "reshape", "permute", "index", "detach", "flip", "T"])
+@pytest.mark.parametrize("view", VIEWS)
 def test_every_change_is_noticed(name: str, view: str, device: str) -> None:
     """Also where the graph holds a view of the tensor that was changed."""
     model = nn.Linear(3, 4).to(device)
-    see: dict[str, Callable[[Tensor], Tensor]] = {
-        "itself": lambda w: w,
-        "reshape": lambda w: w.reshape(4, 3),
-        "permute": lambda w: w.permute(1, 0),
-        "index": lambda w: w[1:, ::2],
-        "detach": lambda w: w.detach(),
-        "flip": lambda w: F.flip(w),
-        "T": lambda w: w.T.T[:2],
-    }
     x = tinynn.tensor(1.5, device=device, requires_grad=True)
-    loss = (see[view](model.weight) * x).sum()
+    loss = (VIEWS[view](model.weight) * x).sum()
     changes()[name](model.weight, model)
     with pytest.raises(GradientError, match=f"{REFUSED}: the gradient of multiply"):
         loss.backward()
+
+
+GLOBAL = tinynn.tensor([2.0])
+
+
+def captured_by(kind: str, weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """VJPs of a user that hold a tensor in another way than as a variable."""
+    model = nn.Module()
+    model.weight = weight
+    holders: dict[str, Callable[[Tensor], Tensor]] = {
+        "attribute": lambda grad: grad * model.weight,
+        "default": lambda grad, weight=weight: grad * weight,
+        "tuple": lambda grad, held=(1, [weight]): grad * held[1][0],
+        "partial": partial(F.multiply, weight),
+        "function": lambda grad: holders["attribute"](grad),
+        "global": lambda grad: grad * GLOBAL,
+    }
+    inner = holders["attribute"]
+    return (lambda grad: inner(grad)) if kind == "function" else holders[kind]
+
+
+@pytest.mark.parametrize("kind", ["attribute", "default", "tuple", "partial", "function", "global"])
+def test_what_a_vjp_holds(kind: str, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    weight = tinynn.tensor([2.0], device=device, requires_grad=True)
+    monkeypatch.setitem(globals(), "GLOBAL", weight)
+    x = tinynn.ones(1, device=device, requires_grad=True)
+    y = record("mine", x.data * weight.data, (x, captured_by(kind, weight)))
+    assert tinynn.grad(y, x, retain_graph=True).tolist() == [2]
+    step(weight)
+    with pytest.raises(GradientError, match=f"{REFUSED}: the gradient of mine"):
+        tinynn.grad(y, x)
 
 
 def test_running_statistics_are_noticed(device: str) -> None:

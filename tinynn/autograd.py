@@ -399,7 +399,9 @@ def record(name: str, data: Array, *inputs: tuple[Any, VJP]) -> Tensor:
         if isinstance(source, Tensor):
             if source.data.dtype is not dtype:
                 _check_promotion(name, source.dtype, dtype)
-            if base is not None and (base is source.data or base is source.data.base):
+            if data is source.data or (
+                base is not None and (base is source.data or base is source.data.base)
+            ):
                 share_changes(result, source)
             if source.requires_grad:
                 needed.append(pair)
@@ -508,7 +510,7 @@ def _check_unchanged(node: Node, inputs: _Inputs) -> None:
 
 
 def _captured(values: list[Any]) -> Iterator[Tensor]:
-    """The tensors that functions captured, directly or within functions and tuples."""
+    """The tensors that functions captured, directly or within functions, tuples and objects."""
     seen: set[int] = set()
     while values:
         value = values.pop()
@@ -520,8 +522,12 @@ def _captured(values: list[Any]) -> Iterator[Tensor]:
             values += [value.func, value.args, tuple(value.keywords.values())]
         elif isinstance(value, types.FunctionType) and id(value) not in seen:
             seen.add(id(value))
-            values += [cell.cell_contents for cell in value.__closure__ or ()]
-            values += value.__defaults__ or ()
+            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+            values += [*cells, value.__defaults__ or ()]
+            names, own = value.__code__.co_names, [getattr(cell, "__dict__", {}) for cell in cells]
+            values += [held[name] for name in names for held in own if name in held]  # self.weight
+            found = (value.__globals__.get(name) for name in names)
+            values += [tensor for tensor in found if isinstance(tensor, Tensor)]
 
 
 # -- grad mode ------------------------------------------------------------------------------------
