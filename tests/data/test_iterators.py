@@ -1,6 +1,8 @@
 """Iterators of one DataLoader: each is an epoch of its own, and the position is the training's."""
 
+import copy
 import itertools
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -151,6 +153,20 @@ def test_a_peek_that_is_kept_does_not_repeat_an_epoch() -> None:
     peek = iter(loader)
     next(peek)
     assert len({tuple(visited(loader)) for _ in range(4)}) == 4
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_a_copy_continues_on_its_own(copied: Any) -> None:
+    loader = make()
+    batches = iter(loader)
+    first = visited([next(batches), next(batches)])
+    other = copied(loader)
+    assert sorted(first + visited(other)) == WHOLE
+    assert (other.epoch, other.position) == (1, 0)
+    assert (loader.epoch, loader.position) == (0, 2)
+    assert sorted(first + visited(batches)) == WHOLE
 
 
 # -- the position is that of the training loop -----------------------------------------------------

@@ -16,7 +16,14 @@ from tinynn import functional as F
 from tinynn import nn, optim
 from tinynn.autograd import Tensor
 from tinynn.data import ArrayDataset, DataLoader
-from tinynn.errors import ArgumentError, DtypeError, FileFormatError, Interrupted, ShapeError
+from tinynn.errors import (
+    ArgumentError,
+    DtypeError,
+    FileFormatError,
+    Interrupted,
+    ShapeError,
+    TinynnError,
+)
 from tinynn.training import (
     Checkpoints,
     History,
@@ -408,9 +415,9 @@ def test_a_loader_can_be_repeated(loader: Any) -> None:
 ])  # fmt: skip
 def test_a_loss_is_a_scalar_tensor(returned: Any) -> None:
     model, loader, _ = start("classes")
-    with pytest.raises(ShapeError, match="the mean loss of the batch, a tensor with one element"):
+    with pytest.raises(ShapeError, match="the loss of the batch, a tensor with one element"):
         fit(model, loader, optim.SGD(model, 0.1), returned, epochs=1, description=None)
-    with pytest.raises(ShapeError, match="the mean loss of the batch, a tensor with one element"):
+    with pytest.raises(ShapeError, match="the loss of the batch, a tensor with one element"):
         evaluate(model, loader, returned)
 
 
@@ -444,6 +451,83 @@ def test_a_model_with_several_outputs() -> None:
     assert history.validation[-1].accuracy is None
     with pytest.raises(ArgumentError, match="expects a model that returns a tensor, got a tuple"):
         fit(model, loader, optim.SGD(model, 0.01), loss, epochs=1, micro_batch=2, description=None)
+
+
+def run_with(**options: Any) -> Any:
+    model, loader, loss = start("classes")
+    given = {"model": model, "loader": loader, "loss": loss, **options}
+    optimizer = given.pop("optimizer", optim.SGD(model, 0.1))
+    model, loader, loss = (given.pop(name) for name in ("model", "loader", "loss"))
+    return fit(model, loader, optimizer, loss, epochs=1, description=None, **given)
+
+
+def loading(returned: Any, **options: Any) -> Any:
+    class Data:
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: Any) -> Any:
+            return returned(index)
+
+    return next(iter(DataLoader(Data(), 4, **options)))
+
+
+FOUR = np.zeros((4, 2), np.float32)
+BATCH = tinynn.tensor(IMAGES), tinynn.tensor(CLASSES)
+VALID = {"validation": [BATCH]}
+WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "three in a batch": (lambda: run_with(loader=[(*BATCH, 1)]), r"batches \(images, labels\)"),
+    "only images": (lambda: run_with(loader=[BATCH[0]]), r"batches \(images, labels\)"),
+    "labels no tensor": (lambda: run_with(loader=[(BATCH[0], CLASSES)]), "got a ndarray"),
+    "lengths": (
+        lambda: run_with(loader=[(BATCH[0], BATCH[1][:5])], micro_batch=2),
+        "12 images but 5 labels",
+    ),
+    "metrics in a list": (lambda: run_with(metrics=[len], **VALID), "functions by name"),
+    "metric by number": (lambda: run_with(metrics={1: len}, **VALID), "functions by name"),
+    "no function": (lambda: run_with(metrics={"a": 1}, **VALID), "functions by name"),
+    "metric of none": (
+        lambda: run_with(metrics={"a": lambda x, y: None}, **VALID), "'a' must return a number",
+    ),
+    "metric of three": (
+        lambda: run_with(metrics={"a": lambda x, y: np.ones(3)}, **VALID), "'a' must return a numb",
+    ),
+    "best of nothing": (lambda: run_with(keep_best=3), "keep_best must be one of"),
+    "a callback": (lambda: run_with(callbacks=print), "a sequence of functions"),
+    "callbacks": (lambda: run_with(callbacks=[3]), "a sequence of functions"),
+    "no loss": (lambda: run_with(loss=None), "loss function must be a function"),
+    "no model": (lambda: run_with(model=None), "expected a module and an optimizer, got NoneType"),
+    "no optimizer": (lambda: run_with(optimizer=None), "expected a module and an optimizer"),
+    "another's optimizer": (
+        lambda: run_with(optimizer=optim.SGD(vector(3), 0.1)), "has no parameter of this model",
+    ),
+    "ragged labels": (lambda: ArrayDataset(FOUR, [[1], [1, 2]] * 2), "do not form an array"),
+    "beyond float32": (lambda: loading(lambda i: (FOUR, np.full(4, -1e300))), "exceed float32"),
+    "beyond int64": (
+        lambda: ArrayDataset(FOUR, np.full(4, 2**63 + 1, np.uint64)), "exceed int64",
+    ),
+    "list of pairs": (lambda: DataLoader([(FOUR[0], 1)], 1), "ArrayDataset"),
+    "one array": (lambda: loading(lambda i: FOUR), r"expected \(images, labels\)"),
+    "nothing": (lambda: loading(lambda i: None), r"expected \(images, labels\)"),
+    "names": (lambda: loading(lambda i: (FOUR, ["a"] * 4)), "expected numbers as targets"),
+    "too few": (lambda: loading(lambda i: (FOUR, [1])), "expected 4 images and 4 labels"),
+    "stopped": (lambda: loading(lambda i: next(iter(()))), "ended early"),
+    "augmented away": (
+        lambda: loading(lambda i: (FOUR, [1] * 4), augment=lambda x, rng: None), "4 float32 images",
+    ),
+    "device": (lambda: loading(None, device="tpu"), "'tpu'"),
+    "seed": (lambda: loading(None, seed=-1), "a seed must be"),
+    "epoch": (lambda: setattr(start("classes")[1], "epoch", 1.5), "epoch must be an integer >= 0"),
+    "position": (lambda: setattr(start("classes")[1], "position", 9), "from 0 to 3, got 9"),
+    "first": (lambda: next(start("classes")[1].batches(0, -1)), "first must be an integer >= 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_named(name: str) -> None:
+    wrong, message = WRONG[name]
+    with pytest.raises(TinynnError, match=message):
+        wrong()
 
 
 # -- states ----------------------------------------------------------------------------------------

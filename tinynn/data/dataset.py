@@ -57,9 +57,7 @@ class ArrayDataset:
     """
 
     def __init__(self, images: ArrayLike, labels: ArrayLike) -> None:
-        refuse_masked("images", images)
-        refuse_masked("labels", labels)
-        self.images, self.labels = np.asarray(images), np.asarray(labels)
+        self.images, self.labels = to_array("images", images), to_array("labels", labels)
         _check_dtype(self.images)
         if self.images.ndim not in (2, 4):
             hint = ": gray images need a channel axis, images[..., np.newaxis]"
@@ -223,7 +221,24 @@ def to_target(targets: NDArray[Any]) -> Targets:
             "expected numbers as targets, integer labels (class indices) for example, got "
             f"{targets.dtype}: np.unique(names, return_inverse=True) converts names to indices"
         )
-    return targets.astype(dtype, copy=False)
+    with np.errstate(over="ignore", under="ignore"):
+        converted: Targets = targets.astype(dtype, copy=False)
+    if targets.dtype.itemsize > 4 and targets.dtype.kind in "uf":
+        beyond = np.isinf(converted) if converted.dtype == np.float32 else converted < 0
+        if (beyond & np.isfinite(targets)).any():
+            raise DataError(
+                f"targets from {targets.min()} to {targets.max()} exceed {dtype.__name__}"
+            )
+    return converted
+
+
+def to_array(name: str, values: ArrayLike) -> NDArray[Any]:
+    """The values as an array; DataError if they do not form one."""
+    refuse_masked(name, values)
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # lists of several lengths
+        raise DataError(f"the {name} do not form an array: {error}") from error
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from tinynn.arguments import flag, integer
 from tinynn.autograd import Tensor
 from tinynn.backend import get_backend
 from tinynn.data.augment import Augmentation, Images
-from tinynn.data.dataset import Dataset, Targets, to_float32, to_target
+from tinynn.data.dataset import Dataset, Targets, to_array, to_float32, to_target
 from tinynn.errors import ArgumentError, DataError, DtypeError, FileFormatError, ShapeError
 from tinynn.files import require_state
 from tinynn.random import numpy_generator
@@ -84,13 +84,17 @@ class DataLoader:
         self.prefetch = integer("prefetch", self.prefetch, least=0)
         self.steps_are_counted = False
         numpy_generator(self.seed)  # an error if it is no seed
+        get_backend(self.device or "cpu")  # an error if there is no such device
         self.shuffle = flag("shuffle", self.shuffle)
         self.drop_last = flag("drop_last", self.drop_last)
         if self.augment is not None and not callable(self.augment):
             raise ArgumentError(f"augment must be a function, got {self.augment!r:.80}")
-        if not hasattr(self.dataset, "__len__"):
+        if not hasattr(self.dataset, "__len__") or isinstance(self.dataset, (list, tuple)):
             kind = type(self.dataset).__name__
-            raise ArgumentError(f"a DataLoader expects a dataset with a length, got {kind}")
+            raise ArgumentError(
+                "a DataLoader expects a dataset with a length that returns (images, labels) for an "
+                f"array of indices, such as ArrayDataset(images, labels), got a {kind}"
+            )
         self._continue_at(0, 0)
         count = len(self.dataset)
         if count == 0:
@@ -115,7 +119,7 @@ class DataLoader:
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        self._continue_at(epoch, 0)
+        self._continue_at(integer("epoch", epoch, least=0), 0)
 
     @property
     def position(self) -> int:
@@ -124,7 +128,7 @@ class DataLoader:
 
     @position.setter
     def position(self, position: int) -> None:
-        self._continue_at(self.epoch, position)
+        self._continue_at(self.epoch, integer("position", position, 0, len(self)))
 
     def _continue_at(self, epoch: int, position: int) -> None:
         self._next = _Place(epoch, position)  # where the next loop starts
@@ -201,6 +205,11 @@ class DataLoader:
             )
         self._continue_at(int(state["epoch"]), int(state["position"]))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy continues at the same position, without the loops."""
+        place = _Place(self.epoch, self.position)
+        return {**self.__dict__, "_next": place, "_running": [], "_training": None}
+
     def _settings(self) -> dict[str, int | bool]:
         return {
             "examples": len(self.dataset),
@@ -219,18 +228,20 @@ class DataLoader:
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of any ``epoch``, starting at index ``first``; does not change ``epoch``."""
-        order = self.order(epoch)
+        numbers = range(integer("first", first, least=0), len(self))
+        order = self.order(integer("epoch", epoch, least=0))
         uploads = get_backend(self.device or "cpu").uploads()
 
         def prepare(batch: int) -> Any:
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             try:
                 return uploads.start(*self._load(chosen, numpy_generator(self.seed, epoch, batch)))
+            except StopIteration as error:
+                raise DataError("the dataset or the augmentation ended early") from error
             except Exception as error:
                 error.add_note(f"in batch {batch} of epoch {epoch}, examples {chosen.tolist()}")
                 raise
 
-        numbers = range(first, len(self))
         prepared = _prefetched(prepare, numbers, self.prefetch)
         for batch, started in zip(numbers, prepared, strict=True):
             images, labels = map(Tensor, uploads.receive(started))
@@ -238,8 +249,10 @@ class DataLoader:
             yield images, labels
 
     def _load(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> tuple[Images, Targets]:
-        images, labels = map(np.asarray, self.dataset[chosen])
-        count = len(chosen)
+        pair, count = self.dataset[chosen], len(chosen)
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise DataError(f"expected (images, labels) from the dataset, got {pair!r:.80}")
+        images, labels = to_array("images", pair[0]), to_array("labels", pair[1])
         if images.shape[:1] != (count,) or labels.shape[:1] != (count,):
             raise ShapeError(
                 f"expected {count} images and {count} labels from the dataset, got images of "
@@ -247,8 +260,8 @@ class DataLoader:
             )
         floats = to_float32(images)
         if self.augment is not None:
-            floats = self.augment(floats, rng)
-            if floats.dtype != np.float32 or len(floats) != count:
+            floats = to_array("augmented images", self.augment(floats, rng))
+            if floats.dtype != np.float32 or floats.shape[:1] != (count,):
                 raise DtypeError(
                     f"expected {count} float32 images from the augmentation {self.augment!r}, got "
                     f"shape {floats.shape} of dtype {floats.dtype}"

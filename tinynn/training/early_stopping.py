@@ -30,13 +30,19 @@ class BestEpoch:
         self.epoch, self.score = 0, math.nan
         self.weights: dict[str, npt.NDArray[Any]] = {}
 
+    def check(self, names: set[str]) -> None:
+        """ArgumentError unless the metric is one of these."""
+        if self.metric not in names:
+            raise ArgumentError(
+                f"keep_best must be one of {sorted(names)}, got {self.metric!r:.80}"
+            )
+
     def update(self, model: Module, history: History) -> None:
         """Compare the last epoch with the best one."""
         epoch = len(history.training)
         validated = history.is_validated(epoch)
         measured = (history.validation if validated else history.training)[-1].named()
-        if self.metric not in measured:
-            raise ArgumentError(f"keep_best must be one of {sorted(measured)}, got {self.metric!r}")
+        self.check(set(measured))
         score = measured[self.metric]
         better = score < self.score if self.metric == "loss" else score > self.score
         # training and validation metrics are not compared: a run may get a validation later

@@ -12,8 +12,9 @@ import numpy as np
 from tinynn.autograd import Tensor
 from tinynn.backend import Array
 from tinynn.creation import tensor, zeros
-from tinynn.errors import ArgumentError, FileFormatError, NonFiniteError, ShapeError
+from tinynn.errors import ArgumentError, FileFormatError, NonFiniteError
 from tinynn.files import require_state
+from tinynn.training.protocols import check_loss
 
 __all__ = ["EpochMetrics", "History", "MetricAccumulator"]
 
@@ -77,11 +78,7 @@ class MetricAccumulator:
         Raises:
             ShapeError: If the loss is not a scalar.
         """
-        if not isinstance(loss, Tensor) or loss.size != 1:
-            got = f"shape {loss.shape}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ShapeError(
-                f"expected the mean loss of the batch, a tensor with one element, got {got}"
-            )
+        check_loss(loss)
         backend = loss.backend
         if self._totals.backend is not backend:
             self._totals = self._totals.to(loss.device)

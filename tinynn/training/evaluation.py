@@ -7,11 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tinynn import functional as F
-from tinynn.autograd import no_grad
+from tinynn.autograd import Tensor, no_grad
+from tinynn.creation import zeros
 from tinynn.data import ArrayDataset, DataLoader
+from tinynn.errors import ArgumentError
 from tinynn.nn import Module, constant_weights
 from tinynn.training.epoch_metrics import EpochMetrics, MetricAccumulator
-from tinynn.training.protocols import Loader, LossFunction, Metric, passes
+from tinynn.training.protocols import Loader, LossFunction, Metric, check_metrics, passes
 
 __all__ = ["evaluate", "predict"]
 
@@ -34,20 +36,33 @@ def evaluate(
     Raises:
         NonFiniteError: The loss is infinite or NaN.
     """
+    check_metrics(metrics or {})
     accumulator = MetricAccumulator()
     kept: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
     with model.in_mode(training=False), no_grad(), constant_weights():
         for images, labels in next(passes(loader)):
             outputs = model(images)
             accumulator.add(loss_function(outputs, labels), outputs, labels)
+            if metrics and not isinstance(outputs, Tensor):
+                kind = type(outputs).__name__
+                raise ArgumentError(f"metrics expect a model that returns a tensor, got a {kind}")
             if metrics:
                 kept.append((outputs.numpy(), labels.numpy()))
     measured = accumulator.compute()
     if not metrics:
         return measured
     scores, truth = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-    values = {name: float(metric(scores, truth)) for name, metric in metrics.items()}
+    values = {name: _number(name, metric(scores, truth)) for name, metric in metrics.items()}
     return EpochMetrics(measured.loss, values.pop("accuracy", measured.accuracy), values)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"the metric {name!r} must return a number, got {value!r:.80}"
+        ) from error
 
 
 def predict(
@@ -56,7 +71,7 @@ def predict(
     """Compute the outputs of ``model`` for ``images``, in evaluation mode.
 
     Args:
-        images: (N, H, W, C), uint8 or float32. uint8 is divided by 255, as in training.
+        images: (N, H, W, C), uint8 or float32. uint8 is divided by 255, as in training. N may be 0.
         batch_size: The number of images in one forward pass on the model's device.
 
     Returns:
@@ -64,6 +79,8 @@ def predict(
     """
     device = next((weights.device for weights in model.parameters()), "cpu")
     unlabeled = ArrayDataset(images, np.zeros(len(images), dtype=np.int64))
-    loader = DataLoader(unlabeled, batch_size, device=device)
+    loader: Any = [(zeros(unlabeled.images.shape, device=device), None)]  # for no images
+    if len(unlabeled):
+        loader = DataLoader(unlabeled, batch_size, device=device)
     with model.in_mode(training=False), no_grad(), constant_weights():
         return F.concat([model(batch) for batch, _ in loader]).numpy()

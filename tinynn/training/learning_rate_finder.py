@@ -12,7 +12,14 @@ from tinynn.errors import ArgumentError
 from tinynn.nn import Module
 from tinynn.optim import Optimizer
 from tinynn.training.curves import BLUE, ORANGE, new_figure
-from tinynn.training.protocols import Loader, LossFunction, check_loader, passes
+from tinynn.training.protocols import (
+    Loader,
+    LossFunction,
+    check_loader,
+    check_loss,
+    check_run,
+    passes,
+)
 from tinynn.training.snapshot import restored
 
 __all__ = ["RateTest", "find_learning_rate"]
@@ -71,6 +78,7 @@ def find_learning_rate(
     low, high, steps = number("low", low), number("high", high), integer("steps", steps)
     if not 0 < low < high or steps < 10:
         raise ArgumentError(f"expected 0 < low < high and steps >= 10, got {low}, {high}, {steps}")
+    check_run(model, optimizer, loss_function)
     check_loader("loader", loader)
     rates: list[float] = []
     losses: list[float] = []
@@ -84,6 +92,7 @@ def find_learning_rate(
                 rate = optimizer.learning_rate
                 optimizer.zero_grad()
                 loss = loss_function(model(images), labels)
+                check_loss(loss)
                 loss.backward()
                 optimizer.step()
                 mean = _SMOOTHING * mean + (1 - _SMOOTHING) * float(loss.numpy())

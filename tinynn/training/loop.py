@@ -16,7 +16,7 @@ from tinynn.training.early_stopping import BestEpoch
 from tinynn.training.epoch_metrics import History
 from tinynn.training.micro_batches import choose_micro_batch
 from tinynn.training.progress import Progress
-from tinynn.training.protocols import Loader, LossFunction, Metric, counted_steps, unmoved
+from tinynn.training.protocols import Loader, LossFunction, Metric, counted_steps, pairs, unmoved
 from tinynn.training.state import Callback, TrainingState
 
 __all__ = ["fit"]
@@ -87,7 +87,7 @@ def fit(
         with unmoved(loader):
             state.notify("start", callbacks)
         while not state.is_over():
-            for images, labels in loader:
+            for images, labels in pairs(loader):
                 state.train_step(images, labels)
                 state.notify("step", callbacks)
                 if checkpoints is not None:

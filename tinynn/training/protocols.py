@@ -1,6 +1,6 @@
 """Interfaces of data loaders, loss functions and metrics."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count, repeat
 from typing import Any, Protocol
@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from tinynn.autograd import Tensor
 from tinynn.data import DataLoader
-from tinynn.errors import ArgumentError
+from tinynn.errors import ArgumentError, ShapeError
+from tinynn.nn import Module
+from tinynn.optim import Optimizer
 
 LossFunction = Callable[[Any, Tensor], Tensor]
 """``loss_function(outputs, labels)`` returns the mean loss of a batch, a scalar tensor."""
@@ -29,6 +31,19 @@ class Loader(Protocol):
         """Each batch as (images, labels)."""
 
 
+def check_run(model: Any, optimizer: Any, loss_function: Any) -> None:
+    """ArgumentError unless the optimizer trains the model, and the loss function is a function."""
+    if not isinstance(model, Module) or not isinstance(optimizer, Optimizer):
+        kinds = f"{type(model).__name__} and {type(optimizer).__name__}"
+        raise ArgumentError(f"expected a module and an optimizer, got {kinds}")
+    if not set(map(id, model.parameters())) & set(map(id, optimizer.parameters.values())):
+        raise ArgumentError(
+            "the optimizer has no parameter of this model: create it with this model's parameters"
+        )
+    if not callable(loss_function):
+        raise ArgumentError(f"the loss function must be a function, got {loss_function!r:.80}")
+
+
 def check_loader(name: str, loader: Any) -> None:
     """ArgumentError unless the loader has batches, and can be iterated over again and again."""
     if not hasattr(loader, "__len__") or not hasattr(loader, "__iter__"):
@@ -39,11 +54,38 @@ def check_loader(name: str, loader: Any) -> None:
         raise ArgumentError(f"the {name} is empty: there must be at least one batch")
 
 
+def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Tensor]]:
+    """The batches; ArgumentError for one that is not (images, labels)."""
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ArgumentError(f"expected batches (images, labels), got {batch!r:.80}")
+        if not isinstance(batch[1], Tensor):
+            kind = type(batch[1]).__name__
+            raise ArgumentError(f"the labels of a batch must be a tensor, got a {kind}")
+        yield batch[0], batch[1]
+
+
+def check_loss(loss: Any) -> None:
+    """ShapeError unless the loss is a tensor with one element."""
+    if not isinstance(loss, Tensor) or loss.size != 1:
+        got = f"shape {loss.shape}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise ShapeError(f"expected the loss of the batch, a tensor with one element, got {got}")
+
+
+def check_metrics(metrics: Any) -> None:
+    """ArgumentError unless they are functions by name."""
+    named = isinstance(metrics, Mapping) and all(isinstance(name, str) for name in metrics)
+    if not named or not all(map(callable, metrics.values())):
+        raise ArgumentError(f"metrics must be functions by name, a dict, got {metrics!r:.80}")
+    if "loss" in metrics:
+        raise ArgumentError("a metric cannot be named 'loss', which is the loss function's")
+
+
 def passes(loader: Any) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
     """Passes over the data without end. The position of a ``DataLoader`` stays as it is."""
     if hasattr(loader, "batches"):
-        return (loader.batches(epoch) for epoch in count(loader.epoch))
-    return repeat(loader)
+        return (pairs(loader.batches(epoch)) for epoch in count(loader.epoch))
+    return (pairs(batches) for batches in repeat(loader))
 
 
 @contextmanager

@@ -21,7 +21,14 @@ from tinynn.training.early_stopping import BestEpoch
 from tinynn.training.epoch_metrics import EpochMetrics, History, MetricAccumulator
 from tinynn.training.evaluation import evaluate
 from tinynn.training.micro_batches import accumulate, with_advice
-from tinynn.training.protocols import Loader, LossFunction, Metric, check_loader
+from tinynn.training.protocols import (
+    Loader,
+    LossFunction,
+    Metric,
+    check_loader,
+    check_metrics,
+    check_run,
+)
 
 __all__ = ["TrainingState"]
 
@@ -59,13 +66,14 @@ class TrainingState:
 
     def __post_init__(self) -> None:
         self.epochs = integer("epochs", self.epochs, least=0)
+        check_run(self.model, self.optimizer, self.loss_function)
         check_loader("loader", self.loader)
         if self.validation is not None:
             check_loader("validation loader", self.validation)
+        check_metrics(self.metrics)
         if self.metrics and self.validation is None:
             raise ArgumentError(f"metrics {sorted(self.metrics)} need validation=loader")
-        if "loss" in self.metrics:
-            raise ArgumentError("a metric cannot be named 'loss', which is the loss function's")
+        self.best.check({"loss", "accuracy", *self.metrics})
 
     # -- one step, one epoch ------------------------------------------------------------------
 
