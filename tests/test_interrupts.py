@@ -13,6 +13,7 @@ import pytest
 import tinynn
 from tinynn import functional as F
 from tinynn import memory, nn
+from tinynn.backend import tracing
 from tinynn.backend.cpu.threads import _blas, parallel, single_threaded_blas
 from tinynn.nn import fusion, init
 from tinynn.nn.module import observe
@@ -56,6 +57,7 @@ WORKS: dict[str, Callable[[], object]] = {
     "constant_weights": in_context(nn.constant_weights),
     "skip_initialization": in_context(lambda: init.skip_initialization(7)),
     "observe": in_context(lambda: observe([(MODEL, lambda module, inputs, output: output)])),
+    "trace": in_context(tinynn.trace),
     "session": in_context(IMAGES.backend.session),
     "convolution": lambda: F.conv2d(IMAGES, MODEL[0].weight),
     "matmul": lambda: IMAGES @ IMAGES.permute(0, 1, 3, 2),
@@ -73,6 +75,7 @@ def state() -> dict[str, object]:
         "folds": fusion._folds.get(),
         "allowance": memory.allowance.get(),
         "observed": MODEL.is_observed,
+        "traced": tracing.active,
         "BLAS": [library.num_threads for library in _blas.libraries],
         "holders": len(_blas.holders),
     }
@@ -98,7 +101,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
 def interrupt(work: Callable[[], object], rng: random.Random) -> KeyboardInterrupt:
     """Repeat some work until a signal raises KeyboardInterrupt in it."""
     try:
-        signal.setitimer(signal.ITIMER_REAL, rng.uniform(50e-6, 1e-3))
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(50e-6, 1e-3), 1.0)
         while True:
             work()
     except KeyboardInterrupt as error:

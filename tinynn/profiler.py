@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple
+from weakref import ref
 
 from tinynn.backend import Backend, default_backend, get_backend, tracing
 from tinynn.errors import ArgumentError
 from tinynn.files import FilePath, write_atomically
+from tinynn.scoped import Context, Key
 
 __all__ = ["Trace", "trace"]
 
@@ -38,8 +42,14 @@ class Trace:
         self.device = backend.device
         self.meter = backend.meter()
         self.emulated = self.meter.emulated
+        self.begin()
+
+    def begin(self, key: Key | None = None) -> None:
+        """Start to measure, with nothing measured before."""
         self.spans: list[tracing.Span] = []
         self.wall = self.waited = 0.0
+        self.key = key  # exists while the trace is active
+        self.tracer, self.first = tracing.Tracer(self.meter), self.meter.event()
 
     @property
     def at_least(self) -> bool:
@@ -142,29 +152,48 @@ def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [template.format(*row).rstrip() for row in rows]
 
 
-@contextmanager
-def trace(device: str | None = None) -> Iterator[Trace]:
+class _Tracing(Context):
+    """A context that traces its thread; the result is complete after it."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.result = Trace(backend)
+        super().__init__(partial(_end, self.result))
+
+    def __enter__(self) -> Trace:
+        self.result.begin(ref(self.token, self.leave))
+        try:
+            with _starting:
+                if tracing.active is not None:
+                    raise ArgumentError("a trace is already active: end it before the next begins")
+                tracing.active = self.result.tracer
+        except BaseException:
+            _end(self.result)
+            raise
+        return self.result
+
+
+_starting = threading.Lock()
+
+
+def _end(result: Trace, *exception: object) -> None:
+    tracer = result.tracer
+    if tracing.active is tracer:
+        tracing.active = result.key = None
+        tracer.end_span("other")
+        result.spans = tracer.spans
+        result.waited = tracer.waited + result.meter.time_spans(result.first, tracer.spans)
+        result.wall = time.perf_counter() - tracer.began
+
+
+def trace(device: str | None = None) -> AbstractContextManager[Trace]:
     """Trace what this thread computes on a device (default: the default device).
 
     Raises:
-        ArgumentError: Inside another trace.
+        ArgumentError: Inside another trace, of any thread.
 
     Example:
         >>> with tinynn.trace("cuda") as trace:
         ...     loss = step()
         >>> print(trace)
     """
-    if tracing.active is not None:
-        raise ArgumentError("a trace is already active: end it before the next begins")
-    result = Trace(default_backend() if device is None else get_backend(device))
-    tracer = tracing.Tracer(result.meter)
-    first = result.meter.event()
-    tracing.active = tracer
-    try:
-        yield result
-    finally:
-        tracing.active = None
-        tracer.end_span("other")
-        result.spans = tracer.spans
-        result.waited = tracer.waited + result.meter.time_spans(first, tracer.spans)
-        result.wall = time.perf_counter() - tracer.began
+    return _Tracing(default_backend() if device is None else get_backend(device))

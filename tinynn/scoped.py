@@ -49,7 +49,7 @@ class Context:
     def __init__(self, leave: Callable[..., None]) -> None:
         self.leave, self.token = leave, _Token()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Any:
         """Enter it under the key ``ref(self.token, self.leave)``, equal to that of ``leave``."""
         raise NotImplementedError
 
