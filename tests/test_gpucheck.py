@@ -11,7 +11,7 @@ import pytest
 
 from tinynn.backend import get_backend
 from tinynn.gpucheck import limits, parity
-from tinynn.gpucheck.__main__ import main
+from tinynn.gpucheck.__main__ import _check, main
 from tinynn.gpucheck.cases import FUNCTIONS, KERNELS, OPTIMIZERS, Case
 from tinynn.gpucheck.parity import TABLES, TOLERANCE
 
@@ -138,10 +138,19 @@ def test_a_kernel_that_raises_fails(
     assert rows["relu"]["cpu_seconds"] > 0
 
 
+def test_the_report_of_an_infinite_error_is_json() -> None:
+    """An infinite error is the usual one: of a result with another shape, or NaN."""
+    table = parity.TABLES["kernels"]
+    table = table._replace(cases=table.cases[:1], run=lambda *_: [np.array(np.nan)])
+    (row,) = _check(table, get_backend("cpu"), ("float32",), timed=False)
+    assert not row["ok"]
+    assert json.loads(json.dumps(row, allow_nan=False))["error"] == "inf"
+
+
 GUARDED = """
 import cupy, sys
 cupy.cuda.set_allocator(None)  # each array ends at a protected page
-from tinynn.gpucheck.__main__ import main
+from tinynn.gpucheck.__main__ import _check, main
 sys.exit(main(["--quick"]))
 """
 
