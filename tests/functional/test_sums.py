@@ -338,3 +338,9 @@ def test_an_optimizer_squares_float16_in_float32(method: Any, device: str) -> No
     method([x], learning_rate=0.125).step()
     assert x.numpy()[0] < 0.9
     assert x.numpy()[1] > 2.1
+
+
+def test_integers_beyond_float32(device: str) -> None:
+    x = tinynn.tensor([2**24 + 1, 2**24 + 3, 2**24 + 1, 2**24 + 3], device=device)
+    assert (x.var().item(), x.std().item(), x.mean().item()) == (1, 1, 2**24 + 2)
+    assert x.mean().dtype == x.var().dtype == np.float32

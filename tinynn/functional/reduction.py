@@ -54,17 +54,22 @@ def sum(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def mean(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The mean over the axes (default: all), computed in float32 for integers."""
+    """The mean over the axes (default: all), float32 for integers."""
     x, axes, count = _operand("mean", x, axis)
     keepdims = keepdims is not False and flag("keepdims", keepdims)
     if x.dtype.kind != "f":
-        x = x.astype("float32")
+        return mean(_floating(x), axes, keepdims).astype("float32")
     shape = x.shape
     return record(
         "mean",
         x.backend.mean(x.data, axes, keepdims),
         (x, lambda grad: _expand(_divided(grad, count), shape, axes, keepdims)),
     )
+
+
+def _floating(x: Tensor) -> Tensor:
+    """Integers as floating-point numbers that hold them exactly, up to 2**53."""
+    return x.astype("float64" if x.dtype.itemsize > 2 else "float32")
 
 
 def _divided(grad: Tensor, count: int) -> Tensor:
@@ -85,7 +90,7 @@ def var(x: Operand, axis: Axis = None, keepdims: bool = False, correction: float
     if count <= correction:
         raise ShapeError(f"var with correction {correction} needs more than {count} elements")
     if x.dtype.kind != "f":
-        x = x.astype("float32")
+        return var(_floating(x), axes, keepdims, correction).astype("float32")
     return sum(square(_center(x, axes)), axes, keepdims) * (1 / (count - correction))
 
 
