@@ -11,17 +11,16 @@ of gradients need no further code.
 
 from __future__ import annotations
 
-import itertools
-import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self, Union
 
 import numpy as np
 
+from tinynn import changes
 from tinynn.arguments import DTYPES, check_array, flag, real_dtype
 from tinynn.backend import Array, Backend, backend_of, get_backend, tracing
+from tinynn.changes import clock, share_changes
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
 from tinynn.scoped import Block, Scoped
 
@@ -322,8 +321,6 @@ class Tensor:
 # -- the computational graph ----------------------------------------------------------------------
 
 _CAST = "astype"  # the one function whose result may be wider than its input
-_order = itertools.count(1)  # a node is always newer than the nodes of its inputs
-_last_change = 0  # of any tensor, by the same count
 
 
 class Node:
@@ -337,7 +334,7 @@ class Node:
 
     def __init__(self, name: str, inputs: _Inputs) -> None:
         self.name = name
-        self.order = next(_order)
+        self.order = next(clock)  # a node is always newer than the nodes of its inputs
         self.inputs: _Inputs | None = inputs
         self.output: Array | None = None  # for VJPs that take the output
         self.jointly: tuple[Callable[..., Sequence[Any]], int] | None = None
@@ -408,7 +405,7 @@ def record(name: str, data: Array, *inputs: tuple[Any, VJP]) -> Tensor:
     if needed and _recording.innermost.get()[0]:  # get(), without a Python call
         result.requires_grad, result._node = True, Node(name, needed)
         if len(needed) < len(inputs):
-            _follow_constants(inputs)
+            changes.follow_constants(inputs)
     tracer = tracing.active
     if tracer is not None:
         node = result._node
@@ -452,82 +449,6 @@ def _check_promotion(name: str, source: np.dtype[Any], dtype: np.dtype[Any]) -> 
             f"{name} would widen {source} to {dtype}: this is a bug in the function; a model keeps "
             "its dtype"
         )
-
-
-# -- changes in place -----------------------------------------------------------------------------
-
-
-def note_change(*tensors: Tensor) -> None:
-    """Note that the arrays of tensors were changed in place, or replaced.
-
-    A node that is older than a change must not compute with the changed tensor in a backward pass.
-    """
-    global _last_change
-    _last_change = next(_order)
-    for tensor in tensors:
-        if tensor._changes is None:
-            tensor._changes = [0]
-        tensor._changes[0] = _last_change
-
-
-def note_update(*buffers: Tensor) -> None:
-    """Note a change of buffers, unless no recorded function has used them.
-
-    Training updates the running statistics in every forward pass. If that counted as a change, the
-    backward pass would have to check all nodes before the last update.
-    """
-    used = [buffer for buffer in buffers if buffer._changes is not None]
-    if used:
-        note_change(*used)
-
-
-def _follow_constants(inputs: Sequence[tuple[Any, Any]]) -> None:
-    """Let ``note_update`` see which tensors without a gradient a recorded function has used."""
-    for source, _ in inputs:
-        if isinstance(source, Tensor) and source._changes is None and not source.requires_grad:
-            source._changes = [0]
-
-
-def share_changes(view: Tensor, source: Tensor) -> None:
-    """Let a view, which has the memory of its source, take part in the changes of both."""
-    if source._changes is None:
-        source._changes = [0]
-    view._changes = source._changes
-
-
-def _check_unchanged(node: Node, inputs: _Inputs) -> None:
-    """Raise GradientError if a tensor that the node's VJPs captured was changed since."""
-    vjps = [vjp for _, vjp in inputs] if node.jointly is None else [node.jointly[0]]
-    for tensor in _captured(vjps):
-        if tensor._changes is not None and tensor._changes[0] > node.order:
-            raise GradientError(
-                "one of the variables needed for gradient computation has been modified by an "
-                f"inplace operation: the gradient of {node.name} needs a tensor of shape "
-                f"{tensor.shape} as it was in the forward pass, but an optimizer step, "
-                "load_state_dict or an assignment has changed it since. Call backward before the "
-                "change, or repeat the forward pass after it"
-            )
-
-
-def _captured(values: list[Any]) -> Iterator[Tensor]:
-    """The tensors that functions captured, directly or within functions, tuples and objects."""
-    seen: set[int] = set()
-    while values:
-        value = values.pop()
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            values += value
-        elif isinstance(value, partial):
-            values += [value.func, value.args, tuple(value.keywords.values())]
-        elif isinstance(value, types.FunctionType) and id(value) not in seen:
-            seen.add(id(value))
-            cells = [cell.cell_contents for cell in value.__closure__ or ()]
-            values += [*cells, value.__defaults__ or ()]
-            names, own = value.__code__.co_names, [getattr(cell, "__dict__", {}) for cell in cells]
-            values += [held[name] for name in names for held in own if name in held]  # self.weight
-            found = (value.__globals__.get(name) for name in names)
-            values += [tensor for tensor in found if isinstance(tensor, Tensor)]
 
 
 # -- grad mode ------------------------------------------------------------------------------------
@@ -713,8 +634,9 @@ def _backpropagate(
 
 def _visit(node: Node, grad: Tensor, inputs: _Inputs, found: _Gradients) -> None:
     """Compute the gradients of a node's inputs and add them to those found so far."""
-    if _last_change > node.order:
-        _check_unchanged(node, inputs)
+    if changes.latest > node.order:
+        vjps = [vjp for _, vjp in inputs] if node.jointly is None else [node.jointly[0]]
+        changes.check_unchanged(node.name, node.order, vjps, Tensor)
     for (source, _), product in zip(inputs, node.vjps(grad, inputs), strict=True):
         if not isinstance(product, Tensor):
             raise GradientError(

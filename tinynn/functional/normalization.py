@@ -9,11 +9,11 @@ from tinynn.arguments import flag, integer, number
 from tinynn.autograd import (
     Tensor,
     is_grad_enabled,
-    note_update,
     record_jointly,
     record_with_output,
 )
 from tinynn.backend import BatchNorm
+from tinynn.changes import note_update
 from tinynn.errors import ShapeError
 from tinynn.functional import elementwise
 from tinynn.functional.operands import array_of, check_same, require_floating

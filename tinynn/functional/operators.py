@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from tinynn.arguments import is_sequence
-from tinynn.autograd import Tensor, is_grad_enabled, note_change
+from tinynn.autograd import Tensor, is_grad_enabled
+from tinynn.changes import note_change
 from tinynn.errors import GradientError, InvalidIndexError, ShapeError
 from tinynn.functional import arithmetic, elementwise, reduction, shape
 from tinynn.functional.linear import matmul

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from tinynn.arguments import explained_memory, integer, number, sizes
-from tinynn.autograd import Tensor, note_change
+from tinynn.autograd import Tensor
 from tinynn.backend import Array, default_backend
+from tinynn.changes import note_change
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.memory import allowance, take_from_allowance
 from tinynn.nn.module import Parameter

@@ -17,8 +17,9 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from tinynn.arguments import real_dtype, refuse_masked
-from tinynn.autograd import Tensor, note_change, share_changes
+from tinynn.autograd import Tensor
 from tinynn.backend import Array, backend_of, get_backend, tracing
+from tinynn.changes import note_change, share_changes
 from tinynn.errors import ArgumentError, DtypeError, FileFormatError, TinynnError
 from tinynn.scoped import Scoped
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from tinynn.arguments import number
-from tinynn.autograd import Tensor, note_change
+from tinynn.autograd import Tensor
 from tinynn.backend import Array, Backend, tracing
 from tinynn.backend.formula import Trace
+from tinynn.changes import note_change
 from tinynn.errors import ArgumentError, FileFormatError, GradientError, ShapeError
 from tinynn.files import read_only, require_state
 

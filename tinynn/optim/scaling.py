@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from tinynn.arguments import integer, number
-from tinynn.autograd import Tensor, note_change
+from tinynn.autograd import Tensor
+from tinynn.changes import note_change
 from tinynn.errors import DeviceError, FileFormatError, GradientError
 from tinynn.files import require_state
 from tinynn.optim.clipping import clip_grad_norm
