@@ -168,6 +168,10 @@ class Symbol(NDArrayOperatorsMixin):
     def __init__(self, trace: Trace, name: str) -> None:
         self.trace, self.name = trace, name
 
+    def emit(self, function: str) -> Symbol:
+        """The function of this symbol alone."""
+        return self.trace.emit(function, (self,))
+
     def __array_ufunc__(
         self, function: np.ufunc, method: str, *operands: Any, out: tuple[Symbol, ...] = ()
     ) -> Symbol:

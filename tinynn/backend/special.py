@@ -14,8 +14,8 @@ def erf(x: Any) -> Any:
 
     A Chebyshev series in x², to a relative error of 3e-14.
     """
-    if hasattr(x, "trace"):
-        return x.trace.emit("erf", (x,))
+    if hasattr(x, "emit"):  # a Symbol
+        return x.emit("erf")
     clipped = np.clip(x, -_ERF_LIMIT, _ERF_LIMIT)
     t = clipped * clipped * (2 / _ERF_LIMIT**2) - 1
     series = clipped * _series(t, _erf_coefficients())
@@ -28,8 +28,8 @@ def erfc(x: Any) -> Any:
     A Chebyshev series in t = 2 / (2 + |x|) of exp(x²)·erfc(|x|) / t, to a
     relative error of 1e-14 more than that of exp(-x²), which is x² roundings.
     """
-    if hasattr(x, "trace"):
-        return x.trace.emit("erfc", (x,))
+    if hasattr(x, "emit"):  # a Symbol
+        return x.emit("erfc")
     t = 2 / (2 + np.absolute(x))
     tail = _series(2 * t - 1, _erfc_coefficients()) * t * bell(x)
     return np.where(x < 0, 2 - tail, tail)
