@@ -89,6 +89,15 @@ def test_cores(group: str, place: str, tmp_path: Path) -> None:
     assert cpu_quota(tmp_path, group) == 1.5
 
 
+def test_memory_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   5 kB\n")
+    assert system._machine_memory(tmp_path / "meminfo") == 5 << 10
+    monkeypatch.setattr(system, "_physical_memory", lambda: 8 * GIB)  # macOS
+    assert system._machine_memory(tmp_path / "missing") == 4 * GIB
+    monkeypatch.setattr(system, "_physical_memory", lambda: None)  # Windows
+    assert system._machine_memory(tmp_path / "missing") > 1 << 60
+
+
 def test_groups_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["4:memory:/m", "3:cpu,cpuacct:/c:d", "2:cpuset:/s", "1:name=systemd:/n", "0::/u"]
     monkeypatch.setattr(system, "_lines", lambda path: lines)

@@ -97,9 +97,12 @@ def available_memory() -> int:
 
 
 def _machine_memory(file: Path) -> int:
-    """MemAvailable of Linux; elsewhere half of the physical memory."""
+    """MemAvailable of Linux; elsewhere half of the physical memory.
+
+    Without a limit on Windows, which refuses memory instead of killing the process.
+    """
     kibibytes = [line.split()[1] for line in _lines(file) if line.startswith("MemAvailable")]
-    return int(kibibytes[0]) << 10 if kibibytes else (_physical_memory() or 8 << 30) // 2
+    return int(kibibytes[0]) << 10 if kibibytes else (_physical_memory() or 1 << 63) // 2
 
 
 def _physical_memory() -> int | None:
