@@ -17,6 +17,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Integral
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -333,8 +334,9 @@ def require_state(owner: str, state: Any, kinds: Mapping[str, type], *optional: 
             "something else"
         )
     for key, value in state.items():
-        if not isinstance(value, kinds[key]):
-            expected = kinds[key].__name__.lower()
+        fits = isinstance(value, kinds[key])
+        if not fits or (kinds[key] is Integral and int(value) < 0):
+            expected = "a count" if kinds[key] is Integral else f"a {kinds[key].__name__.lower()}"
             raise FileFormatError(
                 f"the state of {owner} is damaged: {key} is {value!r:.40}, expected {expected}"
             )

@@ -198,10 +198,9 @@ class DataLoader:
             raise FileFormatError(
                 f"the state belongs to a DataLoader with other batches: {'; '.join(changed)}"
             )
-        if not 0 <= state["position"] <= len(self) or state["epoch"] < 0:
+        if state["position"] > len(self):
             raise FileFormatError(
-                f"the state is at batch {state['position']} of epoch {state['epoch']}, but there "
-                f"are {len(self)} batches per epoch"
+                f"the state is at batch {state['position']}, but there are {len(self)} batches"
             )
         self._continue_at(int(state["epoch"]), int(state["position"]))
 

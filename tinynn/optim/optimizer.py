@@ -214,7 +214,7 @@ class Optimizer:
         """The state arrays by path and name; FileFormatError if they do not fit."""
         restored: dict[str, State] = {path: {} for path in updates if path in self.parameters}
         for key, array in arrays.items():
-            path, _, name = key.rpartition(".")
+            path, _, name = str(key).rpartition(".")
             parameter = self.parameters.get(path)
             fits = isinstance(array, np.ndarray) and array.dtype.kind == "f"
             if parameter is None or not fits or array.shape != parameter.shape:

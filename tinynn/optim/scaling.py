@@ -102,9 +102,9 @@ class LossScaler:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned; FileFormatError if it is anything else."""
         require_state("a LossScaler", state, {"scale": Real, "good": Integral})
-        if not (_RANGE[0] <= state["scale"] <= _RANGE[1] and 0 <= state["good"] < 2**31):
+        if not (_RANGE[0] <= state["scale"] <= _RANGE[1] and state["good"] < 2**31):
             raise FileFormatError(
-                f"a LossScaler has a scale from 2**-40 to 2**40 and good >= 0, got {dict(state)}"
+                f"a LossScaler has a scale from 2**-40 to 2**40, got {state['scale']!r:.80}"
             )
         self._set(float(state["scale"]), int(state["good"]))
         self._applied = None

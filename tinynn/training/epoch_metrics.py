@@ -130,10 +130,12 @@ class MetricAccumulator:
         kinds = {"examples": Integral, "batches": Integral, "totals": object}
         require_state("a MetricAccumulator", state, kinds)
         self.examples, self.batches = int(state["examples"]), int(state["batches"])
-        totals = np.zeros(4) if state["totals"] is None else np.array(state["totals"], ndmin=1)
-        if totals.shape == (3,):  # of an earlier version, which counted every example
+        totals = np.zeros(4) if state["totals"] is None else state["totals"]
+        if isinstance(totals, np.ndarray) and totals.shape == (
+            3,
+        ):  # of an earlier version, which counted every example
             totals = np.append(totals, self.examples)
-        if totals.shape != (4,) or totals.dtype != np.float64:
+        if not isinstance(totals, np.ndarray) or (totals.shape, totals.dtype) != ((4,), np.float64):
             raise FileFormatError(f"a MetricAccumulator has four sums, got {state['totals']!r:.80}")
         self._totals = tensor(totals, device="cpu")
         self.failed = np.asarray(totals[2] < self.batches)
@@ -199,11 +201,10 @@ class History:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned; FileFormatError if it is anything else."""
         require_state("a History", state, dict.fromkeys(self.state_dict(), list))
-        numbers = list(state["learning_rate"])
-        for named in (*state["training"], *state["validation"]):
-            numbers += named.values() if isinstance(named, Mapping) else [named]
-        if not all(isinstance(value, Real) for value in numbers):
-            raise FileFormatError(f"a History has numbers for each epoch, got {dict(state)!r:.80}")
+        rates = {str(n): rate for n, rate in enumerate(state["learning_rate"])}
+        for named in (*state["training"], *state["validation"], rates):
+            names = map(str, named) if isinstance(named, Mapping) else ()
+            require_state("an epoch", named, dict.fromkeys(names, Real))
         self.training = [_epoch_metrics(**named) for named in state["training"]]
         self.validation = [_epoch_metrics(**named) for named in state["validation"]]
         self.learning_rate = list(state["learning_rate"])
