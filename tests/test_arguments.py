@@ -17,7 +17,7 @@ import pytest
 import tinynn
 from tests.functional.cases import FUNCTIONS, as_list
 from tests.nn.test_serialization import LAYERS
-from tinynn import data, nn, optim
+from tinynn import data, nn, optim, training
 from tinynn import functional as F
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError, DeviceMemoryError, ShapeError, TinynnError
@@ -249,6 +249,94 @@ def test_constructors_refuse_by_name(name: str) -> None:
         for wrong in WRONG:
             with suppress(TinynnError):
                 call(*arguments[:position], wrong, *arguments[position + 1 :])
+
+
+# -- training --------------------------------------------------------------------------------------
+
+TARGETS = np.arange(6) % 2
+IMAGES = np.linspace(0, 1, 6 * 2, dtype=np.float32).reshape(6, 2)
+
+
+def _loader() -> data.DataLoader:
+    return data.DataLoader(data.ArrayDataset(IMAGES, TARGETS), 3, prefetch=0)
+
+
+def _fit(epochs: Any, micro_batch: Any, patience: Any, metrics: Any, keep_best: Any) -> Any:
+    model, options = nn.Linear(2, 2), {"patience": patience, "description": None}
+    options |= {"micro_batch": micro_batch, "metrics": metrics, "keep_best": keep_best}
+    optimizer = optim.SGD(model, 0.125)
+    loaders = _loader(), _loader()
+    training.fit(
+        model,
+        loaders[0],
+        optimizer,
+        F.cross_entropy,
+        epochs=epochs,
+        validation=loaders[1],
+        **options,
+    )
+    return model.weight.tolist()
+
+
+def _tested(low: Any, high: Any, steps: Any) -> Any:
+    model = nn.Linear(2, 2)
+    optimizer = optim.SGD(model, 0.125)
+    options = {"low": low, "high": high, "steps": steps}
+    return training.find_learning_rate(
+        model, _loader(), optimizer, F.cross_entropy, **options
+    ).rates
+
+
+TRAINING: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "fit": (_fit, (2, 2, 3, {}, "loss")),
+    "find_learning_rate": (_tested, (2.0**-10, 0.5, 12)),
+    "predict": (lambda *a: training.predict(nn.Linear(2, 2), *a).tolist(), (IMAGES, 4)),
+    "confusion_matrix": (
+        lambda *a: training.confusion_matrix(*a).tolist(),
+        (TARGETS, TARGETS[::-1], 2),
+    ),
+    "roc_auc": (training.roc_auc, (IMAGES[:, 0], TARGETS)),
+    "predicted_classes": (lambda *a: training.predicted_classes(*a).tolist(), (IMAGES,)),
+    "batches": (lambda *a: len(list(_loader().batches(*a))), (3, 1)),
+    "load_state_dict": (
+        lambda state: nn.Linear(2, 2).load_state_dict(state),
+        ({"weight": np.ones((2, 2)), "bias": np.ones(2)},),
+    ),
+    "grad": (
+        lambda *a: tinynn.grad(*a),
+        (tinynn.ones(2, requires_grad=True), tinynn.ones(2, requires_grad=True), None),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["fit", "find_learning_rate", "predict", "batches"])
+def test_training_takes_the_numbers_of_numpy(name: str, kind: str) -> None:
+    call, arguments = TRAINING[name]
+    tinynn.manual_seed(0)
+    expected = call(*arguments)
+    tinynn.manual_seed(0)
+    assert call(*converted(arguments, kind)) == expected
+
+
+@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_training_refuses_by_name(name: str) -> None:
+    call, arguments = TRAINING[name]
+    for position in range(len(arguments)):
+        for wrong in WRONG:
+            with suppress(TinynnError):
+                call(*arguments[:position], wrong, *arguments[position + 1 :])
+
+
+def test_an_unknown_metric_is_refused_before_the_first_step() -> None:
+    model = nn.Linear(2, 2)
+    before = model.weight.tolist()
+    with pytest.raises(ArgumentError, match=r'keep_best must be "loss" or "accuracy", got'):
+        training.fit(
+            model, _loader(), optim.SGD(model, 0.1), F.cross_entropy, epochs=1, keep_best="acuracy"
+        )
+    assert model.weight.tolist() == before
 
 
 @pytest.mark.parametrize(

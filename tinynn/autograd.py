@@ -11,14 +11,14 @@ of gradients need no further code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self, Union
 
 import numpy as np
 
 from tinynn import changes
-from tinynn.arguments import DTYPES, check_array, flag, real_dtype
+from tinynn.arguments import DTYPES, check_array, flag, is_sequence, real_dtype
 from tinynn.backend import Array, Backend, backend_of, get_backend, tracing
 from tinynn.changes import clock, share_changes
 from tinynn.errors import ArgumentError, DeviceError, DtypeError, GradientError, ShapeError
@@ -524,7 +524,7 @@ def grad(
     if grad_outputs is None or isinstance(grad_outputs, Tensor):
         given: Sequence[Any] = [grad_outputs] * len(sources)
     else:
-        given = list(grad_outputs)
+        given = list(grad_outputs) if is_sequence(grad_outputs) else []
     if len(given) != len(sources):
         raise ArgumentError(f"grad expects {len(sources)} grad_outputs, got {len(given)}")
     for tensor in targets:
@@ -546,7 +546,7 @@ def grad(
 
 def _tensors(what: str, value: Any) -> list[Tensor]:
     """One tensor or several, as a list."""
-    if isinstance(value, Tensor) or not isinstance(value, Iterable):
+    if isinstance(value, Tensor) or not is_sequence(value):
         value = [value]
     found = list(value)
     for tensor in found:

@@ -284,7 +284,7 @@ class TestDamagedFiles:
             ImageFolder(tmp_path / "nowhere", size=8)
 
     def test_on_error_has_two_values(self, folder):
-        with pytest.raises(ArgumentError, match=r"'raise' or 'skip', got 'ignore'"):
+        with pytest.raises(ArgumentError, match='"raise" or "skip", got \'ignore\''):
             ImageFolder(folder, size=8, on_error="ignore")
 
     def test_a_size_is_at_least_a_pixel(self, folder):

@@ -142,7 +142,7 @@ class TestEarlyStopping:
 
     def test_an_unknown_metric(self) -> None:
         with pytest.raises(
-            ArgumentError, match=r"keep_best must be one of .*'correct', 'loss'.*'auc'"
+            ArgumentError, match='keep_best must be "loss" or "accuracy" or "correct", got \'auc\''
         ):
             train(keep_best="auc")
 

@@ -10,10 +10,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tinynn.arguments import number, refuse_masked
+from tinynn.arguments import choice, flag, number, refuse_masked
 from tinynn.backend import usable_cores
 from tinynn.data.decoding import decode
-from tinynn.errors import ArgumentError, DataError, DtypeError, ShapeError
+from tinynn.errors import DataError, DtypeError, ShapeError
 from tinynn.files import local_path
 from tinynn.functional.geometry import pair
 from tinynn.messages import warn
@@ -119,8 +119,8 @@ class ImageFolder:
         on_error: Literal["raise", "skip"] = "raise",
         cache_bytes: int = 1 << 30,
     ) -> None:
-        if on_error not in ("raise", "skip"):
-            raise ArgumentError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+        choice("on_error", on_error, "raise", "skip")
+        gray = flag("gray", gray)
         height, width = pair("ImageFolder", "size", size, 1)
         number("cache_bytes", cache_bytes, 0, ends="[]")
         self.shape = (height, width, 1 if gray else 3)

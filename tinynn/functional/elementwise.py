@@ -24,7 +24,7 @@ __all__ += ["elu", "gelu", "leaky_relu", "log_sigmoid", "relu"]
 __all__ += ["sigmoid", "silu", "softplus", "tanh"]
 
 
-def _floating(name: str, x: Operand) -> Tensor:
+def floating(name: str, x: Operand) -> Tensor:
     """The operand as a floating-point tensor; integers become float32."""
     x = as_tensor(name, x)
     return x if x.dtype.kind == "f" else x.astype("float32")
@@ -32,13 +32,13 @@ def _floating(name: str, x: Operand) -> Tensor:
 
 def _with_input(name: str, formula: Formula, x: Operand, vjp: VJP) -> Tensor:
     """formula(x), whose VJP is vjp(grad, x)."""
-    x = _floating(name, x)
+    x = floating(name, x)
     return record(name, x.backend.evaluate(formula, x.data), (x, lambda grad: vjp(grad, x)))
 
 
 def _with_output(name: str, formula: Formula, x: Operand, vjp: VJP) -> Tensor:
     """formula(x), whose VJP is vjp(grad, formula(x)); x need not be kept."""
-    x = _floating(name, x)
+    x = floating(name, x)
     return record_with_output(name, x.backend.evaluate(formula, x.data), (x, vjp))
 
 
@@ -145,7 +145,7 @@ def leaky_relu(x: Operand, negative_slope: float = 0.01) -> Tensor:
 
     Maas, Hannun and Ng, "Rectifier nonlinearities improve neural network acoustic models" (2013).
     """
-    x, slope = _floating("leaky_relu", x), number("leaky_relu: negative_slope", negative_slope)
+    x, slope = floating("leaky_relu", x), number("leaky_relu: negative_slope", negative_slope)
     return where(x > 0, x, x * slope)
 
 
@@ -155,7 +155,7 @@ def elu(x: Operand, alpha: float = 1.0) -> Tensor:
     Clevert, Unterthiner and Hochreiter, "Fast and accurate deep network learning by exponential
     linear units" (2016).
     """
-    x, alpha = _floating("elu", x), number("elu: alpha", alpha)
+    x, alpha = floating("elu", x), number("elu: alpha", alpha)
     positive = x > 0
     return where(positive, x, expm1(where(positive, 0.0, x)) * alpha)
 
@@ -214,7 +214,7 @@ def softplus(x: Operand) -> Tensor:
 
 def log_sigmoid(x: Operand) -> Tensor:
     """log(1 / (1 + exp(-x))), without overflow."""
-    return -softplus(-_floating("log_sigmoid", x))
+    return -softplus(-floating("log_sigmoid", x))
 
 
 def _silu(x: Any) -> Any:
@@ -255,7 +255,7 @@ def gelu(x: Operand, approximate: str = "none") -> Tensor:
         approximate: "none", or "tanh" for the approximation of the paper, with an error of about
             1e-3.
     """
-    x = _floating("gelu", x)
+    x = floating("gelu", x)
     if choice("gelu: approximate", approximate, "none", "tanh") == "none":
         return x * _normal_cdf(x)
     # (1 + tanh(u)) / 2 = σ(2u), which is 0 or 1 beyond the limits

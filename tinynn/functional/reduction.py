@@ -15,7 +15,7 @@ from tinynn.arguments import exact_number, flag
 from tinynn.autograd import Axis, Operand, Tensor, record, record_with_output
 from tinynn.errors import ShapeError
 from tinynn.functional.arithmetic import where
-from tinynn.functional.elementwise import exp, log, sqrt, square
+from tinynn.functional.elementwise import exp, floating, log, sqrt, square
 from tinynn.functional.operands import as_tensor, normal_axes, normal_axis
 from tinynn.functional.shape import broadcast_to
 from tinynn.precision import in_float32, widen
@@ -136,7 +136,7 @@ def _extreme(name: str, x: Operand, axis: Axis, keepdims: bool) -> Tensor:
 @in_float32
 def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log Σ exp(x) over the axes (default: all), without overflow."""
-    x, axes, _ = _operand("logsumexp", x, axis)
+    x, axes, _ = _operand("logsumexp", floating("logsumexp", x), axis)
     keepdims = keepdims is not False and flag("keepdims", keepdims)
     xp = x.backend.xp
     highest = xp.max(x.data, axis=axes, keepdims=True)
@@ -148,7 +148,7 @@ def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 @in_float32
 def softmax(x: Operand, axis: int = -1) -> Tensor:
     """exp(x) / Σ exp(x) along an axis."""
-    x = widen(as_tensor("softmax", x))
+    x = widen(floating("softmax", x))
     axis = normal_axis("softmax", axis, x.ndim)
 
     def vjp(grad: Tensor, out: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def softmax(x: Operand, axis: int = -1) -> Tensor:
 @in_float32
 def log_softmax(x: Operand, axis: int = -1) -> Tensor:
     """x - log Σ exp(x) along an axis: log(softmax(x)) without underflow."""
-    x = widen(as_tensor("log_softmax", x))
+    x = widen(floating("log_softmax", x))
     axis = normal_axis("log_softmax", axis, x.ndim)
 
     def vjp(grad: Tensor, out: Tensor) -> Tensor:

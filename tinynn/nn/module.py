@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from tinynn.arguments import real_dtype, refuse_masked
+from tinynn.arguments import flag, real_dtype, refuse_masked
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, backend_of, get_backend, tracing
 from tinynn.changes import note_change, share_changes
@@ -218,6 +218,8 @@ class Module:
                 is changed then.
         """
         own = self.state_dict()
+        if not isinstance(state, Mapping):
+            raise FileFormatError(f"a state has tensors or arrays by path, got {state!r:.80}")
         problems = [f"missing: {path} {own[path].shape}" for path in own if path not in state]
         problems += [f"unexpected: {path}" for path in state if path not in own]
         problems = problems if strict else []
@@ -258,6 +260,7 @@ class Module:
 
         Inside ``in_mode`` it applies until the end of the block, else to all threads.
         """
+        mode = flag("train: mode", mode)
         for module in self.modules():
             module.training = mode
         return self

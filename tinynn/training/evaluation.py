@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinynn import functional as F
+from tinynn.arguments import as_array
 from tinynn.autograd import Tensor, no_grad
 from tinynn.creation import zeros
 from tinynn.data import ArrayDataset, DataLoader
@@ -36,7 +37,7 @@ def evaluate(
     Raises:
         NonFiniteError: The loss is infinite or NaN.
     """
-    check_metrics(metrics or {})
+    check_metrics({} if metrics is None else metrics)
     accumulator = MetricAccumulator()
     kept: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
     with model.in_mode(training=False), no_grad(), constant_weights():
@@ -78,7 +79,8 @@ def predict(
         The outputs, a NumPy array (N, ...).
     """
     device = next((weights.device for weights in model.parameters()), "cpu")
-    unlabeled = ArrayDataset(images, np.zeros(len(images), dtype=np.int64))
+    images = as_array("images", images)
+    unlabeled = ArrayDataset(images, np.zeros(images.shape[:1], dtype=np.int64))
     loader: Any = [(zeros(unlabeled.images.shape, device=device), None)]  # for no images
     if len(unlabeled):
         loader = DataLoader(unlabeled, batch_size, device=device)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from typing import Literal
 
+from tinynn.arguments import choice
 from tinynn.errors import ArgumentError
 from tinynn.nn import Module
 from tinynn.optim import Optimizer
@@ -16,7 +17,15 @@ from tinynn.training.early_stopping import BestEpoch
 from tinynn.training.epoch_metrics import History
 from tinynn.training.micro_batches import choose_micro_batch
 from tinynn.training.progress import Progress
-from tinynn.training.protocols import Loader, LossFunction, Metric, counted_steps, pairs, unmoved
+from tinynn.training.protocols import (
+    Loader,
+    LossFunction,
+    Metric,
+    check_metrics,
+    counted_steps,
+    pairs,
+    unmoved,
+)
 from tinynn.training.state import Callback, TrainingState
 
 __all__ = ["fit"]
@@ -70,6 +79,7 @@ def fit(
         raise ArgumentError(f'checkpoints must be Checkpoints("folder"), got {checkpoints!r:.80}')
     if not (isinstance(callbacks, Iterable) and all(map(callable, callbacks := tuple(callbacks)))):
         raise ArgumentError(f"callbacks must be a sequence of functions, got {callbacks!r:.80}")
+    _check_names(metrics, keep_best)
     best = BestEpoch(keep_best or "loss", patience, keeps_weights=keep_best is not None)
     state = TrainingState(
         model, loader, optimizer, loss_function, epochs, validation, metrics or {}, best
@@ -101,3 +111,9 @@ def fit(
         best.restore(model)
         state.notify("end", callbacks)
     return state.history
+
+
+def _check_names(metrics: Mapping[str, Metric] | None, keep_best: str | None) -> None:
+    check_metrics({} if metrics is None else metrics)
+    if keep_best is not None:  # after an epoch, accuracy may turn out to have no meaning
+        choice("keep_best", keep_best, "loss", "accuracy", *(metrics or {}))

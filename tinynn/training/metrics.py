@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from tinynn.arguments import as_array, integer, real_array
 from tinynn.errors import ArgumentError, DtypeError, LabelError, ShapeError
 
 __all__ = ["accuracy", "confusion_matrix", "precision", "predicted_classes", "recall", "roc_auc"]
@@ -23,7 +24,7 @@ def predicted_classes(logits: Scores) -> Counts:
     Returns:
         Classes, int64 (n,).
     """
-    values = np.asarray(logits)
+    values = real_array("logits", logits, None)
     if values.ndim == 2 and values.shape[1] > 1:
         return np.asarray(values.argmax(axis=1), dtype=np.int64)
     if values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1):
@@ -54,6 +55,7 @@ def confusion_matrix(predictions: Labels, labels: Labels, classes: int) -> Count
         LabelError: A prediction or label is not in 0 ... classes - 1.
     """
     predicted, true = _checked(predictions, labels)
+    classes = integer("classes", classes, 1, 2**15)
     for name, values in (("predictions", predicted), ("labels", true)):
         outside = (values < 0) | (values >= classes)
         if outside.any():
@@ -97,7 +99,7 @@ def roc_auc(scores: Scores, labels: Labels) -> float:
     Raises:
         ArgumentError: The examples are all of one class, or a score is NaN.
     """
-    values, true = np.asarray(scores), np.asarray(labels)
+    values, true = real_array("scores", scores, "float64"), real_array("labels", labels, None)
     if values.ndim != 1 or true.shape != values.shape:
         raise ShapeError(f"expected scores and labels (n,), got {values.shape} and {true.shape}")
     if np.isnan(values).any():
@@ -114,7 +116,7 @@ def roc_auc(scores: Scores, labels: Labels) -> float:
 
 
 def _checked(predictions: Labels, labels: Labels) -> tuple[Counts, Counts]:
-    predicted, true = np.asarray(predictions), np.asarray(labels)
+    predicted, true = as_array("predictions", predictions), as_array("labels", labels)
     if predicted.ndim != 1 or predicted.shape != true.shape:
         got = f"{predicted.shape} and {true.shape}"
         raise ShapeError(f"expected predictions and labels (n,), got shapes {got}")

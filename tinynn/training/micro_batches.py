@@ -114,7 +114,7 @@ def choose_micro_batch(
     """The micro-batch size for ``fit``; "auto" determines it by trial with the first batch."""
     if micro_batch is None:
         return None
-    if micro_batch != "auto":
+    if not isinstance(micro_batch, str) or micro_batch != "auto":
         return integer('micro_batch, at least 1 or "auto",', micro_batch, least=1)
     example = recompute_batch(loader, getattr(loader, "epoch", 0), 0)
     if example is None:

@@ -234,7 +234,7 @@ def _checked_logits(logits: Tensor) -> Tensor:
 def _image_layer(model: Module, path: str | None, example: Maps) -> Module:
     """The module at ``path``, or the last leaf module, whose output is an image."""
     modules = dict(model.named_modules())
-    if path is not None and path not in modules:
+    if path is not None and not (isinstance(path, str) and path in modules):
         raise ArgumentError(f"layer must be a path in the model: {list(modules)}, got {path!r}")
     found: list[Module] = []
 
