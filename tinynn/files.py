@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from numbers import Integral
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from tinynn.errors import ArgumentError, FileFormatError, StorageError
 FilePath = str | os.PathLike[str]
 Arrays = dict[str, np.ndarray[Any, Any]]
 Encode = Callable[[Any, str], Any]  # of (value, path of the value)
+_Tensor = tuple[str, np.dtype[Any], tuple[int, ...]]  # name, dtype, shape
 Content = bytes | Iterable[bytes | memoryview]  # of a file, at once or in pieces
 
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
@@ -140,7 +141,7 @@ def read_safetensors(path: FilePath, limit: float = math.inf) -> tuple[dict[str,
 def read_metadata(path: FilePath) -> dict[str, str]:
     """The metadata of a safetensors file, without reading its arrays."""
     with _opened(path) as (file, size):
-        return _read_header(file, size, str(path)).metadata
+        return _read_header(file, size, str(path))[0]
 
 
 def read_bytes(path: FilePath, limit: float = math.inf) -> bytes:
@@ -168,34 +169,31 @@ def _opened(path: FilePath, limit: float = math.inf) -> Iterator[tuple[io.Buffer
             raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-class _Header(NamedTuple):
-    """The header of a safetensors file; its tensors in the order of their data."""
-
-    metadata: dict[str, str]
-    checksums: Any  # of the arrays; None in files of other programs
-    tensors: list[tuple[str, np.dtype[Any], tuple[int, ...]]]
-
-
 def _read(file: io.BufferedIOBase, size: int, name: str) -> tuple[dict[str, str], Arrays]:
-    header = _read_header(file, size, name)
+    metadata, checksums, tensors = _read_header(file, size, name)
     arrays: Arrays = {}
     with _reading(name):
-        for tensor, dtype, shape in header.tensors:
+        for tensor, dtype, shape in tensors:
             arrays[tensor] = array = np.empty(shape, dtype)
             if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
                 raise ValueError("it was cut off meanwhile")
-    if header.checksums is not None and header.checksums != _checksums(arrays):
+    if checksums is not None and checksums != _checksums(arrays):
         raise FileFormatError(f"{name} is damaged: its content does not match its checksums")
-    return header.metadata, arrays
+    return metadata, arrays
 
 
-def _read_header(file: io.BufferedIOBase, size: int, name: str) -> _Header:
-    """Read the header; the data of its tensors must take the rest of the file exactly."""
+def _read_header(
+    file: io.BufferedIOBase, size: int, name: str
+) -> tuple[dict[str, str], dict[str, int] | None, list[_Tensor]]:
+    """Metadata, checksums of the arrays, and tensors, whose data must take the rest of the file.
+
+    Files of other programs have no checksums.
+    """
     with _reading(name):
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(_LARGEST_HEADER, size - 8):
             raise ValueError(f"{size:,} bytes cannot hold a header of {length:,} bytes")
-        entries = json.loads(file.read(length).decode(), object_pairs_hook=_without_duplicates)
+        entries = json.loads(file.read(length).decode())
         metadata = entries.pop("__metadata__", None) or {}
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("its metadata is not text")
@@ -208,20 +206,11 @@ def _read_header(file: io.BufferedIOBase, size: int, name: str) -> _Header:
         if checksums is not None and checksums["metadata"] != _metadata_checksum(metadata):
             raise FileFormatError(f"{name} is damaged: its header does not match its checksum")
         tensors = list(_tensors(entries, size - 8 - length, name))
-        return _Header(metadata, checksums and dict(checksums["arrays"]), tensors)
+        return metadata, checksums and dict(checksums["arrays"]), tensors
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise ValueError("a name occurs twice in its header")
-    return entries
-
-
-def _tensors(
-    entries: dict[str, Any], size: int, file: str
-) -> Iterator[tuple[str, np.dtype[Any], tuple[int, ...]]]:
-    """(name, dtype, shape) of the tensors of a header in the order of their data."""
+def _tensors(entries: dict[str, Any], size: int, file: str) -> Iterator[_Tensor]:
+    """The tensors of a header in the order of their data."""
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         code, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -364,34 +353,36 @@ def write_atomically(path: FilePath, content: Content) -> None:
     """
     named = local_path(path)
     _occupy_standard_descriptors()
-    try:
-        old = _status(named)
-        target = Path(os.path.realpath(named))
+    with _naming(named):
+        old, target = _status(named), Path(os.path.realpath(named))
         if old is None or _can_be_replaced(old, target):
             _replace(target, content, old)
         else:
             with _open_directly(named, old) as file:
                 write_into(file, content)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        # the name of the temporary file would not help
-        raise OSError(error.errno, error.strerror, str(named)) from error
 
 
 def check_writable(path: FilePath) -> None:
     """Raise the error that ``write_atomically`` would raise now, without changing the file."""
     named = local_path(path)
-    old = _status(named)
-    target = Path(os.path.realpath(named))
-    try:
+    with _naming(named):
+        old, target = _status(named), Path(os.path.realpath(named))
         if old is None or _can_be_replaced(old, target):
             (temporary := _temporary(target)).touch(exist_ok=False)
             temporary.unlink()
         elif not stat.S_ISFIFO(old.st_mode):  # opening a pipe waits for its reader
             named.open("ab").close()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in every OSError: the name of a temporary file would not help."""
+    try:
+        yield
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(named)) from error
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def output_file(text: str) -> Path:
