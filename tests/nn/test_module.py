@@ -1,6 +1,7 @@
 """``Module``: parameters and children, state, hooks, and errors that name the layer."""
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from tinynn import functional as F
 from tinynn import nn
 from tinynn.autograd import Tensor
 from tinynn.errors import ArgumentError, DtypeError, FileFormatError, LabelError, ShapeError
+from tinynn.training import fit
 
 
 class Block(nn.Module):
@@ -101,6 +103,41 @@ class TestModes:
         assert not any(m.training for m in block.modules())
         assert all(m.training for m in block.train().modules())
 
+    @pytest.mark.parametrize("way", ["train", "in_mode", "fit"])
+    def test_a_module_may_keep_the_mode_of_its_layers(self, way: str) -> None:
+        """Frozen batch norm, by a method of the layer itself or of the module that holds it."""
+
+        class Frozen(nn.BatchNorm1d):
+            def train(self, mode: bool = True) -> "Frozen":
+                return super().train(False)
+
+        class Holder(nn.Module):
+            def __init__(self) -> None:
+                self.norm, self.rest = nn.BatchNorm1d(2), nn.Linear(2, 2)
+
+            def train(self, mode: bool = True) -> "Holder":
+                super().train(mode)
+                self.norm.eval()
+                return self
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.rest(self.norm(x))
+
+        model = nn.Sequential(Frozen(2), Holder())
+        if way == "train":
+            model.train()
+        with model.in_mode(training=True) if way == "in_mode" else nullcontext():
+            if way == "fit":
+                batch = tinynn.ones((4, 2)), tinynn.tensor([0, 1, 0, 1])
+                optimizer = tinynn.optim.SGD(model, 0.1)
+                fit(model, [batch], optimizer, F.cross_entropy, epochs=1, description=None)
+            else:
+                modes = [m.training for m in model.modules()]
+                assert modes == [True, False, True, False, True]
+                model(tinynn.ones((4, 2)))
+        for norm in (model[0], model[1].norm):
+            assert norm.running_mean.tolist() == [0, 0]
+
 
 class TestReplacement:
     """An attribute that is part of the state stays part of it."""
@@ -118,7 +155,9 @@ class TestReplacement:
     def test_by_what_is_no_tensor_is_refused(self, make: Any, name: str) -> None:
         norm = nn.BatchNorm1d(3)
         held, before = getattr(norm, name), sorted(norm.state_dict())
-        with pytest.raises(ArgumentError, match=rf"{name} of BatchNorm1d is a .*data\[\.\.\.\] ="):
+        with pytest.raises(
+            ArgumentError, match=rf"{name} of BatchNorm1d is a .*\[\.\.\.\] = array within no_grad"
+        ):
             setattr(norm, name, make(held))
         assert getattr(norm, name) is held
         assert sorted(norm.state_dict()) == before

@@ -22,7 +22,7 @@ class _Container(Module):
         vars(self)[name] = module
 
     def _modules(self) -> list[Module]:
-        return [value for value in vars(self).values() if isinstance(value, Module)]
+        return [value for value in list(vars(self).values()) if isinstance(value, Module)]
 
     def __len__(self) -> int:
         return len(self._modules())

@@ -241,11 +241,8 @@ class Module:
     @property
     def training(self) -> bool:
         """Whether the module is in training mode, on this thread."""
-        modes = _modes.get()
-        if id(self) in modes:
-            return modes[id(self)][1]
-        mode: bool = vars(self).get("training", True)
-        return mode
+        own: bool = vars(self).get("training", True)
+        return _modes.get().get(id(self), (self, own))[1]
 
     @training.setter
     def training(self, mode: bool) -> None:
@@ -258,11 +255,12 @@ class Module:
     def train(self, mode: bool = True) -> Self:
         """Set training mode in all modules: dropout is active, batch norm uses the batch.
 
-        Inside ``in_mode`` it applies until the end of the block, else to all threads.
+        Inside ``in_mode`` it applies until the end of the block, else to all threads. A module
+        whose layers keep their mode overrides it; ``eval``, ``in_mode`` and parents call it.
         """
-        mode = flag("train: mode", mode)
-        for module in self.modules():
-            module.training = mode
+        self.training = flag("train: mode", mode)
+        for _, child in self.named_children():
+            child.train(mode)
         return self
 
     def eval(self) -> Self:
@@ -271,7 +269,14 @@ class Module:
 
     def in_mode(self, training: bool) -> AbstractContextManager[None]:
         """Context manager: training or evaluation mode of all modules, on this thread only."""
-        return _modes.block(lambda modes: modes | {id(m): (m, training) for m in self.modules()})
+
+        def inside(modes: _Modes) -> _Modes:
+            inner = modes | {id(module): (module, module.training) for module in self.modules()}
+            with _modes.block(lambda before: inner):
+                self.train(training)
+            return inner
+
+        return _modes.block(inside)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Train (True) or freeze (False) all parameters."""
@@ -351,15 +356,16 @@ def _check_replacement(module: Module, name: str, held: Tensor, value: Any) -> N
         kind, accepted = ("parameter", "an nn.Parameter") if trained else ("buffer", "a Tensor")
         raise ArgumentError(
             f"{name} of {type(module).__name__} is a {kind}: it can be replaced by {accepted} or "
-            f"None, got {type(value).__name__}. To change its values, write {name}.data[...] = "
-            f"array; to compute it from other tensors, first `del` it"
+            f"None, got {type(value).__name__}. To change its values, write {name}[...] = array "
+            "within no_grad(); to compute it from other tensors, first `del` it"
         )
 
 
 # -- state of this thread --------------------------------------------------------------------------
 
 # by id: the module, which keeps the id valid, and its mode inside the innermost ``in_mode``
-_modes: Scoped[dict[int, tuple[Module, bool]]] = Scoped("modes", {})
+_Modes = dict[int, tuple[Module, bool]]
+_modes: Scoped[_Modes] = Scoped("modes", {})
 _observers: Scoped[dict[int, ForwardHook]] = Scoped("observers", {})
 
 
