@@ -478,9 +478,14 @@ def test_a_parameter_of_another_shape_needs_a_new_optimizer() -> None:
         optimizer.step()
 
 
-def test_a_read_only_parameter_is_refused() -> None:
-    array = np.ones(2, np.float32)
-    array.flags.writeable = False
+def test_a_read_only_array_is_copied_for_a_parameter_and_refused_as_a_tensor_to_train() -> None:
+    array = np.broadcast_to(np.float32(1), 2)
+    layer = nn.Linear(2, 2)
+    layer.bias = nn.Parameter(array)
+    optim.SGD(layer, 0.1)
+    layer.load_state_dict({"weight": np.zeros((2, 2)), "bias": np.array([1.0, 2.0])})
+    nn.init.zeros_(layer.bias)
+    assert array.tolist() == [1, 1]
     tensor = Tensor(array, requires_grad=True)
     with pytest.raises(ArgumentError, match="'0' holds a read-only array"):
         optim.SGD([tensor], 0.1)

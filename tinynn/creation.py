@@ -74,17 +74,15 @@ def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
 
 def from_dlpack(source: Any) -> Tensor:
     """A tensor that shares the memory of an object with ``__dlpack__`` (PyTorch, JAX, CuPy)."""
-    if not hasattr(source, "__dlpack_device__"):
-        raise ArgumentError(f"from_dlpack expects an array, got {type(source).__name__}")
-    kind, index = map(int, source.__dlpack_device__())
     cpu, cuda = 1, 2  # DLDeviceType of dlpack.h
-    if kind not in (cpu, cuda):
-        raise ArgumentError(f"from_dlpack takes arrays of a CPU or a CUDA device, got kind {kind}")
-    backend = get_backend("cpu" if kind == cpu else f"cuda:{index}")
     try:
+        kind, index = map(int, source.__dlpack_device__())
+        if kind not in (cpu, cuda):
+            raise BufferError(f"it takes arrays of a CPU or a CUDA device, got kind {kind}")
+        backend = get_backend("cpu" if kind == cpu else f"cuda:{index}")
         return Tensor(backend.xp.from_dlpack(source))
-    except (BufferError, TypeError) as error:
-        raise ArgumentError(f"from_dlpack: {error}") from error
+    except (AttributeError, BufferError, TypeError) as error:
+        raise ArgumentError(f"from_dlpack of {type(source).__name__}: {error}") from error
 
 
 def zeros(

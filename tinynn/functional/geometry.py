@@ -68,8 +68,8 @@ def checked_padding(name: str, padding: Any) -> Padding:
     return checked_size(name, "padding", padding, 0)
 
 
-def check_pool(name: str, kernel_size: Size, padding: Size) -> tuple[Pair, Pair]:
-    """The kernel and the padding of a pooling window, each as (rows, columns)."""
+def checked_pool(name: str, kernel_size: Size, stride: Any, padding: Size) -> tuple[Any, Any, Any]:
+    """The kernel, stride (or None) and padding of a pooling window, as they came."""
     kernel, pads = pair(name, "kernel_size", kernel_size, 1), pair(name, "padding", padding, 0)
     if kernel[0] * kernel[1] > _MAX_TAPS:
         raise ArgumentError(
@@ -78,7 +78,8 @@ def check_pool(name: str, kernel_size: Size, padding: Size) -> tuple[Pair, Pair]
         )
     if any(2 * p > k for p, k in zip(pads, kernel, strict=True)):
         raise ArgumentError(f"{name} expects padding at most half the kernel {kernel}, got {pads}")
-    return kernel, pads
+    steps = None if stride is None else checked_size(name, "stride", stride, 1)
+    return checked_size(name, "", kernel_size, 1), steps, checked_size(name, "", padding, 0)
 
 
 def check_image(name: str, shape: Shape, allow_empty: bool = False) -> None:
@@ -137,8 +138,9 @@ def pool_window(
 ) -> Window:
     """The window of a pooling function; ``rest`` is dilation and ceil_mode."""
     check_image(name, shape)
-    kernel, pads = check_pool(name, kernel_size, padding)
-    return _window(name, shape, kernel, kernel if stride is None else stride, pads, *rest)
+    size, steps, pads = checked_pool(name, kernel_size, stride, padding)
+    kernel = pair(name, "kernel_size", size, 1)
+    return _window(name, shape, kernel, kernel if steps is None else steps, pads, *rest)
 
 
 def conv_transpose2d_window(

@@ -30,13 +30,15 @@ ForwardHook = Callable[["Module", tuple[Any, ...], Any], Any]
 
 
 class Parameter(Tensor):
-    """A tensor that is trained: optimizers update it."""
+    """A tensor that is trained: optimizers update it. A read-only array is copied."""
 
     __slots__ = ()
 
     def __init__(self, data: Array | Tensor, requires_grad: bool = True) -> None:
         super().__init__(data.data if isinstance(data, Tensor) else data, requires_grad)
         self.is_state = True
+        if not getattr(self.data.flags, "writeable", True):
+            self.data = self.data.copy()
         if isinstance(data, Tensor):
             share_changes(self, data)
 

@@ -3,7 +3,7 @@
 from tinynn import functional as F
 from tinynn.arguments import choice, flag
 from tinynn.autograd import Tensor
-from tinynn.functional.geometry import Pair, Size, check_pool, checked_size
+from tinynn.functional.geometry import Pair, checked_pool, checked_size
 from tinynn.nn.module import Module
 
 __all__ = ["AvgPool2d", "GlobalAvgPool2d", "GlobalMaxPool2d", "MaxPool2d", "Resize"]
@@ -37,7 +37,8 @@ class MaxPool2d(Module):
         ceil_mode: bool = False,
     ) -> None:
         name = "MaxPool2d"
-        self.kernel_size, self.stride, self.padding = _checked(name, kernel_size, stride, padding)
+        sizes = checked_pool(name, kernel_size, stride, padding)
+        self.kernel_size, self.stride, self.padding = sizes
         self.dilation = checked_size(name, "dilation", dilation, 1)
         self.ceil_mode = flag(f"{name}: ceil_mode", ceil_mode)
 
@@ -70,7 +71,8 @@ class AvgPool2d(Module):
         count_include_pad: bool = True,
     ) -> None:
         name = "AvgPool2d"
-        self.kernel_size, self.stride, self.padding = _checked(name, kernel_size, stride, padding)
+        sizes = checked_pool(name, kernel_size, stride, padding)
+        self.kernel_size, self.stride, self.padding = sizes
         self.ceil_mode = flag(f"{name}: ceil_mode", ceil_mode)
         self.count_include_pad = flag(f"{name}: count_include_pad", count_include_pad)
 
@@ -78,17 +80,6 @@ class AvgPool2d(Module):
         return F.avg_pool2d(
             x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
         )
-
-
-def _checked(
-    name: str, kernel_size: Size, stride: Size | None, padding: Size
-) -> tuple[Size, Size | None, Size]:
-    check_pool(name, kernel_size, padding)
-    return (
-        checked_size(name, "kernel_size", kernel_size, 1),
-        None if stride is None else checked_size(name, "stride", stride, 1),
-        checked_size(name, "padding", padding, 0),
-    )
 
 
 class GlobalAvgPool2d(Module):

@@ -25,6 +25,8 @@ State = dict[str, Array]
 class Optimizer:
     """Base of all optimizers: updates parameters in place by their gradients.
 
+    Where a model moves to another device or dtype, the state follows with the next step.
+
     A subclass writes its formula in ``apply_single`` and, if it keeps arrays from step to step,
     creates them in ``init_single``. NumPy and CUDA run the same formula, and the state is saved and
     restored by name.
