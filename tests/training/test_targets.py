@@ -1,7 +1,9 @@
 """Targets of any shape and dtype: training, evaluation, metrics, logs, curves, micro-batches."""
 
+import copy
 import csv
 import math
+import pickle
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -380,8 +382,10 @@ def test_numpy_integers_are_integers() -> None:
 ])  # fmt: skip
 def test_arguments_of_fit(options: dict[str, Any]) -> None:
     model, loader, loss = start("landmarks")
+    optimizer = optim.SGD(model, 0.1)
     with pytest.raises(ArgumentError):
-        fit(model, loader, optim.SGD(model, 0.1), loss, epochs=1, description=None, **options)
+        fit(model, loader, optimizer, loss, epochs=1, description=None, **options)
+    assert optimizer.steps == 0
 
 
 @pytest.mark.parametrize("rate", [-1.0, math.nan, math.inf, -math.inf, "0.1", True, None])
@@ -528,6 +532,42 @@ def test_what_is_wrong_is_named(name: str) -> None:
     wrong, message = WRONG[name]
     with pytest.raises(TinynnError, match=message):
         wrong()
+
+
+def test_a_model_of_two_inputs() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            self.layer = nn.Linear(2, 3)
+
+        def forward(self, x: tuple[Tensor, Tensor]) -> Tensor:
+            return self.layer(x[0] + x[1])
+
+    model, ones = Pair(), tinynn.ones((4, 2))
+    batches = [((ones, ones), tinynn.tensor([0, 1, 2, 0]))]
+    history = fit(
+        model, batches, optim.SGD(model, 0.1), F.cross_entropy, epochs=2, validation=batches,
+        description=None,
+    )  # fmt: skip
+    assert history.training[1].loss < history.training[0].loss
+
+
+def test_a_subclass_may_change_the_batches() -> None:
+    class Negative(DataLoader):
+        def __iter__(self) -> Any:
+            return ((-images, labels) for images, labels in super().__iter__())
+
+    model = vector(3)
+    plain, negative = (kind(ArrayDataset(IMAGES, CLASSES), 5) for kind in (DataLoader, Negative))
+    by_hand = [(-images, labels) for images, labels in plain]
+    assert evaluate(model, negative, F.cross_entropy) == evaluate(model, by_hand, F.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_a_history_can_be_copied(copied: Any) -> None:
+    history = run_with(validation=[BATCH], metrics={"a": lambda x, y: 1.0})
+    assert copied(history) == history
 
 
 # -- states ----------------------------------------------------------------------------------------

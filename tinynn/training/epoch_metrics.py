@@ -57,6 +57,7 @@ class MetricAccumulator:
 
     def __init__(self) -> None:
         self.examples = self.batches = 0
+        self.has_accuracy = True  # whether the labels of the last batch may be class indices
         # loss · examples, correct predictions, finite batches, classified labels; on the CPU until
         # the first batch
         self._totals = zeros(4, dtype="float64", device="cpu")
@@ -84,6 +85,7 @@ class MetricAccumulator:
             self._totals = self._totals.to(loss.device)
             self.failed = backend.xp.asarray(self._totals.data[2] < self.batches)
         scored = _classified(outputs, labels)
+        self.has_accuracy = scored is not None
         if scored is None:
             scored = backend.xp.empty((0, 1), loss.dtype), backend.xp.empty(0, np.int64)
         backend.accumulate_metrics(self._totals.data, self.failed, loss.data, len(labels), *scored)
@@ -118,7 +120,8 @@ class MetricAccumulator:
         loss, correct, finite, counted = map(float, self._totals.numpy())
         if finite < self.batches:
             self.check()
-        return EpochMetrics(loss / self.examples, correct / counted if counted > 0 else None)
+        accuracy = correct / counted if counted > 0 else None
+        return EpochMetrics(loss / self.examples, accuracy, {})
 
     def state_dict(self) -> dict[str, Any]:
         """The counts and the sums; synchronizes."""
@@ -174,7 +177,7 @@ class History:
     def add_validation(self, measured: EpochMetrics) -> None:
         """Append the validation metrics of the last epoch."""
         missing = len(self.training) - 1 - len(self.validation)
-        self.validation += [EpochMetrics(math.nan, None)] * missing + [measured]
+        self.validation += [EpochMetrics(math.nan, None, {})] * missing + [measured]
 
     def is_validated(self, epoch: int) -> bool:
         """Whether there are validation metrics of an epoch; the first epoch is 1."""
@@ -213,4 +216,4 @@ class History:
 def _epoch_metrics(
     loss: float = math.nan, accuracy: float | None = None, **metrics: float
 ) -> EpochMetrics:
-    return EpochMetrics(loss, accuracy, metrics or NO_METRICS)
+    return EpochMetrics(loss, accuracy, metrics)

@@ -11,7 +11,7 @@ from tinynn.arguments import as_array
 from tinynn.autograd import Tensor, no_grad
 from tinynn.creation import zeros
 from tinynn.data import ArrayDataset, DataLoader
-from tinynn.errors import ArgumentError
+from tinynn.errors import ArgumentError, ShapeError
 from tinynn.nn import Module, constant_weights
 from tinynn.training.epoch_metrics import EpochMetrics, MetricAccumulator
 from tinynn.training.protocols import Loader, LossFunction, Metric, check_metrics, passes
@@ -52,7 +52,10 @@ def evaluate(
     measured = accumulator.compute()
     if not metrics:
         return measured
-    scores, truth = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    try:
+        scores, truth = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    except ValueError as error:
+        raise ShapeError(f"metrics expect outputs of one shape in all batches: {error}") from error
     values = {name: _number(name, metric(scores, truth)) for name, metric in metrics.items()}
     return EpochMetrics(measured.loss, values.pop("accuracy", measured.accuracy), values)
 
@@ -85,4 +88,8 @@ def predict(
     if len(unlabeled):
         loader = DataLoader(unlabeled, batch_size, device=device)
     with model.in_mode(training=False), no_grad(), constant_weights():
-        return F.concat([model(batch) for batch, _ in loader]).numpy()
+        outputs = [model(batch) for batch, _ in loader]
+        if not isinstance(outputs[0], Tensor):
+            kind = type(outputs[0]).__name__
+            raise ArgumentError(f"predict expects a model that returns a tensor, got a {kind}")
+        return F.concat(outputs).numpy()

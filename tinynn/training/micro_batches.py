@@ -93,11 +93,11 @@ def _from_all_outputs(
 
 def _split(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """The examples, images and labels of each micro-batch."""
-    if len(images) != len(labels):
-        raise ShapeError(f"a batch has {len(images)} images but {len(labels)} labels")
     if size >= len(labels):
         yield slice(None), images, labels
         return
+    if len(images) != len(labels):
+        raise ShapeError(f"a batch has {len(images)} images but {len(labels)} labels")
     for start in range(0, len(labels), size):
         examples = slice(start, start + size)
         some = labels[examples]

@@ -83,7 +83,8 @@ def check_metrics(metrics: Any) -> None:
 
 def passes(loader: Any) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
     """Passes over the data without end. The position of a ``DataLoader`` stays as it is."""
-    if hasattr(loader, "batches"):
+    # a subclass or a wrapper may change the batches in its own __iter__
+    if isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__:
         return (pairs(loader.batches(epoch)) for epoch in count(loader.epoch))
     return (pairs(batches) for batches in repeat(loader))
 
