@@ -496,7 +496,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "metric of three": (
         lambda: run_with(metrics={"a": lambda x, y: np.ones(3)}, **VALID), "'a' must return a numb",
     ),
-    "best of nothing": (lambda: run_with(keep_best=3), "keep_best must be one of"),
+    "best of nothing": (lambda: run_with(keep_best=3), "keep_best must be"),
     "a callback": (lambda: run_with(callbacks=print), "a sequence of functions"),
     "callbacks": (lambda: run_with(callbacks=[3]), "a sequence of functions"),
     "no loss": (lambda: run_with(loss=None), "loss function must be a function"),

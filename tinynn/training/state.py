@@ -70,10 +70,8 @@ class TrainingState:
         check_loader("loader", self.loader)
         if self.validation is not None:
             check_loader("validation loader", self.validation)
-        check_metrics(self.metrics)
         if self.metrics and self.validation is None:
             raise ArgumentError(f"metrics {sorted(self.metrics)} need validation=loader")
-        self.best.check({"loss", "accuracy", *self.metrics})
 
     # -- one step, one epoch ------------------------------------------------------------------
 
