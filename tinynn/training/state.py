@@ -26,7 +26,6 @@ from tinynn.training.protocols import (
     LossFunction,
     Metric,
     check_loader,
-    check_metrics,
     check_run,
 )
 
