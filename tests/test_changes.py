@@ -307,6 +307,18 @@ def test_results_are_not_copied(how: Callable[[object], object], device: str) ->
     how((x * 2).detach())
 
 
+@pytest.mark.parametrize("how", [copy.deepcopy, copy.copy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_have_no_changes(how: Callable[[Tensor], Tensor], device: str) -> None:
+    """Their number of a change could be of a process that ran for longer."""
+    x = nn.Parameter(tinynn.ones(2, device=device))
+    step(x)
+    x._changes = [2**60]
+    twin = how(x)
+    assert isinstance(twin, nn.Parameter)
+    (twin * twin).sum().backward()
+    assert twin.grad is not None
+
+
 def test_arrays_of_the_caller_may_change_before_the_backward_pass() -> None:
     x = tinynn.tensor([1.0, 2.0], requires_grad=True)
     factor, rows, mask = np.ones(2, "float32"), np.array([0, 1]), np.array([True, False])

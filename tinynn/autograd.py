@@ -201,6 +201,10 @@ class Tensor:
             )
         return super().__reduce_ex__(protocol)
 
+    def __getstate__(self) -> Any:
+        state: Any = super().__getstate__()  # attributes and slots
+        return state[0], state[1] | {"_changes": None}  # another process counts anew
+
     # -- conversions to other tensors -----------------------------------------------------------
 
     def detach(self) -> Tensor:
