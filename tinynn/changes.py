@@ -2,7 +2,8 @@
 
 Nodes and changes are numbered by one count. A tensor keeps the number of its last change in a list
 of one element, which its views share. A VJP needs the tensors that it captured; if one of them was
-changed after the node was recorded, its gradient would be wrong.
+changed after the node was recorded, its gradient would be wrong. The operators that change a tensor
+in place are here, too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
-from tinynn.errors import GradientError
+from tinynn.errors import GradientError, ShapeError
 
 clock = itertools.count(1)
 latest = 0  # the number of the last change of any tensor
@@ -93,3 +94,43 @@ def _captured(values: list[Any], kind: type) -> Iterator[Any]:
             values += [held[name] for name in names for held in own if name in held]  # self.weight
             found = (value.__globals__.get(name) for name in names)
             values += [tensor for tensor in found if isinstance(tensor, kind)]
+
+
+def in_place(
+    name: str, function: Callable[[Any, Any], Any], assign: Callable[[Any, Any, Any], None]
+) -> Callable[[Any, Any], Any]:
+    """The operator ``a += b``: in place for what is trained or kept, otherwise a = a + b.
+
+    Args:
+        name: The name of the operator.
+        function: a + b.
+        assign: ``assign(a, key, value)``, a[key] = value.
+    """
+
+    def apply(a: Any, b: Any) -> Any:
+        result = function(a, b)
+        if not a.is_leaf or not (a.requires_grad or a.is_state):
+            return result
+        if not result.requires_grad:
+            if (result.shape, result.dtype) != (a.shape, a.dtype):
+                raise ShapeError(
+                    f"{name} in place would turn {a.dtype} {a.shape} into {result.dtype} "
+                    f"{result.shape}; to get a new tensor, write the operation out"
+                )
+            assign(a, ..., result)
+            return a
+        if a.requires_grad:
+            raise recorded_change(a)
+        return result
+
+    return apply
+
+
+def recorded_change(x: Any) -> GradientError:
+    """The error for a change in place of what belongs to a graph."""
+    what = "a leaf that requires grad" if x.is_leaf else "the result of a function"
+    return GradientError(
+        f"a change in place is not recorded, and {what} (shape {x.shape}) is part of the graph: "
+        "change parameters within `with tinynn.no_grad():`; elsewhere compute a new tensor, "
+        "y = x - 1, or F.where(mask, x, value) for some of the elements"
+    )

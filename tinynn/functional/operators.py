@@ -12,8 +12,8 @@ import numpy as np
 
 from tinynn.arguments import is_sequence
 from tinynn.autograd import Tensor, is_grad_enabled
-from tinynn.changes import note_change
-from tinynn.errors import GradientError, InvalidIndexError, ShapeError
+from tinynn.changes import in_place, note_change, recorded_change
+from tinynn.errors import InvalidIndexError
 from tinynn.functional import arithmetic, elementwise, reduction, shape
 from tinynn.functional.linear import matmul
 from tinynn.functional.operands import as_tensor, check_same
@@ -64,7 +64,7 @@ def install() -> None:
     for name, function in _BINARY.items():
         setattr(Tensor, f"__{name}__", function)
         setattr(Tensor, f"__r{name}__", _reflected(function))
-        setattr(Tensor, f"__i{name}__", _augmented(name, function))
+        setattr(Tensor, f"__i{name}__", in_place(name, function, _assign))
     for name, function in _COMPARISONS.items():
         setattr(Tensor, f"__{name}__", _unless_none(function))
     for name, method in _METHODS.items():
@@ -77,33 +77,11 @@ def _reflected(function: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], T
     return lambda a, b: function(b, a)
 
 
-def _augmented(name: str, function: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:
-    """``a += b``: in place for what is trained or kept, otherwise a = a + b."""
-
-    def apply(a: Tensor, b: Any) -> Tensor:
-        result = function(a, b)
-        if not a.is_leaf or not (a.requires_grad or a.is_state):
-            return result
-        if not result.requires_grad:
-            if (result.shape, result.dtype) != (a.shape, a.dtype):
-                raise ShapeError(
-                    f"{name} in place would turn {a.dtype} {a.shape} into {result.dtype} "
-                    f"{result.shape}; to get a new tensor, write the operation out"
-                )
-            _assign(a, ..., result)
-            return a
-        if a.requires_grad:
-            raise _recorded_change(a)
-        return result
-
-    return apply
-
-
 def _assign(x: Tensor, key: Any, value: Any) -> None:
     """x[key] = value, in place."""
     part = as_tensor("an assignment to elements", value)
     if not x.is_leaf or (is_grad_enabled() and (x.requires_grad or part.requires_grad)):
-        raise _recorded_change(x)
+        raise recorded_change(x)
     check_same("an assignment to elements", x, part if part.ndim else None, floating=False)
     try:
         x.data[shape.array_key(x, key)] = part.data if part.ndim else part.item()
@@ -111,15 +89,6 @@ def _assign(x: Tensor, key: Any, value: Any) -> None:
         text = f"assignment to elements of a tensor of shape {x.shape}: {error}"
         raise InvalidIndexError(text) from None
     note_change(x)
-
-
-def _recorded_change(x: Tensor) -> GradientError:
-    what = "a leaf that requires grad" if x.is_leaf else "the result of a function"
-    return GradientError(
-        f"a change in place is not recorded, and {what} (shape {x.shape}) is part of the graph: "
-        "change parameters within `with tinynn.no_grad():`; elsewhere compute a new tensor, "
-        "y = x - 1, or F.where(mask, x, value) for some of the elements"
-    )
 
 
 def _unless_none(compare: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Any]:
