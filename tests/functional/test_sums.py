@@ -344,3 +344,32 @@ def test_integers_beyond_float32(device: str) -> None:
     x = tinynn.tensor([2**24 + 1, 2**24 + 3, 2**24 + 1, 2**24 + 3], device=device)
     assert (x.var().item(), x.std().item(), x.mean().item()) == (1, 1, 2**24 + 2)
     assert x.mean().dtype == x.var().dtype == np.float32
+
+
+NORMALIZATIONS: dict[str, Callable[..., Tensor]] = {
+    "batch_norm": lambda x, *affine: F.batch_norm(x, None, None, *affine, training=True),
+    "layer_norm": lambda x, *affine: F.layer_norm(x, 1, *affine),
+    "group_norm": lambda x, *affine: F.group_norm(x, 1, *affine),
+}
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+@pytest.mark.parametrize("offset", [0, 1000])
+def test_normalization_far_from_zero(offset: int, name: str, device: str) -> None:
+    """Output, and gradients of x and weight. The mean is up to 3,500 standard deviations."""
+    if name == "batch_norm" and device != "cpu" and offset:
+        pytest.skip("a GPU subtracts the mean in the precision of the data")
+    rng = np.random.default_rng(4)
+    values = rng.random((40, 30, 30, 2), np.float32) + np.float32(offset)
+    upstream = rng.standard_normal(values.shape, np.float32)
+    results = []
+    for dtype in ("float32", "float64"):
+        inputs = [
+            tinynn.tensor(array, dtype, device, requires_grad=True)
+            for array in (values, np.ones(2), np.zeros(2))
+        ]
+        out = NORMALIZATIONS[name](*inputs)
+        grads = tinynn.grad((out * tinynn.tensor(upstream, dtype, device)).sum(), inputs)
+        results.append([tensor.numpy() for tensor in (out, *grads)])
+    for got, exact in zip(*results, strict=True):
+        assert abs(got - exact).max() <= 4e-6 * abs(exact).max()

@@ -32,18 +32,20 @@ def batch_norm(backend: Backend, x: Array, norm: BatchNorm) -> Normalized:
         return Backend.batch_norm(backend, x, norm)
     average, variance = _moments(x)
     norm.update_running(average, variance, x.size // x.shape[-1])
+    center = average.astype(x.dtype) if _is_far(average, variance, tuning.NORM_CENTER) else None
+    rest = average if center is None else average - center
     scale = (variance + norm.eps) ** -0.5
     if norm.weight is not None:
         scale = scale * norm.weight
-    shift = -average * scale if norm.bias is None else norm.bias - average * scale
+    shift = -rest * scale if norm.bias is None else norm.bias - rest * scale
     out = elementwise.empty(x.shape, x.dtype)
     scales, shifts = (elementwise.repeat_row(v, x.dtype, x.size) for v in (scale, shift))
-    zeros = elementwise.zeros(scales.size, x.dtype)
+    zeros, centers = elementwise.zeros(scales.size, x.dtype), _repeated(center, x)
 
     def work(chunk: tuple[Array, ...]) -> None:
         source, result = chunk
         width = source.shape[1]
-        np.multiply(source, scales[:width], out=result)
+        np.multiply(_centered(source, centers), scales[:width], out=result)
         np.add(result, shifts[:width], out=result)
         if norm.relu:
             np.maximum(result, zeros[:width], out=result)
@@ -56,16 +58,16 @@ def batch_norm_gradient(
     backend: Backend, grad: Array, x: Array, norm: BatchNorm, saved: Normalized
 ) -> tuple[Array, Array, Array]:
     """In chunks: one pass for Σg and Σg·y, one for the gradient of x."""
-    if not _is_chunkable(x) or not grad.flags.c_contiguous:
+    if not _is_chunkable(x):
         return Backend.batch_norm_gradient(backend, grad, x, norm, saved)
-    _, average, variance = saved
+    grad, (_, average, variance) = np.ascontiguousarray(grad), saved
     count = x.size // x.shape[-1]
     root = (variance + norm.eps) ** -0.5
-    center = average if _is_far(average, variance) else None
+    center = average.astype(x.dtype) if _is_far(average, variance, tuning.NORM_FAR) else None
     result = elementwise.empty(x.shape, x.dtype)
     # with a ReLU, ``result`` first holds the gradient behind it
     relu = (np.ascontiguousarray(saved.out), result) if norm.relu else ()
-    total, slope = _sums(x, center, grad, *relu).astype(x.dtype)
+    total, slope = _sums(x, center, grad, *relu)
     upstream = result if norm.relu else grad
     # Σg·(x - center) to Σg·y, with y = (x - mean)·r; rest is the part of the mean that is left
     rest = average if center is None else average - center
@@ -87,7 +89,7 @@ def batch_norm_gradient(
 
     chunks = elementwise.split_rows(tuning.CHUNK, rows[0].size, x, upstream, result)
     parallel(work, chunks, _pays(x))
-    return result, slope, total
+    return result, slope.astype(x.dtype), total.astype(x.dtype)
 
 
 def _sums(x: Array, center: Array | None, *gradient: Array) -> Array:
@@ -143,19 +145,19 @@ def _pays(x: Array) -> bool:
     return bool(x.size >= tuning.NORM_PARALLEL_FROM)
 
 
-def _is_far(average: Array, variance: Array) -> bool:
-    """Whether a mean is so large that E[x²] - E[x]² would lose digits of the variance."""
-    return bool((average * average > tuning.NORM_FAR * variance).any())
+def _is_far(average: Array, variance: Array, ratio: float) -> bool:
+    """Whether the mean of a channel is large relative to its standard deviation."""
+    return bool((average * average > ratio * variance).any())
 
 
 def _moments(x: Array) -> tuple[Any, Any]:
-    """Mean and variance of each channel, in two passes where the mean is large."""
+    """Mean and variance of each channel, in float64; in two passes where the mean is large."""
     average, variance = _moments_about(x, None)
-    if _is_far(average, variance):
+    if _is_far(average, variance, tuning.NORM_FAR):
         center = average.astype(x.dtype)
         rest, variance = _moments_about(x, center)
         average = center + rest
-    return average.astype(x.dtype), variance.astype(x.dtype)
+    return average, variance
 
 
 def _moments_about(x: Array, center: Array | None) -> tuple[Any, Any]:

@@ -93,6 +93,10 @@ NORM_ROW = 512
 # the variance; beyond it the mean is subtracted first, in a second pass.
 NORM_FAR = 4.0
 
+# Beyond this ratio it is also subtracted before x is scaled: x · scale + shift would have lost two
+# digits more than its input.
+NORM_CENTER = 1e4
+
 # -- optimizer updates ----------------------------------------------------------------------------
 
 # Parameters of a model from which on its update runs on several threads.
