@@ -30,7 +30,7 @@ from tinynn import nn, optim
 from tinynn.autograd import Tensor
 from tinynn.backend import get_backend
 from tinynn.errors import TinynnError
-from tinynn.files import output_file, write_atomically
+from tinynn.files import output_file, write_report
 from tinynn.gpucheck import limits
 from tinynn.messages import say, show
 from tinynn.vision.models import face_cnn, original_cnn
@@ -448,16 +448,12 @@ def main(arguments: list[str] | None = None) -> int:
     show(table(report))
     show(answers(report, options))
     if options.json:
-        write(options.json, json.dumps(asdict(report), indent=1, default=str).encode())
+        content = json.dumps(asdict(report), indent=1, default=str).encode()
+        code = write_report(options.json, content) or code
     if options.plot and report.rows:
-        write(options.plot, plot(report, options.plot.suffix.lstrip(".") or "png"))
+        content = plot(report, options.plot.suffix.lstrip(".") or "png")
+        code = write_report(options.plot, content) or code
     return code
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file atomically and print its name."""
-    write_atomically(path, content)
-    show(f"written: {path}")
 
 
 if __name__ == "__main__":

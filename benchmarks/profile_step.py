@@ -24,7 +24,7 @@ from vs_pytorch import inference, positive, training_step
 import tinynn
 from tinynn import functional as F
 from tinynn import nn, optim
-from tinynn.files import output_file, write_atomically
+from tinynn.files import output_file, write_report
 from tinynn.messages import show
 
 
@@ -223,12 +223,13 @@ def main() -> int:
         f"multiply-adds at that peak: {1e3 * least:.2f} ms, {least / step:.0%} of the step."
     )
     show("Above 100% of peak: convolutions by Winograd or FFT, which multiply less.")
+    code = 0
     if arguments.json:
         profile = {"seconds": step, "limits": most, "rows": rows}
-        write_atomically(arguments.json, json.dumps(profile, indent=1).encode())
+        code = write_report(arguments.json, json.dumps(profile, indent=1).encode())
     if arguments.chrome:
         trace.save_chrome(arguments.chrome)
-    return 0
+    return code
 
 
 if __name__ == "__main__":

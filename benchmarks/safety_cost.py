@@ -22,7 +22,7 @@ from vs_pytorch import positive
 import tinynn
 from tinynn import functional as F
 from tinynn import nn, optim
-from tinynn.files import output_file, write_atomically
+from tinynn.files import output_file, write_report
 from tinynn.messages import show
 from tinynn.training import Checkpoints, MetricAccumulator
 
@@ -160,7 +160,7 @@ def main() -> int:
         f"half of them between {low:.3%} and {high:.3%}"
     )
     if options.json:
-        write_atomically(options.json, (json.dumps(found, indent=2) + "\n").encode())
+        return write_report(options.json, (json.dumps(found, indent=2) + "\n").encode())
     return 0
 
 

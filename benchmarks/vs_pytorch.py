@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from models import MODELS, Model, one_convolution
 
-from tinynn.files import output_file, write_atomically
+from tinynn.files import output_file, write_report
 from tinynn.messages import say, show
 
 Work = Callable[[], None]
@@ -258,8 +258,8 @@ def head() -> str:
     )
 
 
-def plot(results: list[dict[str, Any]], path: Path, title: str) -> None:
-    """A bar per case, with the quartiles over the rounds."""
+def plot(results: list[dict[str, Any]], path: Path, title: str) -> int:
+    """A bar per case, with the quartiles over the rounds; returns an exit code."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 0.36 * len(results) + 1.6), layout="constrained")
@@ -277,7 +277,7 @@ def plot(results: list[dict[str, Any]], path: Path, title: str) -> None:
     axes.set_title(title, fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.lstrip(".") or "png", dpi=120)
-    write_atomically(path, buffer.getvalue())
+    return write_report(path, buffer.getvalue())
 
 
 # -- cases ----------------------------------------------------------------------------------------
@@ -360,16 +360,16 @@ def main() -> int:
     packages = {name: version(name) for name in ("numpy", "torch")}
     title = f"float32, {machine}, " + ", ".join(f"{n} {v}" for n, v in packages.items())
     show(f"{title}; medians of {arguments.rounds} rounds\n{head()}")
-    results = []
+    results, code = [], 0
     for case in cases(arguments):
         results.append(compare(case, arguments.rounds))
         show(line(results[-1]))
         if arguments.json:
             contents = {"machine": machine, "versions": packages, "results": results}
-            write_atomically(arguments.json, json.dumps(contents, indent=1).encode())
+            code = write_report(arguments.json, json.dumps(contents, indent=1).encode())
     if arguments.plot and results:
-        plot(results, arguments.plot, title)
-    return 0
+        code = plot(results, arguments.plot, title) or code
+    return code
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tinynn.errors import TinynnError
+from tinynn.gpucheck import __main__ as gpucheck
 from tinynn.messages import printable, say, show
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +65,13 @@ def test_the_report_of_a_benchmark(tmp_path: Path) -> None:
     assert len(json.loads(file.read_bytes())["rows"]) == 1
 
 
+def test_a_disk_that_is_full_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpucheck._finish(Path("/dev/full"), {}, "OK", 0) == 1
+    printed = capsys.readouterr()
+    assert "OK" in printed.out
+    assert "NOT WRITTEN: [Errno 28] No space left on device: '/dev/full'" in printed.err
+
+
 PATHS = ["", "absent/file.json", "folder", "file.json/below", "n" * 256, "a\0b"]
 
 
@@ -75,12 +83,10 @@ def test_a_report_that_cannot_be_written_is_an_error_before_the_work(
     import cpu_vs_gpu
     import vs_pytorch
 
-    from tinynn.gpucheck.__main__ import _parser
-
     (tmp_path / "folder").mkdir()
     (tmp_path / "file.json").touch()
     monkeypatch.chdir(tmp_path)
-    for parse in (cpu_vs_gpu.parse, vs_pytorch.parse_arguments, _parser().parse_args):
+    for parse in (cpu_vs_gpu.parse, vs_pytorch.parse_arguments, gpucheck._parser().parse_args):
         for option in ("--json", *(["--plot"] if parse is cpu_vs_gpu.parse else [])):
             with pytest.raises(SystemExit):
                 parse([option, name])

@@ -24,6 +24,7 @@ from typing import IO, Any
 import numpy as np
 
 from tinynn.errors import ArgumentError, FileFormatError, StorageError
+from tinynn.messages import say
 
 FilePath = str | os.PathLike[str]
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -395,6 +396,16 @@ def output_file(text: str) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise ArgumentTypeError(f"cannot write {text!r}: {reason}") from error
     return local_path(text)
+
+
+def write_report(path: FilePath, content: bytes) -> int:
+    """Write results of a program; returns its exit code: 1, after a message, if that failed."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        say(f"NOT WRITTEN: {error}")
+        return 1
+    return 0
 
 
 def _status(path: Path) -> os.stat_result | None:

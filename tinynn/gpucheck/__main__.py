@@ -20,7 +20,7 @@ import numpy as np
 import tinynn
 from tinynn.backend import Backend, get_backend
 from tinynn.errors import TinynnError
-from tinynn.files import output_file, write_atomically
+from tinynn.files import output_file, write_report
 from tinynn.gpucheck import limits, parity
 from tinynn.gpucheck.cases import Case
 from tinynn.messages import show
@@ -136,8 +136,7 @@ def _finish(path: Path | None, report: dict[str, Any], verdict: str, code: int) 
     show(f"\n{verdict}")
     if path is not None:
         content = json.dumps(report | {"verdict": verdict}, indent=1, default=str)
-        write_atomically(path, content.encode())
-        show(f"wrote {path}")
+        code = write_report(path, content.encode()) or code
     return code
 
 
