@@ -38,6 +38,7 @@ ASTRONAUT_FACE = (176, 72, 94, 94)  # ground truth: x, y, width, height
 MONTAGES_SHOWN, MISTAKES_SHOWN = 3, 24
 WHITE = (255, 255, 255)
 LONGEST_NAME = 255  # bytes
+SUFFIXES = (".safetensors", ".json", ".html", ".png", ".csv")  # of results
 RESULTS = 8 << 20  # bytes of all results, but for the weights of a large network
 EXAMPLES_CAPTION = "Two examples per row, each with test image, HiResCAM and occlusion map."
 
@@ -415,6 +416,9 @@ def _writable(folder: Path, space: int = 1 << 20) -> Path:
     except OSError as error:
         needed = f"{error.strerror}, {space >> 20} MiB are needed"
         raise OSError(error.errno, needed, str(folder)) from error
+    for path in folder.iterdir():
+        if path.suffix in SUFFIXES and path.exists() and not path.is_file():
+            raise DataError(f"{path} is not a regular file: it has the name of a result")
     return folder
 
 

@@ -385,6 +385,7 @@ def test_a_bad_photo_does_not_keep_the_others_from_their_boxes(
     assert (tmp_path / "o" / "c_faces.png").exists()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes with names")
 @pytest.mark.parametrize("trouble", ["unreadable", "pipe", "too wide", "taken", "memory", "dark"])
 def test_one_bad_item_does_not_end_all(
     program: Program,
@@ -401,8 +402,6 @@ def test_one_bad_item_does_not_end_all(
     if trouble == "unreadable":
         (tmp_path / "b.jpg").write_bytes(b"no image")
     elif trouble == "pipe":
-        if os.name != "posix":
-            pytest.skip("no pipes with names")
         (tmp_path / "b.jpg").unlink()
         os.mkfifo(tmp_path / "b.jpg")
     elif trouble == "taken":
@@ -555,6 +554,16 @@ def test_too_little_room_for_the_results_is_reported_before_training(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert re.search("full: .*, 8 MiB are needed", refusal(result))
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("name", ["identify.safetensors", "report.json", "report.html"])
+def test_a_result_that_cannot_be_written_is_reported_before_training(
+    program: Program, two_people: list[str], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "o" / name).mkdir(parents=True)
+    result = program("identify", "--arrays", *two_people, "--epochs", 1, "--out", "o")
+    assert f"o/{name} is not a regular file" in refusal(result)
     assert result.stdout == ""
 
 
