@@ -133,15 +133,15 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", changes())
-@pytest.mark.parametrize("view", VIEWS)
-def test_every_change_is_noticed(name: str, view: str, device: str) -> None:
+def test_every_change_is_noticed(name: str, device: str) -> None:
     """Also where the graph holds a view of the tensor that was changed."""
-    model = nn.Linear(3, 4).to(device)
-    x = tinynn.tensor(1.5, device=device, requires_grad=True)
-    loss = (VIEWS[view](model.weight) * x).sum()
-    changes()[name](model.weight, model)
-    with pytest.raises(GradientError, match=f"{REFUSED}: the gradient of multiply"):
-        loss.backward()
+    for see in VIEWS.values():
+        model = nn.Linear(3, 4).to(device)
+        x = tinynn.tensor(1.5, device=device, requires_grad=True)
+        loss = (see(model.weight) * x).sum()
+        changes()[name](model.weight, model)
+        with pytest.raises(GradientError, match=f"{REFUSED}: the gradient of multiply"):
+            loss.backward()
 
 
 GLOBAL = tinynn.tensor([2.0])

@@ -39,19 +39,19 @@ def both_orders(function: Callable[..., list[Tensor]], inputs: list[Tensor]) -> 
     return [tensor for tensor in (*values, *plain, *first, *second) if tensor is not None]
 
 
-@pytest.mark.parametrize("scale", [1.0, 2.0**-60, 2.0**7])
 @pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
-def test_functions(case: Case, scale: float, device: str) -> None:
-    if scale > 1 and (case.name in GROWING or "focal_loss[(3,2),(3,2),-1.0,1.5]" in str(case)):
-        pytest.skip("a value or derivative is infinite, which seterr is to report")
-    if scale < 1 and (case.name in DIVIDING or case.options.get("eps") == 0):
-        pytest.skip("a derivative is larger than any float32")
-    inputs = [
-        tinynn.tensor(x.numpy() * scale, "float32", device, requires_grad=True)
-        for x in variables(case, "float32", device)
-    ]
-    with np.errstate(all="raise"):
-        both_orders(lambda *x: evaluate(case, x, device), inputs)
+def test_functions(case: Case, device: str) -> None:
+    for scale in (1.0, 2.0**-60, 2.0**7):
+        if scale > 1 and (case.name in GROWING or "focal_loss[(3,2),(3,2),-1.0,1.5]" in str(case)):
+            continue  # a value or derivative is infinite, which seterr is to report
+        if scale < 1 and (case.name in DIVIDING or case.options.get("eps") == 0):
+            continue
+        inputs = [
+            tinynn.tensor(x.numpy() * scale, "float32", device, requires_grad=True)
+            for x in variables(case, "float32", device)
+        ]
+        with np.errstate(all="raise"):
+            both_orders(lambda *x: evaluate(case, x, device), inputs)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
