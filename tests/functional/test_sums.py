@@ -16,7 +16,7 @@ from tinynn.backend import get_backend
 
 DTYPES = ("float16", "float32", "float64")
 ROUNDINGS = 64  # the bound that docs/architecture.md states
-SHAPE = (5, 41, 37, 3)
+SHAPE = (5, 31, 33, 3)
 AXES = [axes for count in (1, 2, 3, 4) for axes in combinations(range(4), count)]
 
 ORDERS: dict[str, Callable[[Any], Any]] = {
@@ -171,12 +171,18 @@ SUMS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("name", SUMS)
+TOO_LARGE = ("running", "bias of conv2d", "weight of")  # sums beyond float16
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, "float32") for name in SUMS),
+        *((name, "float16") for name in SUMS if not name.startswith(TOO_LARGE)),
+    ],
+)
 def test_sum_inside(name: str, dtype: str, device: str) -> None:
     """All terms are positive here, so that the bound is relative to the result."""
-    if dtype == "float16" and name.startswith(("running", "bias of conv2d", "weight of")):
-        pytest.skip("float16 holds no sum of so many terms")
     exact, got = (SUMS[name](d, device).astype(np.float64) for d in ("float64", dtype))
     eps = float(np.finfo(dtype).eps)
     if dtype == "float16":  # the inputs were rounded, too
