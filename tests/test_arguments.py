@@ -163,6 +163,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "reshape": (lambda *n: tinynn.ones((4, 3)).reshape(*n).shape, (2, 6)),
     "permute": (lambda *n: tinynn.ones((4, 3)).permute(*n).shape, (1, 0)),
     "set_num_threads": (lambda n: tinynn.set_num_threads(n) or tinynn.get_num_threads(), (2,)),
+    "set_limit": (lambda n: tinynn.memory.set_limit(n), (100,)),
     "summary": (lambda *n: tinynn.summary(nn.ReLU(), *n).input_shape, ((2, 3), 4)),
     "constant": (lambda *a: _rates(optim.constant(*a)), (0.5,)),
     "step_decay": (lambda *a: _rates(optim.step_decay(*a)), (0.5, 3, 0.5)),
@@ -222,14 +223,15 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 
 
 @pytest.fixture
-def threads() -> Any:
-    """Restores the number of threads."""
+def settings() -> Any:
+    """Restores the settings of the backend."""
     before = tinynn.get_num_threads()
     yield
     tinynn.set_num_threads(before)
+    tinynn.memory.set_limit(2**28)
 
 
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CALLS)
 def test_constructors_take_the_numbers_of_numpy(name: str, kind: str) -> None:
@@ -240,7 +242,7 @@ def test_constructors_take_the_numbers_of_numpy(name: str, kind: str) -> None:
     assert call(*converted(arguments, kind)) == expected
 
 
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_constructors_refuse_by_name(name: str) -> None:

@@ -49,7 +49,7 @@ def test_a_limit(device: str) -> None:
     step("cpu")
     assert 0 < tinynn.memory.held("cpu")["buffers"] <= tinynn.get_num_threads() << 20
     for wrong in (-1, 1.5, True):
-        with pytest.raises(ArgumentError, match="expects a number of bytes >= 0"):
+        with pytest.raises(ArgumentError, match="the bytes must be an integer >= 0"):
             tinynn.memory.set_limit(wrong)  # type: ignore[arg-type]
 
 

@@ -198,7 +198,7 @@ def real_array(what: str, data: Any, dtype: Any) -> Any:
         if dtype is None and given.dtype == np.float64 and not has_dtype:
             dtype = np.float32
         return check_array(native(np.array(data, dtype)))
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # a tensor of PyTorch
         if isinstance(error, ArgumentError):
             raise
         text = f"{what} expects real numbers in a regular shape: {error}: {data!r:.80}"

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 
+from tinynn.arguments import integer
 from tinynn.backend import default_device, get_backend, set_buffer_limit
-from tinynn.errors import ArgumentError, FileFormatError
+from tinynn.errors import FileFormatError
 from tinynn.scoped import Scoped
 
 __all__ = ["free", "held", "set_limit"]
@@ -55,6 +56,4 @@ def set_limit(size: int) -> None:
 
     Larger buffers are allocated for one call and freed after it.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        raise ArgumentError(f"memory.set_limit expects a number of bytes >= 0, got {size!r}")
-    set_buffer_limit(size)
+    set_buffer_limit(integer("memory.set_limit: the bytes", size, 0))

@@ -295,7 +295,16 @@ def test_arrays_that_are_refused(name: str, kind: str) -> None:
         (DOORS | SHARING)[name](FOREIGN[kind])
 
 
-@pytest.mark.parametrize("values", [[1, None], [1.0, "2"], ["1"], [1j], [[1], [1, 2]], {}, None])
+class _NoArray:
+    """As a tensor of PyTorch that requires a gradient."""
+
+    def __array__(self, *options: Any, **others: Any) -> np.ndarray:
+        raise RuntimeError("use .detach()")
+
+
+@pytest.mark.parametrize(
+    "values", [[1, None], [1.0, "2"], ["1"], [1j], [[1], [1, 2]], {}, None, _NoArray()]
+)
 @pytest.mark.parametrize("dtype", [None, "float32"])
 def test_a_tensor_holds_numbers_only(values: Any, dtype: str | None) -> None:
     with pytest.raises(ArgumentError, match=r"tensor\(\) expects"):
