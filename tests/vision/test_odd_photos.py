@@ -64,12 +64,14 @@ def exif(*entries: bytes, following: int = 0) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about the metadata
+@pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("odd", ODD_ENTRIES)
 def test_odd_exif_does_not_keep_a_photo_from_being_upright(
-    tmp_path: Path, odd: str, file_format: str
+    tmp_path: Path, odd: str, file_format: str, first: bool
 ) -> None:
-    data = exif(entry(0x112, 3, 1, b"\6\0\0\0"), ODD_ENTRIES[odd], following=8)
+    entries = [entry(0x112, 3, 1, b"\6\0\0\0"), ODD_ENTRIES[odd]]
+    data = exif(*(reversed(entries) if first else entries), following=8)
     path = written(tmp_path, encoded(Image.new("RGB", (8, 6)), file_format, exif=data))
     assert read_photo(path).shape == (8, 6, 3)
 

@@ -6,6 +6,7 @@ import functools
 import io
 import math
 import stat
+import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -56,6 +57,7 @@ STRIP = 1 << 20
 # Tags of EXIF and TIFF
 ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 274, 258, 262, 0
 SUBFILE, PREVIEW = 254, 1
+SHORT = 3  # type of an entry
 
 _AS_STORED: dict[int, Callable[[Pixels], Pixels]] = {
     1: lambda upright: upright,
@@ -238,11 +240,25 @@ def copy_rgb(picture: Image, out: Pixels) -> None:
 
 def _orientation(picture: Image) -> int:
     """The EXIF orientation, 1 to 8; 1 if there is none or the metadata is damaged."""
-    try:
-        found = picture.getexif().get(ORIENTATION)
-    except Exception:  # no better known than that of a damaged image
-        return 1
+    found: object = 0
+    with suppress(KeyError, AttributeError, struct.error):
+        found = _stored_orientation(picture.info["exif"].removeprefix(b"Exif\0\0"))
+    if found not in _AS_STORED:
+        with suppress(Exception):  # no better known than that of a damaged image
+            found = picture.getexif().get(ORIENTATION)  # also of TIFF and XMP
     return found if isinstance(found, int) and found in _AS_STORED else 1
+
+
+def _stored_orientation(exif: bytes) -> int:
+    """The entry of the first directory; Pillow reads none behind one that is damaged."""
+    order = ">" if exif.startswith(b"MM") else "<"
+    (start,) = struct.unpack_from(f"{order}4xI", exif)
+    (count,) = struct.unpack_from(f"{order}H", exif, start)
+    for position in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind, values, value = struct.unpack_from(f"{order}HHIH", exif, position)
+        if (tag, kind, values) == (ORIENTATION, SHORT, 1):
+            return int(value)
+    return 0
 
 
 def _eight_bits(picture: Image, path: Path) -> Pixels:
