@@ -56,7 +56,7 @@ class Optimizer:
             raise ArgumentError("an optimizer expects each parameter once, got one of them twice")
         self.parameters: dict[str, Tensor] = dict(parameters)
         self.schedule = _checked(learning_rate)
-        self._first_rate = _number(self.schedule)
+        self._first_rate = self.schedule
         self.steps = 0
         self.state: dict[str, State] = {}
         self._settled: dict[str, Array] = {}  # by path: the parameter's array that the state fits
@@ -173,14 +173,13 @@ class Optimizer:
             for path, entry in self.state.items()
             for name, array in entry.items()
         }
-        state = {
+        return {
             "optimizer": type(self).__name__,
             "steps": self.steps,
             "updates": dict(self.updates),
             "arrays": arrays,
+            "rates": [_number(rate) for rate in (self._first_rate, self.schedule)],
         }
-        rates = {"first_rate": self._first_rate, "rate": _number(self.schedule)}
-        return {**state, **{name: rate for name, rate in rates.items() if rate is not None}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned.
@@ -192,25 +191,21 @@ class Optimizer:
             FileFormatError: If the state is of another model or another kind of optimizer.
         """
         kinds = {"steps": Integral, "updates": Mapping, "arrays": Mapping}
-        new = {"optimizer": str, "first_rate": Real, "rate": Real}
-        require_state("an optimizer", state, {**kinds, **new}, *new)
-        kind, updates = state.get("optimizer", type(self).__name__), state["updates"]
-        if kind != type(self).__name__:
-            raise FileFormatError(
-                f"the state is of the optimizer {kind}, this one is {type(self).__name__}: "
-                "continue with the former, or start a new run"
-            )
-        unknown = set(updates) - set(self.parameters)
-        if unknown and (unknown == set(updates) or "optimizer" in state):
-            raise FileFormatError(
-                f"the optimizer state is of another model: it has {sorted(unknown)[:3]}, which are "
-                "no parameters of this one"
-            )
+        kinds |= {"optimizer": str, "rates": list}
+        require_state("an optimizer", state, kinds, "optimizer", "rates")
+        own, updates, rates = type(self).__name__, state["updates"], state.get("rates", [])
+        if (kind := state.get("optimizer", own)) != own:
+            raise FileFormatError(f"this is an {own}, the state is of {kind}: start a new run")
+        if not all(rate is None or (isinstance(rate, Real) and rate > 0) for rate in rates):
+            raise FileFormatError(f"the state of an optimizer is damaged: rates are {rates!r:.80}")
+        unknown = sorted(map(str, set(updates) - set(self.parameters)))
+        if unknown and (len(unknown) == len(updates) or "optimizer" in state):
+            raise FileFormatError(f"the optimizer state is of a model with {unknown[:3]}")
         self.state = self._restored(state["arrays"], updates)
         self.steps, self._settled = int(state["steps"]), {}
         self.updates = {path: int(n) for path, n in updates.items() if path in self.parameters}
-        if state.get("rate", 0) > 0 and state.get("first_rate") == self._first_rate:
-            self.schedule = float(state["rate"])
+        if rates[:1] == [_number(self._first_rate)] and rates[-1] is not None:
+            self.learning_rate = rates[-1]
 
     def _restored(self, arrays: Mapping[str, Any], updates: Mapping[str, Any]) -> dict[str, State]:
         """The state arrays by path and name; FileFormatError if they do not fit."""
@@ -225,13 +220,12 @@ class Optimizer:
             restored.setdefault(path, {})[name] = parameter.backend.from_host(own)
         for path, entry in restored.items():
             expected = self.init_single(self.parameters[path]).keys()
-            if entry.keys() != expected:
+            count = updates.get(path)
+            if entry.keys() != expected or not isinstance(count, Integral) or int(count) < 1:
                 raise FileFormatError(
-                    f"optimizer state of {path!r} holds {sorted(entry)}, "
-                    f"{type(self).__name__} expects {sorted(expected)}"
+                    f"optimizer state of {path!r} holds {sorted(entry)}, {type(self).__name__} "
+                    f"expects {sorted(expected)} and a number of updates, got {count!r:.80}"
                 )
-            if not isinstance(updates.get(path), Integral) or updates[path] < 1:
-                raise FileFormatError(f"the optimizer state has no number of updates of {path!r}")
         return restored
 
 
