@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import shutil
 import stat
 import sys
 import zlib
@@ -493,19 +492,23 @@ def _rename(temporary: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES):
             raise
+        from shutil import copyfile
+
         # a mount point, as in a container, or the file of another user in a folder such as /tmp
-        shutil.copyfile(temporary, target)
+        copyfile(temporary, target)
         temporary.unlink()
 
 
 def _take_over_permissions(file: IO[bytes], target: Path, old: os.stat_result) -> None:
     """Give a new file the group, owner, mode and access control lists of the old one."""
+    from shutil import copystat  # here, so that ``import tinynn`` stays fast
+
     if os.name == "posix":
         for owner in ((-1, old.st_gid), (old.st_uid, -1)):
             with suppress(OSError):  # only root may give a file away
                 os.fchown(file.fileno(), *owner)
     with suppress(OSError):
-        shutil.copystat(target, file.name)
+        copystat(target, file.name)
 
 
 def _flush_directory(folder: Path) -> None:
