@@ -180,6 +180,18 @@ def test_a_forked_child_has_its_own_workers() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_within_the_limit_has_the_usual_threads_of_blas() -> None:
+    with single_threaded_blas():
+        usual = list(_blas.usual)
+        libraries = _blas.libraries
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if [library.num_threads for library in libraries] == usual else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 @pytest.mark.parametrize(
     ("files", "group", "cores"),
     [

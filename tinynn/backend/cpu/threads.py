@@ -134,12 +134,16 @@ class _BlasLimit:
         _this_thread.limited = None
         with self.lock:
             if len(self.holders) == 1:
-                for library, count in zip(self.libraries, self.usual, strict=True):
-                    library.set_num_threads(count)
+                self.restore()
             self.holders.discard(holder)
         error = exception[1] if exception else None
         if isinstance(error, MemoryError) and not isinstance(error, DeviceMemoryError):
             raise explained(error) from error
+
+    def restore(self) -> None:
+        """Give the libraries their usual threads."""
+        for library, count in zip(self.libraries, self.usual, strict=True):
+            library.set_num_threads(count)
 
 
 _spin_buffer = np.zeros(tuning.SPIN_ELEMENTS, dtype=np.float32)
@@ -151,6 +155,8 @@ _nested = nullcontext()
 def _reset_after_fork() -> None:
     """A forked child has none of its parent's threads, and its locks may be held by them."""
     global _blas, _pool
+    if _blas.holders:
+        _blas.restore()
     chosen, _pool, _blas = _pool.chosen, _Pool(), _BlasLimit()
     _pool.chosen = chosen
 
