@@ -236,6 +236,26 @@ class TestThread:
         gc.collect()
         assert not loader_threads()
 
+    def test_nothing_waits_for_it_where_another_thread_ends_the_loop(self):
+        """As the garbage collector may, on a thread that holds a lock of the interpreter."""
+        calls, go_on = [], threading.Event()
+
+        def slow(images, rng):
+            calls.append(0)
+            if len(calls) > 1:
+                go_on.wait(20)
+            return images
+
+        batches = iter(DataLoader(numbered(20), 1, augment=slow))
+        next(batches)
+        ending = threading.Thread(target=batches.close)
+        ending.start()
+        ending.join(5)
+        waits = ending.is_alive()
+        go_on.set()
+        ending.join()
+        assert not waits
+
 
 class TestErrors:
     @pytest.mark.parametrize("prefetch", [0, 2])

@@ -1,5 +1,6 @@
 """Load a dataset in batches that are prepared in the background while the network computes."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -278,6 +279,7 @@ def _prefetched(function: Callable[[int], Any], numbers: range, ahead: int) -> I
         yield from map(function, numbers)
         return
     thread = Pool(max_workers=1, thread_name_prefix="tinynn-loader")
+    reader = threading.get_ident()
     pending: deque[Future[Any]] = deque()
     try:
         for number in numbers:
@@ -287,4 +289,6 @@ def _prefetched(function: Callable[[int], Any], numbers: range, ahead: int) -> I
         while pending:
             yield pending.popleft().result()
     finally:
-        thread.shutdown(cancel_futures=True)
+        # After an exception the garbage collector may end this generator on any thread, even one
+        # that is starting and holds a lock of ``threading``: waiting there would be a deadlock.
+        thread.shutdown(wait=threading.get_ident() == reader, cancel_futures=True)

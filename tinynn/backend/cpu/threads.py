@@ -105,7 +105,7 @@ class _BlasLimit:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # the garbage collector may call release() at any point
         self.libraries: list[Any] = []
         self.searched = False
         self.usual: list[int] = []
