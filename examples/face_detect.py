@@ -67,9 +67,9 @@ Refusal = (OSError, MemoryError, TinynnError)
 def _refuse(error: BaseException) -> int:
     """Print what is wrong and return the exit code."""
     if isinstance(error, OSError) and error.strerror:
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        where = f"{error.filename}: " if error.filename else ""
         return _end(f"error: {where}{error.strerror}", 2)
-    return _end(f"error: {error or 'not enough memory'}", 2)
+    return _end(f"error: {str(error) or 'not enough memory'}", 2)
 
 
 def _end(message: str, code: int) -> int:
@@ -88,6 +88,9 @@ class Experiment:
         self.options = options
         space = RESULTS + 4 * identification.RECIPES[options.model].parameters
         self.out = _writable(options.out, space)
+        for path in self.out.iterdir():
+            if path.suffix in SUFFIXES and path.exists() and not path.is_file():
+                raise DataError(f"{path} is not a regular file: it has the name of a result")
         report.prepare_plots(self.out)
         self.report: dict[str, Any] = {
             "seed": options.seed,
@@ -416,9 +419,6 @@ def _writable(folder: Path, space: int = 1 << 20) -> Path:
     except OSError as error:
         needed = f"{error.strerror}, {space >> 20} MiB are needed"
         raise OSError(error.errno, needed, str(folder)) from error
-    for path in folder.iterdir():
-        if path.suffix in SUFFIXES and path.exists() and not path.is_file():
-            raise DataError(f"{path} is not a regular file: it has the name of a result")
     return folder
 
 

@@ -385,6 +385,20 @@ def test_a_bad_photo_does_not_keep_the_others_from_their_boxes(
     assert (tmp_path / "o" / "c_faces.png").exists()
 
 
+def spoil(photo: Path, out: Path, trouble: str) -> None:
+    """Make ``photo`` one that cannot be read, or its picture one that cannot be written."""
+    if trouble == "unreadable":
+        photo.write_bytes(b"no image")
+    elif trouble == "pipe":
+        photo.unlink()
+        os.mkfifo(photo)
+    elif trouble == "taken":
+        for name in ("b_faces.jpg", "old.png"):
+            (out / name).mkdir(parents=True)
+    elif trouble == "dark":
+        Image.fromarray(np.uint16([[0, 900]])).save(photo, "PNG")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="pipes with names")
 @pytest.mark.parametrize("trouble", ["unreadable", "pipe", "too wide", "taken", "memory", "dark"])
 def test_one_bad_item_does_not_end_all(
@@ -399,16 +413,8 @@ def test_one_bad_item_does_not_end_all(
     for name, size in (("a.png", (60, 60, 3)), ("b.png", shape), ("c.png", (60, 60, 3))):
         write_photo(tmp_path / name, np.zeros(size, dtype=np.uint8))
     (tmp_path / "b.png").rename(tmp_path / "b.jpg")
-    if trouble == "unreadable":
-        (tmp_path / "b.jpg").write_bytes(b"no image")
-    elif trouble == "pipe":
-        (tmp_path / "b.jpg").unlink()
-        os.mkfifo(tmp_path / "b.jpg")
-    elif trouble == "taken":
-        (tmp_path / "o" / "b_faces.jpg").mkdir(parents=True)
-    elif trouble == "dark":
-        Image.fromarray(np.uint16([[0, 900]])).save(tmp_path / "b.jpg", "PNG")
-    elif trouble == "memory":
+    spoil(tmp_path / "b.jpg", tmp_path / "o", trouble)
+    if trouble == "memory":
 
         def read(path: Path) -> np.ndarray:
             if path.name == "b.jpg":
@@ -595,6 +601,16 @@ def test_a_matplotlib_that_cannot_draw_is_reported_before_training(
     result = program("identify", "--arrays", *two_people)
     assert "matplotlib cannot draw: division by zero" in refusal(result)
     assert result.stdout == ""
+
+
+def test_too_little_memory_is_reported(
+    program: Program, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(options: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(script, "train_and_test", fail)
+    assert refusal(program("train")).endswith("error: not enough memory")
 
 
 def test_photos_are_read_one_at_a_time(
