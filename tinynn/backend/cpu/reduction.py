@@ -87,10 +87,11 @@ def _middle_sums(x: Array) -> Array:
         return np.add.reduce(x, 1).astype(np.float64)
     if x.strides[2] != x.itemsize:
         x = np.ascontiguousarray(x)  # for BLAS
-    # a matrix row is several rows of x, as long as there are enough for a block
-    together = max(1, min(tuning.SUM_ROW // inner, count // block))
-    whole = count - count % (block * together)
-    blocks = x[:, :whole].reshape(outer, whole // (block * together), block, together * inner)
+    # a matrix row is about SUM_ROW elements: several rows of x, if there are enough for a block
+    number = max(1, count // (block * max(1, tuning.SUM_ROW // inner)))
+    together = count // (block * number)
+    whole = block * number * together
+    blocks = x[:, :whole].reshape(outer, number, block, together * inner)
     parts = np.matmul(_ones(block, x.dtype), blocks).astype(np.float64, copy=False)
     result = _middle_sums(parts.reshape(outer, whole // block, inner))
     return result + _middle_sums(x[:, whole:]) if whole < count else result
