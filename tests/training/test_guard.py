@@ -89,6 +89,29 @@ def test_the_input(device: str) -> None:
         train(network().to(device), loader(device, images))
 
 
+def test_the_labels(device: str) -> None:
+    targets = np.zeros((12, 2), np.float32)
+    targets[7] = np.nan
+    batches = DataLoader(ArrayDataset(IMAGES, targets), 4, device=device)
+    with pytest.raises(NonFiniteError, match=r"in step 2 \(.*\): the labels are not finite"):
+        train(network().to(device), batches, F.mse_loss)
+
+
+def test_several_inputs(device: str) -> None:
+    class First(nn.Module):
+        def __init__(self) -> None:
+            self.layer = Explodes(1)
+
+        def forward(self, x: tuple[Tensor, Tensor]) -> Tensor:
+            return self.layer(x[0]) * x[1]
+
+    ones = tinynn.ones((4, 2), device=device)
+    model, labels = nn.Sequential(First(), nn.Linear(2, 2)).to(device), tinynn.tensor([0, 1] * 2)
+    batches = [((ones, ones), labels.to(device))]
+    with pytest.raises(NonFiniteError, match="the layer is unknown, because the input is a tuple"):
+        train(model, batches)
+
+
 def test_a_gradient(device: str) -> None:
     """The loss is finite, the gradient is not: the step after it shows it."""
     model = network(nn.Linear(4, 4), Root()).to(device)

@@ -41,11 +41,15 @@ def recompute_batch(loader: Any, epoch: int, batch: int) -> tuple[Tensor, Tensor
     return None
 
 
-def find_fault(model: Module, images: Tensor, failed: ForwardPass) -> str:
-    """Describe what was not finite first: an input, a parameter, a layer's output or the loss."""
-    images = images[failed.examples]
+def find_fault(model: Module, images: Any, labels: Tensor, failed: ForwardPass) -> str:
+    """Describe what was not finite first: input, labels, parameter, a layer's output or the loss."""
+    if not isinstance(images, Tensor):
+        return f"the layer is unknown, because the input is a {type(images).__name__}"
+    images, labels = images[failed.examples], labels[failed.examples]
     if not is_finite(images):
         return "the input is not finite"
+    if not is_finite(labels):
+        return "the labels are not finite"
     # the backward pass reaches the layers from the last to the first
     spoiled = [path for path, p in model.named_parameters() if not is_finite(p)]
     if spoiled:

@@ -150,7 +150,7 @@ class TrainingState:
         batch = recompute_batch(self.loader, self.epoch, failed.batch)
         fault = "the loader cannot repeat the batch, so the layer is unknown"
         if batch is not None:
-            fault = find_fault(self.model, batch[0], failed)
+            fault = find_fault(self.model, *batch, failed)
         loss = str(error).partition(" in batch")[0]
         return NonFiniteError(
             f"{loss} in step {step} (batch {failed.batch} of epoch {self.epoch}): {fault}. {ADVICE}"
