@@ -42,7 +42,7 @@ def recompute_batch(loader: Any, epoch: int, batch: int) -> tuple[Tensor, Tensor
 
 
 def find_fault(model: Module, images: Any, labels: Tensor, failed: ForwardPass) -> str:
-    """Describe what was not finite first: input, labels, parameter, a layer's output or the loss."""
+    """Describe what was not finite first: input, labels, parameter, output of a layer or loss."""
     if not isinstance(images, Tensor):
         return f"the layer is unknown, because the input is a {type(images).__name__}"
     images, labels = images[failed.examples], labels[failed.examples]
