@@ -6,6 +6,8 @@ the library; never by an error of NumPy's, and never later.
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,37 @@ def test_a_fused_model_of_an_empty_batch(keep: bool, device: str) -> None:
     if keep:
         out.sum().backward()
         assert all(p.grad is not None and not p.grad.numpy().any() for p in model.parameters())
+
+
+@pytest.fixture
+def algorithm(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Restores the algorithm of convolutions."""
+    tinynn.set_conv2d_algorithm(request.param)
+    yield request.param
+    tinynn.set_conv2d_algorithm("auto")
+
+
+GEOMETRIES = list(product((1, 3, 7), (1, 2, 5), (0, 2), (1, 3), (1, 2, 4)))
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "matrix", "winograd", "fft"], indirect=True)
+@pytest.mark.parametrize("shape", [(0, 5, 6, 4), (2, 0, 6, 4), (2, 5, 0, 4), (2, 1, 1, 4)])
+def test_convolutions_of_hardly_any_pixels(shape: tuple[int, ...], algorithm: str) -> None:
+    x = tinynn.ones(shape, requires_grad=True)
+    for kernel, stride, padding, dilation, groups in GEOMETRIES[:: 1 if algorithm == "auto" else 3]:
+        weight = tinynn.ones((kernel, kernel, 4 // groups, 4), requires_grad=True)
+        bias = tinynn.zeros(4, requires_grad=True)
+        calls = [
+            partial(F.conv2d, x, weight, bias, stride, padding, dilation, groups),
+            partial(F.conv_transpose2d, x, weight, bias, stride, padding, 0, dilation, groups),
+        ]
+        if groups == 1:
+            calls += [partial(F.conv2d_relu_max_pool2d, x, weight, bias, stride, padding, dilation)]
+        for call in calls:
+            with suppress(TinynnError):
+                call().sum().backward()
+                assert x.grad is not None
+                assert x.grad.shape == shape
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def conv_transpose2d(
     name = "conv_transpose2d"
     x, weight, bias = narrow(x, weight, bias)
     check_same(name, x, weight, bias, required=2)
-    check_image(name, x.shape, allow_empty=True)
+    check_image(name, x.shape)
     if weight.ndim != 4 or x.shape[3] != weight.shape[3] or 0 in weight.shape[:2]:
         raise ShapeError(
             f"{name} expects a weight (kh, kw, O / groups, {x.shape[3]}) for images of shape "
