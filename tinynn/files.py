@@ -192,7 +192,8 @@ def _read_header(
     with _reading(name):
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(_LARGEST_HEADER, size - 8):
-            raise ValueError(f"{size:,} bytes cannot hold a header of {length:,} bytes")
+            text = f"its header would take {length:,} of {size:,} bytes"
+            raise ValueError(f"{text}: it has another format, or was cut off")
         entries = json.loads(file.read(length).decode())
         metadata = entries.pop("__metadata__", None) or {}
         if not all(isinstance(value, str) for value in metadata.values()):

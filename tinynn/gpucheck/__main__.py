@@ -2,7 +2,8 @@
 
     python -m tinynn.gpucheck [--device cuda:1] [--json gpucheck.json]
 
-Exit codes: 0 all checks passed, 1 a check failed, 2 no usable GPU, 130 interrupted.
+Exit codes: 0 all checks passed, 1 a check failed or the report cannot be written, 2 no usable GPU,
+130 interrupted.
 """
 
 import argparse
