@@ -63,6 +63,7 @@ class Scoped(Generic[T]):
         # of the innermost block: its value, its key, and the same of the enclosing block
         self.innermost: ContextVar[tuple[T, Key | None, Any]]
         self.innermost = ContextVar(name, default=(default, None, None))
+        self.leave = partial(_leave, self.innermost)
 
     def get(self) -> T:
         """The value on this thread."""
@@ -77,7 +78,7 @@ class Block(Context, Generic[T]):
     """A context in which a setting has another value; one object may be entered several times."""
 
     def __init__(self, setting: Scoped[T], inside: Callable[[T], T]) -> None:
-        super().__init__(partial(_leave, setting.innermost))
+        super().__init__(setting.leave)
         self.setting, self.inside = setting, inside
 
     def __enter__(self) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,14 @@ class TestModes:
         assert not any(m.training for m in block.modules())
         assert all(m.training for m in block.train().modules())
 
+    @pytest.mark.parametrize("mode", ["no", None, 2, np.ones(2)])
+    def test_is_a_bool(self, mode: Any) -> None:
+        layer = nn.ReLU()
+        for change in (layer.train, partial(setattr, layer, "training")):
+            with pytest.raises(ArgumentError, match="training"):
+                change(mode)
+        assert layer.training
+
     @pytest.mark.parametrize("way", ["train", "in_mode", "fit"])
     def test_a_module_may_keep_the_mode_of_its_layers(self, way: str) -> None:
         """Frozen batch norm, by a method of the layer itself or of the module that holds it."""
@@ -181,6 +190,14 @@ class TestReplacement:
         norm.bias = None
         norm.weight = nn.Identity()
         assert not list(norm.parameters())
+
+    @pytest.mark.parametrize("make", [tinynn.tensor, np.ndarray.tolist, lambda array: 1.0])
+    def test_of_the_array_of_a_parameter_by_another_kind_is_refused(self, make: Any) -> None:
+        layer = nn.Linear(1, 1)
+        with pytest.raises(ArgumentError, match="data of a parameter is a NumPy or CuPy array"):
+            layer.weight.data = make(np.ones((1, 1), np.float32))
+        layer.weight.data = np.ones((1, 1), np.float32)
+        assert layer.weight.tolist() == [[1]]
 
     def test_of_private_tensors_is_free(self) -> None:
         block = Block()

@@ -42,6 +42,14 @@ class Parameter(Tensor):
         if isinstance(data, Tensor):
             share_changes(self, data)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "data" and backend_of(value) is None:
+            raise ArgumentError(
+                f"data of a parameter is a NumPy or CuPy array, got {type(value).__name__}; to "
+                "change values, write p[...] = value within no_grad()"
+            )
+        super().__setattr__(name, value)
+
 
 class Module:
     """Base class of all layers and models.
@@ -250,9 +258,9 @@ class Module:
     def training(self, mode: bool) -> None:
         modes = _modes.get()
         if id(self) in modes:  # until the end of the block, on this thread
-            modes[id(self)] = (self, mode)
+            modes[id(self)] = (self, flag("training", mode))
         else:
-            vars(self)["training"] = mode
+            vars(self)["training"] = flag("training", mode)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode in all modules: dropout is active, batch norm uses the batch.
@@ -260,7 +268,7 @@ class Module:
         Inside ``in_mode`` it applies until the end of the block, else to all threads. A module
         whose layers keep their mode overrides it; ``eval``, ``in_mode`` and parents call it.
         """
-        self.training = flag("train: mode", mode)
+        self.training = mode
         for _, child in self.named_children():
             child.train(mode)
         return self

@@ -184,9 +184,6 @@ def get_num_threads() -> int:
 class _Limited(Context):
     """A context in which this thread takes part in the limit."""
 
-    def __init__(self) -> None:
-        super().__init__(_blas.release)
-
     def __enter__(self) -> None:
         key = ref(self.token, self.leave)
         try:
@@ -201,7 +198,7 @@ def single_threaded_blas() -> AbstractContextManager[None]:
 
     Nested in another one it costs next to nothing: hold it around a run of kernels.
     """
-    return _nested if _this_thread.limited is _blas else _Limited()
+    return _nested if _this_thread.limited is _blas else _Limited(_blas.release)
 
 
 def session(backend: object) -> AbstractContextManager[None]:
