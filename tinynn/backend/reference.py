@@ -530,14 +530,15 @@ class Backend:
         ``failed``, one bool, becomes true with the first loss that is not finite; from then on
         ``totals[2]``, the number of batches before it, is constant.
         """
-        single = logits.shape[1] == 1
+        single, count = logits.shape[1] == 1, self.xp.count_nonzero
         predicted = logits[:, 0] > 0 if single else logits.argmax(axis=1)
-        classes = (labels >= 0) & (labels < (2 if single else logits.shape[1]))
-        counted = classes.sum()
+        # as unsigned integers, negative labels are larger than all classes
+        unsigned = labels.astype("int64", copy=False).view("uint64")
+        counted = count(unsigned < (2 if single else logits.shape[1]))
         if single:
-            counted = self.xp.where(classes.all(), counted, -NO_CLASSIFIER)
+            counted = self.xp.where(counted == len(labels), counted, -NO_CLASSIFIER)
         totals[:1] += self.xp.asarray(loss, dtype=totals.dtype).reshape(1) * examples
-        totals[1:2] += (predicted == labels).sum()
+        totals[1:2] += count(predicted == labels)
         failed |= ~self.xp.isfinite(loss).reshape(failed.shape)
         totals[2:3] += ~failed
         totals[3:] += counted

@@ -221,6 +221,8 @@ def to_target(targets: NDArray[Any]) -> Targets:
             "expected numbers as targets, integer labels (class indices) for example, got "
             f"{targets.dtype}: np.unique(names, return_inverse=True) converts names to indices"
         )
+    if targets.dtype == dtype:
+        return targets
     with np.errstate(over="ignore", under="ignore"):
         converted: Targets = targets.astype(dtype, copy=False)
     if targets.dtype.itemsize > 4 and targets.dtype.kind in "uf":
