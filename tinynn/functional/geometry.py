@@ -71,7 +71,7 @@ def checked_padding(name: str, padding: Any) -> Padding:
 def checked_pool(name: str, kernel_size: Size, stride: Any, padding: Size) -> tuple[Any, Any, Any]:
     """The kernel, stride (or None) and padding of a pooling window, as they came."""
     kernel, pads = pair(name, "kernel_size", kernel_size, 1), pair(name, "padding", padding, 0)
-    if kernel[0] * kernel[1] > _MAX_TAPS:
+    if "max" in name.lower() and kernel[0] * kernel[1] > _MAX_TAPS:
         raise ArgumentError(
             f"{name} takes kernels of at most {_MAX_TAPS} pixels, got {kernel}; "
             "global pooling takes images of any size"

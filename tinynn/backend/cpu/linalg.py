@@ -24,8 +24,8 @@ def matmul(backend: Backend, a: Array, b: Array) -> Array:
         return np.multiply(a, b)
     length = max(a.shape[0], b.shape[1]) if flat else 0
     work = a.size * b.shape[-1]
-    parts = min(a.shape[1] // tuning.MATMUL_TERMS, tuning.MATMUL_PARTS) if flat else 1
-    if parts > 1 and parts * a.shape[0] * b.shape[1] <= a.size + b.size:
+    parts = a.shape[1] // tuning.MATMUL_TERMS if flat else 1
+    if parts > 1 and parts * a.shape[0] * b.shape[1] <= a.size + b.size:  # memory of the parts
         return _sum_of_products(a, b, parts)
     blocks = min(tuning.MATMUL_BLOCKS, length // 16, work // tuning.MATMUL_BLOCK_WORK)
     if blocks < 2:

@@ -72,10 +72,8 @@ SUM_IN_FLOAT64 = 1 << 12
 # Blocks of one large product, at most: even shares for 2, 4 and 8 threads.
 MATMUL_BLOCKS = 8
 
-# Terms of a product from which on it is cut into parts that are added up, and parts at most: their
-# results need memory.
-MATMUL_TERMS = 8192
-MATMUL_PARTS = 32
+# Terms of the parts into which products with more terms are cut.
+MATMUL_TERMS = 4096
 
 # Multiply-adds of one block, at least (some hundred microseconds): less does not repay a thread.
 MATMUL_BLOCK_WORK = 8 * 10**6

@@ -411,7 +411,7 @@ def matmul_small(a: Array, b: Array, out: Array) -> None:
 
 def _small_products(rows: int, kernel_size: int) -> tuple[int, int]:
     """The number of small products for ``rows`` rows, and the rows of each."""
-    most = min(tuning.SMALL_GEMM // kernel_size, tuning.MATMUL_TERMS)
+    most = min(tuning.SMALL_GEMM // kernel_size, 2 * tuning.MATMUL_TERMS)
     batch = max(1, -(-rows // most)) if most >= tuning.SMALL_GEMM_MIN_ROWS else 1
     return batch, -(-rows // batch)
 
