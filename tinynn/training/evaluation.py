@@ -74,6 +74,8 @@ def predict(
 ) -> npt.NDArray[np.floating]:
     """Compute the outputs of ``model`` for ``images``, in evaluation mode.
 
+    The model keeps its own mode, and several threads may predict with it at the same time.
+
     Args:
         images: (N, H, W, C), uint8 or float32. uint8 is divided by 255, as in training. N may be 0.
         batch_size: The number of images in one forward pass on the model's device.

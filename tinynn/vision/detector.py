@@ -54,6 +54,7 @@ class Detector:
 
     Windows whose score, the sigmoid of the logit, exceeds ``threshold`` are candidates.
     Overlapping candidates, from neighboring positions and scales, are merged into one detection.
+    The network keeps its mode, and several threads may use one detector at the same time.
 
     Args:
         network: Maps gray images float32 (N, H, W, 1) in [0, 1] to logits (N, h, w, 1). It has no
