@@ -397,8 +397,12 @@ def test_a_schedule_is_checked_at_each_step() -> None:
         else:
             optimizer.step()
             assert parameter.tolist() == [expected] * 2
-    with pytest.raises(ArgumentError, match="learning rate"):
-        optimizer.learning_rate = math.nan
+    for wrong in (math.nan, -1, True):
+        with pytest.raises(ArgumentError, match="learning rate"):
+            optimizer.learning_rate = wrong
+    optimizer.learning_rate = 0
+    assert optimizer.learning_rate == 0
+    assert nn.Linear(2, 2, bias=None).bias is None  # type: ignore[arg-type]
 
 
 # -- a model that can be built can be saved --------------------------------------------------------

@@ -55,7 +55,7 @@ class Optimizer:
         if len({id(parameter) for parameter in parameters.values()}) < len(parameters):
             raise ArgumentError("an optimizer expects each parameter once, got one of them twice")
         self.parameters: dict[str, Tensor] = dict(parameters)
-        self.schedule = _checked(learning_rate)
+        self.schedule = _checked(learning_rate, "()")
         self._first_rate = self.schedule
         self.steps = 0
         self.state: dict[str, State] = {}
@@ -72,7 +72,7 @@ class Optimizer:
 
     @learning_rate.setter
     def learning_rate(self, value: LearningRate) -> None:
-        self.schedule = _checked(value)
+        self.schedule = _checked(value, "[)")  # 0 pauses the training
 
     def zero_grad(self) -> None:
         """Clear the gradients of all parameters."""
@@ -234,9 +234,9 @@ def _number(rate: LearningRate) -> float | None:
     return None if callable(rate) else float(rate)
 
 
-def _checked(rate: LearningRate) -> LearningRate:
+def _checked(rate: LearningRate, ends: str) -> LearningRate:
     """A schedule, or a learning rate as a float."""
-    return rate if callable(rate) else number("the learning rate", rate, 0)
+    return rate if callable(rate) else number("the learning rate", rate, 0, ends=ends)
 
 
 def _misfit(path: str, parameter: Tensor, grad: Any) -> GradientError:
