@@ -248,6 +248,19 @@ def test_a_hand_written_loop_resumes_exactly(
     assert seen == expected
 
 
+def test_after_the_training_a_loop_that_is_left_ends_an_epoch(tmp_path: Path) -> None:
+    loader = make()
+    model = nn.Linear(1, COUNT)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.track(loader=loader)
+        for _ in loader:
+            checkpoints.after_step()
+    fit(model, loader, optim.SGD(model, 0.1), F.cross_entropy, epochs=1, description=None)
+    assert loader.epoch == 2
+    assert len({tuple(numbers(next(iter(loader)))) for _ in range(4)}) == 4
+    assert loader.epoch == 6
+
+
 def fitted(
     place: Path | None, disturb: Any, at: str, end: int, seen: list[list[int]]
 ) -> tuple[list[float], Any]:

@@ -384,6 +384,9 @@ class Checkpoints:
         if self._depth:
             return
         self._used = True
+        for part in self._parts.values():
+            if isinstance(part, DataLoader):
+                part.steps_are_counted = False
         with self._stack:  # at its end the signal handlers are restored
             if kind is not KeyboardInterrupt:  # a second Ctrl-C: do not wait
                 with _reported():
