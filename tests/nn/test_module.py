@@ -1,6 +1,7 @@
 """``Module``: parameters and children, state, hooks, and errors that name the layer."""
 
 import copy
+import pickle
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -103,6 +104,17 @@ class TestModes:
         assert block.eval() is block
         assert not any(m.training for m in block.modules())
         assert all(m.training for m in block.train().modules())
+
+    @pytest.mark.parametrize(
+        "clone", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))]
+    )
+    def test_a_copy_has_the_mode_of_the_block_that_it_is_made_in(self, clone: Any) -> None:
+        model = nn.Sequential(nn.Dropout(0.5), nn.ReLU())
+        with model.in_mode(training=False):
+            twin = clone(model)
+            assert not twin.training
+        assert not twin.training
+        assert clone(model).training
 
     @pytest.mark.parametrize("mode", ["no", None, 2, np.ones(2)])
     def test_is_a_bool(self, mode: Any) -> None:

@@ -82,6 +82,10 @@ class Module:
         self._forward_hooks = {}
         return self
 
+    def __getstate__(self) -> Any:
+        state: Any = super().__getstate__()
+        return {**(state[0] or {}), "training": self.training}, state[1]
+
     def __setattr__(self, name: str, value: Any) -> None:
         held = vars(self).get(name)
         if isinstance(held, Tensor) and value is not held:
