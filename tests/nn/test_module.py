@@ -116,7 +116,7 @@ class TestModes:
         assert not twin.training
         assert clone(model).training
 
-    @pytest.mark.parametrize("mode", ["no", None, 2, np.ones(2)])
+    @pytest.mark.parametrize("mode", ["no", [], 2, np.ones(2)])
     def test_is_a_bool(self, mode: Any) -> None:
         layer = nn.ReLU()
         for change in (layer.train, partial(setattr, layer, "training")):
