@@ -72,8 +72,8 @@ def exact_number(what: str, value: Any) -> float:
 
 
 def flag(what: str, value: Any) -> bool:
-    """True or False, also as NumPy's bool, as 1 or 0, or None; ArgumentError for anything else."""
-    if value is not None and not isinstance(value, (bool, np.bool_)):
+    """True or False, also as NumPy's bool or as 1 or 0; ArgumentError for anything else."""
+    if not isinstance(value, (bool, np.bool_)):
         value = integer(f"{what}, if no bool,", value, 0, 1)
     return bool(value)
 

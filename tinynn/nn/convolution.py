@@ -3,7 +3,6 @@
 import math
 
 from tinynn import functional as F
-from tinynn.arguments import flag
 from tinynn.autograd import Tensor
 from tinynn.functional import geometry
 from tinynn.functional.geometry import Padding, Pair
@@ -63,7 +62,7 @@ class Conv2d(Module):
         self.dilation = geometry.checked_size(name, "dilation", dilation, 1)
         self.weight = init.new_parameter(name, *kernel, inputs // self.groups, outputs)
         init.kaiming_uniform_(self.weight)
-        self.bias = init.new_parameter(name, outputs) if flag(f"{name}: bias", bias) else None
+        self.bias = init.new_bias(name, outputs, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(
@@ -128,7 +127,7 @@ class ConvTranspose2d(Module):
         fan_in = max(1.0, positions) * inputs / self.groups
         bound = math.sqrt(6 / fan_in)
         init.uniform_(self.weight, -bound, bound)
-        self.bias = init.new_parameter(name, outputs) if flag(f"{name}: bias", bias) else None
+        self.bias = init.new_bias(name, outputs, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         steps = (self.stride, self.padding, self.output_padding, self.dilation, self.groups)

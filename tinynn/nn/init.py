@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.arguments import explained_memory, integer, number, sizes
+from tinynn.arguments import explained_memory, flag, integer, number, sizes
 from tinynn.autograd import Tensor
 from tinynn.backend import Array, default_backend
 from tinynn.changes import note_change
@@ -42,6 +42,13 @@ def new_parameter(layer: str, *shape: int, value: float = 0.0) -> Parameter:
     """
     shape = tuple([integer(f"{layer}: a size", n, 1) for n in shape])
     return Parameter(_allocate(shape, value))
+
+
+def new_bias(layer: str, size: int, wanted: bool | None) -> Parameter | None:
+    """A parameter of zeros, or None if no bias is wanted."""
+    if wanted is None or not flag(f"{layer}: bias", wanted):
+        return None
+    return new_parameter(layer, size)
 
 
 def new_buffer(*shape: int, value: float = 0.0) -> Tensor:

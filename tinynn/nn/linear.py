@@ -3,7 +3,6 @@
 import math
 
 from tinynn import functional as F
-from tinynn.arguments import flag
 from tinynn.autograd import Tensor
 from tinynn.nn import init
 from tinynn.nn.module import Module
@@ -31,9 +30,7 @@ class Linear(Module):
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         self.weight = init.new_parameter("Linear", in_features, out_features)
         init.kaiming_uniform_(self.weight)
-        self.bias = (
-            init.new_parameter("Linear", out_features) if flag("Linear: bias", bias) else None
-        )
+        self.bias = init.new_bias("Linear", out_features, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
