@@ -63,7 +63,7 @@ class MetricAccumulator:
         self._totals = zeros(4, dtype="float64", device="cpu")
         self.failed: Array = np.asarray(False)
 
-    def add(self, loss: Tensor, outputs: Any, labels: Tensor) -> None:
+    def add(self, loss: Tensor, logits: Any, labels: Tensor) -> None:
         """Add a batch.
 
         The accuracy is the share of correct predictions among the labels that are class indices:
@@ -73,7 +73,7 @@ class MetricAccumulator:
 
         Args:
             loss: The mean loss of the batch, a scalar.
-            outputs: The outputs of the model.
+            logits: The outputs of the model.
             labels: The targets of n examples, (n, ...).
 
         Raises:
@@ -84,7 +84,7 @@ class MetricAccumulator:
         if self._totals.backend is not backend:
             self._totals = self._totals.to(loss.device)
             self.failed = backend.xp.asarray(self._totals.data[2] < self.batches)
-        scored = _classified(outputs, labels)
+        scored = _classified(logits, labels)
         self.has_accuracy = scored is not None
         if scored is None:
             scored = backend.xp.empty((0, 1), loss.dtype), backend.xp.empty(0, np.int64)
