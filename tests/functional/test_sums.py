@@ -234,7 +234,8 @@ HALF: dict[str, tuple[Callable[[Tensor], Any], Any, Any]] = {
         np.sign(_SPREAD).swapaxes(1, 2),
     ),
     "matmul": (
-        lambda x: x @ F.concat([x[:, :2], -x[:, 2:]], 1).permute(1, 0), [[300.0] * 4], [[0.0]]
+        lambda x: x @ F.concat([x[:, :2], -x[:, 2:]], 1).permute(1, 0),
+        np.full((2, 4), 300.0), np.zeros((2, 2)),
     ),
     "conv2d": (
         lambda x: F.conv2d(x, _LARGE_KERNEL.to(x.device)), np.full((1, 1, 4, 1), 200.0),
