@@ -19,6 +19,7 @@ from tinynn.data import ArrayDataset, DataLoader
 from tinynn.errors import StorageError
 from tinynn.optim import SGD
 from tinynn.training import History, TrainingState, fit, log_csv, log_json_lines, log_tensorboard
+from tinynn.training.progress import track
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,6 +31,7 @@ from tinynn import functional as F, messages, nn, optim
 from tinynn.data import ArrayDataset, DataLoader
 from tinynn.errors import Interrupted
 from tinynn.training import Checkpoints, fit
+from tinynn.training.progress import track
 messages._WAIT = 10
 def train(**options):
     model = nn.Linear(4, 2)
@@ -41,7 +43,7 @@ class Raises:
         raise RuntimeError("lost")
 def run(break_it, signals):
     exec(break_it, globals())
-    print(len(train(description="訓練").training))
+    print(len(train(description="訓練").training), len(list(track([1, 2], "mining"))))
     for name in signals:
         stop = lambda event, run: run.steps == 2 and signal.raise_signal(signal.Signals[name])
         try:
@@ -116,7 +118,7 @@ def test_a_standard_error_that_is_unusable(kind: str, ended: tuple[Path, dict[st
     """Training finishes, and each signal ends it with a checkpoint."""
     folder, codes = ended
     printed = (folder / kind / "printed").read_text().splitlines()
-    assert printed == ["3", *(f"{name} step-000000000002.safetensors" for name in SIGNALS)]
+    assert printed == ["3 2", *(f"{name} step-000000000002.safetensors" for name in SIGNALS)]
     if kind != "replaced by an object that fails":  # Python itself flushes it at the exit
         assert codes[kind] == 0
     if kind == "descriptor of another file":
@@ -153,6 +155,20 @@ def test_above_a_bar_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
         bar.update()
         messages.say("a message")
     assert "\r" in sys.stderr.getvalue().partition("a message\n")[0][-5:]
+
+
+class TestTrack:
+    def test_shows_a_bar_on_a_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        terminal = io.StringIO()
+        terminal.isatty = lambda: True
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert list(track("abc", "mining")) == ["a", "b", "c"]
+        assert "mining: 100%" in terminal.getvalue()
+        assert "3/3" in terminal.getvalue()
+
+    def test_shows_nothing_elsewhere(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert list(track("abc", "mining")) == ["a", "b", "c"]
+        assert capsys.readouterr().err == ""
 
 
 def test_a_warning_that_cannot_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:

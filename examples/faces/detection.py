@@ -22,6 +22,7 @@ from tinynn.data import ArrayDataset, DataLoader, augment
 from tinynn.errors import FileFormatError
 from tinynn.random import numpy_generator
 from tinynn.training import Checkpoints, History, fit
+from tinynn.training.progress import track
 from tinynn.vision import Detections, Detector, clip_boxes, iou
 from tinynn.vision.pyramid import image_pyramid, resize
 
@@ -384,7 +385,7 @@ def _false_positives(
 ) -> Patches:
     """Windows without a face that the detector scores highest, from each photo."""
     mined = [np.zeros((0, WINDOW, WINDOW, 1), dtype=np.uint8)]
-    for photo, faces in _mining_photos(scenes, rng):
+    for photo, faces in track(list(_mining_photos(scenes, rng)), "mining"):
         found = detector.windows(photo, MINED_SCORE)
         wrong = np.flatnonzero(~(iou(found.boxes, faces) > CLOSE).any(axis=1))
         worst = wrong[np.argsort(-found.scores[wrong], kind="stable")][: plan.alarms_per_photo]

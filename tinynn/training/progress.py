@@ -2,14 +2,17 @@
 
 import math
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from tinynn.messages import TERMINAL, is_descriptor, say
 from tinynn.training.epoch_metrics import History
 from tinynn.training.state import TrainingState
+
+_T = TypeVar("_T")
 
 
 class Progress:
@@ -35,15 +38,10 @@ class Progress:
                 self._bar.close()
 
     def _show(self, event: str, state: TrainingState) -> None:
-        if event == "start" and (sys.stderr.isatty() or _in_notebook()):
-            # tqdm.auto would warn in a notebook without ipywidgets
-            widgets = _in_notebook() and find_spec("ipywidgets") is not None
-            self._bar = import_module("tqdm.notebook" if widgets else "tqdm").tqdm(
-                total=state.epochs * len(state.loader),
-                initial=len(state.history.training) * len(state.loader) + state.position,
-                desc=self.title,
-                file=TERMINAL if is_descriptor() else None,
-            )
+        if event == "start":
+            batches = len(state.loader)
+            done = len(state.history.training) * batches + state.position
+            self._bar = _bar(self.title, state.epochs * batches, done)
         elif event == "step" and self._bar is not None:
             self._bar.update()
         elif event == "epoch":
@@ -55,6 +53,32 @@ class Progress:
             self._bar.set_postfix_str(text)
         elif epoch % math.ceil(state.epochs / 10) == 0 or epoch == state.epochs:
             say(f"{self.title}: epoch {epoch}/{state.epochs}, {text}")
+
+
+def track(items: Sequence[_T], title: str) -> Iterator[_T]:
+    """The items, with a bar on a terminal or in a notebook; it never stops the loop."""
+    bar: Any = None
+    with suppress(Exception):
+        bar = _bar(title, len(items))
+    try:
+        for item in items:
+            yield item
+            with suppress(Exception):  # also if there is no bar
+                bar.update()
+    finally:
+        with suppress(Exception):
+            bar.close()
+
+
+def _bar(title: str | None, total: int, done: int = 0) -> Any:
+    """A bar of tqdm; None if it could not be seen."""
+    if not (sys.stderr.isatty() or _in_notebook()):
+        return None
+    # tqdm.auto would warn in a notebook without ipywidgets
+    widgets = _in_notebook() and find_spec("ipywidgets") is not None
+    return import_module("tqdm.notebook" if widgets else "tqdm").tqdm(
+        total=total, initial=done, desc=title, file=TERMINAL if is_descriptor() else None
+    )
 
 
 def last_metrics(history: History) -> str:
