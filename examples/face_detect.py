@@ -46,8 +46,8 @@ EXAMPLES_CAPTION = "Two examples per row, each with test image, HiResCAM and occ
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
-    0 on success; 2 for invalid input; 75 if training was interrupted and a checkpoint is written
-    (resume it with ``--resume auto``); 130 for Ctrl-C otherwise.
+    0 on success; 2 for invalid input; 75 if training was interrupted with checkpoints (resume it
+    with ``--resume auto``); 130 for Ctrl-C otherwise.
     """
     try:
         options = parse(arguments)

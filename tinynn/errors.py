@@ -61,6 +61,10 @@ class Interrupted(TinynnError):  # noqa: N818 - like KeyboardInterrupt, not a fa
     """Training was interrupted, by a signal for example; its checkpoint is written."""
 
 
+class NotSavedError(Interrupted, StorageError):
+    """Training was interrupted, but its last checkpoint could not be written."""
+
+
 class FileFormatError(TinynnError, ValueError):
     """A weight or checkpoint file is damaged or belongs to another model."""
 

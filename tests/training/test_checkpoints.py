@@ -430,8 +430,17 @@ class TestStorageFailures:
             raise StorageError("the network is gone")
 
         checkpoints = Checkpoints(tmp_path)
+        real = Folder.write
         monkeypatch.setattr(Folder, "write", write)
-        with pytest.raises(StorageError, match="the network is gone"):
+        with pytest.raises(StorageError, match="the network is gone; there is no checkpoint"):
+            train(checkpoints, callbacks=[ends_after(4)])
+        monkeypatch.setattr(Folder, "write", real)
+        interrupt(tmp_path, 2)
+        checkpoints = Checkpoints(tmp_path)
+        monkeypatch.setattr(Folder, "write", write)
+        with pytest.raises(
+            Interrupted, match=r"step 4; .* NOT SAVED: .* from .*/step-000000000002"
+        ):
             train(checkpoints, callbacks=[ends_after(4)])
 
 

@@ -16,7 +16,14 @@ from typing import Any, Protocol
 from tinynn import messages
 from tinynn.arguments import integer, number
 from tinynn.data import DataLoader
-from tinynn.errors import ArgumentError, FileFormatError, Interrupted, StorageError, TinynnError
+from tinynn.errors import (
+    ArgumentError,
+    FileFormatError,
+    Interrupted,
+    NotSavedError,
+    StorageError,
+    TinynnError,
+)
 from tinynn.files import Arrays, FilePath, safetensors_content
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
 from tinynn.training.packing import capture, equal, unpack
@@ -53,7 +60,8 @@ class Checkpoints:
     per tensor. The last ``keep`` are kept. A snapshot takes as much memory again as the state.
 
     As a context manager it installs signal handlers: after SIGTERM, SIGHUP or Ctrl-C the training
-    stops after the current step, writes a checkpoint and raises :class:`Interrupted`. A program
+    stops after the current step, writes a checkpoint and raises :class:`Interrupted`, or its
+    subclass :class:`NotSavedError` if that fails: the one before is then the newest. A program
     should then exit with ``EXIT_CODE``, 75. It also locks the folder: another process is refused,
     with a message that names the owner. After the ``with`` block, or ``fit``, the object can be
     used again: it resumes from the newest checkpoint, as a new one would.
@@ -198,9 +206,15 @@ class Checkpoints:
             self._unsaved = False
 
     def _save_and_interrupt(self) -> None:
-        if self._unsaved:
-            self.save()
         ended = f"{self._stop.reason}: ended after step {self.steps}"
+        try:
+            if self._unsaved:
+                self.save()
+        except StorageError as error:
+            then = "there is no checkpoint, resume starts from scratch"
+            if self._intact is not None:
+                then = f"resume continues from {self._path(self._intact)}"
+            raise NotSavedError(f"{ended}; its checkpoint is NOT SAVED: {error}; {then}") from error
         path = self._path(self._name())
         raise Interrupted(f"{ended}; {path} is written, resume continues from there")
 
@@ -268,7 +282,6 @@ class Checkpoints:
             last = max(self._stop.since + _WAIT_WHEN_STOPPED, began + _WAIT_AT_LEAST)
             if self._stop.reason is not None and time.monotonic() > last:
                 text = f"no answer in the {_WAIT_WHEN_STOPPED:.0f} s after {self._stop.reason}"
-                text += f"; the last checkpoint is {self._intact}"
                 raise StorageError(f"cannot write to {self._store.location}: {text}")
 
     # -- resuming -----------------------------------------------------------------------------
