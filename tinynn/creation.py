@@ -6,6 +6,7 @@ Python floats become float32, Python integers int64; NumPy arrays keep their dty
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,9 +108,9 @@ def full(
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor whose elements all have one value."""
-    plain = isinstance(value, (int, float, np.integer, np.floating, np.bool_))  # NaN as well
-    filling = value if plain else arguments.exact_number("full: value", value)
-    return _filled("full", (_sizes("full", shape), filling), dtype, device, requires_grad)
+    if not isinstance(value, (bool, np.bool_)):
+        value = arguments.exact_number("full: value", value)
+    return _filled("full", (_sizes("full", shape), value), dtype, device, requires_grad)
 
 
 def _filled(
@@ -171,27 +172,31 @@ def linspace(
     return _filled("linspace", (*ends, count), dtype, device, False)
 
 
-@np.errstate(under="ignore")
 def rand(
     shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Uniform random values in [0, 1), from the sequence of ``manual_seed``."""
-    lengths, dtype = _sizes("rand", shape), _floating("rand", dtype)
-    with explained_memory():
-        values = np.asarray(default_generator.uniform(lengths), dtype)
+    values = _drawn("rand", default_generator.uniform, shape, dtype)
     values[values >= 1] = 0  # rounded up to 1 by the conversion to a narrower dtype
     return Tensor(_backend(device).from_host(values), requires_grad)
 
 
-@np.errstate(under="ignore")
 def randn(
     shape: Shape, dtype: DType = "float32", device: str | None = None, requires_grad: bool = False
 ) -> Tensor:
     """Standard normal random values, from the sequence of ``manual_seed``."""
-    lengths, dtype = _sizes("randn", shape), _floating("randn", dtype)
-    with explained_memory():
-        values = np.asarray(default_generator.normal(lengths), dtype)
+    values = _drawn("randn", default_generator.normal, shape, dtype)
     return Tensor(_backend(device).from_host(values), requires_grad)
+
+
+@np.errstate(under="ignore")
+def _drawn(name: str, draw: Callable[[Any], Any], shape: Shape, dtype: DType) -> Any:
+    """Random values of a floating-point dtype, on the host."""
+    lengths, dtype = _sizes(name, shape), _numeric(name, dtype)
+    if dtype.kind != "f":
+        raise ArgumentError(f"{name} expects a floating-point dtype, got {dtype}")
+    with explained_memory():
+        return np.asarray(draw(lengths), dtype)
 
 
 def _tensor(name: str, x: Any) -> Tensor:
@@ -213,9 +218,3 @@ def _numeric(name: str, dtype: DType) -> np.dtype[Any]:
     if isinstance(dtype, int):
         raise ArgumentError(f"the shape is one argument, as in zeros((2, 3)): got dtype {dtype}")
     return real_dtype(name, dtype)
-
-
-def _floating(name: str, dtype: DType) -> np.dtype[Any]:
-    if (found := _numeric(name, dtype)).kind != "f":
-        raise ArgumentError(f"{name} expects a floating-point dtype, got {found}")
-    return found

@@ -8,6 +8,7 @@ sampled independently for each image and shared by the channels of that image.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,7 @@ class RandomFlip(_Transform):
     """Flip each image horizontally with the given ``probability``."""
 
     def __init__(self, probability: float = 0.5) -> None:
-        self.probability = _within("probability", probability, 0, 1)
+        self.probability = number("probability", probability, 0, 1, "[]")
 
     def apply(self, images: Images, rng: np.random.Generator) -> Images:
         flipped = rng.random(len(images)) < self.probability
@@ -104,12 +105,10 @@ class RandomAffine(_Transform):
         rotation: float = 0.0,
         size: tuple[int, int] | None = None,
     ) -> None:
-        self.shift = _within("shift", shift, 0, 1)
+        self.shift = number("shift", shift, 0, 1, "[]")
         self.scale = _positive_range("scale", scale)
-        self.rotation = _within("rotation", rotation, 0, 180)
-        if size is not None and (not is_sequence(size) or len(size) != 2):
-            raise ArgumentError(f"size must be (height, width), got {size!r:.80}")
-        self.size = None if size is None else _pixels(*size)
+        self.rotation = number("rotation", rotation, 0, 180, "[]")
+        self.size = None if size is None else _pixels(*_two("size", "(height, width)", size))
 
     def apply(self, images: Images, rng: np.random.Generator) -> Images:
         n, height, width, _ = images.shape
@@ -152,7 +151,7 @@ class RandomBrightness(_Transform):
     """image + b with b uniform in [-amount, amount], clipped to [0, 1]."""
 
     def __init__(self, amount: float) -> None:
-        self.amount = _within("amount", amount, 0, 1)
+        self.amount = number("amount", amount, 0, 1, "[]")
 
     def apply(self, images: Images, rng: np.random.Generator) -> Images:
         return _clip(images + _per_image(rng.uniform(-self.amount, self.amount, len(images))))
@@ -180,7 +179,7 @@ class RandomLightGradient(_Transform):
     """
 
     def __init__(self, amount: float) -> None:
-        self.amount = _within("amount", amount, 0, 1)
+        self.amount = number("amount", amount, 0, 1, "[]")
 
     def apply(self, images: Images, rng: np.random.Generator) -> Images:
         n, (height, width) = len(images), images.shape[1:3]
@@ -211,7 +210,7 @@ class RandomBlur(_Transform):
     """
 
     def __init__(self, max_sigma: float) -> None:
-        self.max_sigma = _within("max_sigma", max_sigma, 0, 100)
+        self.max_sigma = number("max_sigma", max_sigma, 0, 100, "[]")
         self.passes = math.ceil(2 * self.max_sigma**2)
 
     def apply(self, images: Images, rng: np.random.Generator) -> Images:
@@ -226,7 +225,7 @@ class RandomNoise(_Transform):
     """image + s · n with n ~ N(0, 1) per value, s uniform in [0, max_sigma]; clipped to [0, 1]."""
 
     def __init__(self, max_sigma: float) -> None:
-        self.max_sigma = _within("max_sigma", max_sigma, 0, 1)
+        self.max_sigma = number("max_sigma", max_sigma, 0, 1, "[]")
 
     def apply(self, images: Images, rng: np.random.Generator) -> Images:
         sigma = _per_image(rng.uniform(0, self.max_sigma, len(images)))
@@ -261,15 +260,16 @@ def _smooth(images: Images, weight: Images, axis: int) -> Images:
     return images + weight * (before + after - 2 * images)
 
 
-def _within(name: str, value: float, low: float, high: float) -> float:
-    return number(name, value, low, high, "[]")
-
-
 def _positive_range(name: str, bounds: Range) -> Range:
-    if not is_sequence(bounds) or len(bounds) != 2:
-        raise ArgumentError(f"{name} must be a range (low, high), got {bounds!r:.80}")
-    low = number(f"{name}: low", bounds[0], 0)
-    return low, number(f"{name}: high", bounds[1], low, _MOST, "[]")
+    least, most = _two(name, "a range (low, high)", bounds)
+    low = number(f"{name}: low", least, 0)
+    return low, number(f"{name}: high", most, low, _MOST, "[]")
+
+
+def _two(name: str, what: str, values: Any) -> Any:
+    if not is_sequence(values) or len(values) != 2:
+        raise ArgumentError(f"{name} must be {what}, got {values!r:.80}")
+    return values
 
 
 def _pixels(height: int, width: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import stat
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,19 +55,8 @@ STRIP = 1 << 20
 # Tags of EXIF and TIFF
 ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 274, 258, 262, 0
 SUBFILE, PREVIEW = 254, 1
+ORIENTATIONS = range(1, 9)
 SHORT = 3  # type of an entry
-
-_AS_STORED: dict[int, Callable[[Pixels], Pixels]] = {
-    1: lambda upright: upright,
-    2: lambda upright: upright[:, ::-1],
-    3: lambda upright: upright[::-1, ::-1],
-    4: lambda upright: upright[::-1],
-    5: lambda upright: upright.swapaxes(0, 1),
-    6: lambda upright: np.rot90(upright),
-    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
-    8: lambda upright: np.rot90(upright, -1),
-}
-"""By EXIF orientation: the view of the upright image whose rows and columns are as stored."""
 
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")  # of a PNG
 _JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\1\0\x48\0\x48\0\0"  # a resolution of 72 dpi
@@ -217,13 +206,15 @@ def _upright(picture: Image, path: Path) -> Pixels:
     """The pixels of a loaded picture, converted strip by strip into the upright image."""
     orientation = _orientation(picture)
     width, height = picture.size
-    sides = (height, width) if orientation < 5 else (width, height)
-    upright = np.empty((*sides, 3), np.uint8)
-    stored = _AS_STORED[orientation](upright)
+    upright = np.empty((height, width, 3) if orientation < 5 else (width, height, 3), np.uint8)
+    stored = upright if orientation < 5 else upright.swapaxes(0, 1)
+    down = -1 if orientation in (3, 4, 6, 7) else 1
+    right = -1 if orientation in (2, 3, 7, 8) else 1
+    stored = stored[::down, ::right]  # a view: what is written to it appears upright
     if picture.mode.startswith("I"):
         stored[...] = _eight_bits(picture, path)[:, :, np.newaxis]
-        return upright
-    copy_rgb(picture, stored)
+    else:
+        copy_rgb(picture, stored)
     return upright
 
 
@@ -241,10 +232,10 @@ def _orientation(picture: Image) -> int:
     found: object = 0
     with suppress(KeyError, AttributeError, struct.error):
         found = _stored_orientation(picture.info["exif"].removeprefix(b"Exif\0\0"))
-    if found not in _AS_STORED:
+    if found not in ORIENTATIONS:
         with suppress(Exception):  # no better known than that of a damaged image
             found = picture.getexif().get(ORIENTATION)  # also of TIFF and XMP
-    return found if isinstance(found, int) and found in _AS_STORED else 1
+    return found if isinstance(found, int) and found in ORIENTATIONS else 1
 
 
 def _stored_orientation(exif: bytes) -> int:
