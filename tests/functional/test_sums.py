@@ -241,6 +241,17 @@ HALF: dict[str, tuple[Callable[[Tensor], Any], Any, Any]] = {
         lambda x: F.conv2d(x, _LARGE_KERNEL.to(x.device)), np.full((1, 1, 4, 1), 200.0),
         [[[[0.0]]]],
     ),
+    "conv2d of one pixel": (
+        lambda x: F.conv2d(x, F.concat([x[..., :2], -x[..., 2:]], 3).permute(0, 1, 3, 2)),
+        np.full((1, 1, 1, 4), 300.0), [[[[0.0]]]],
+    ),
+    "weight of conv2d of one channel": (
+        lambda x: _slope(
+            lambda w: (F.conv2d(x, w) * F.concat([x[:, :, :2], -x[:, :, 2:]], 2)).sum(),
+            x[:, :, :1] * 0,
+        ),
+        np.full((1, 1, 4, 1), 300.0), [[[[0.0]]]],
+    ),
     "clip_grad_norm": (_norm, [300.0, 400.0], 500),
     "gradient of mean": (lambda x: _slope(lambda x: F.mean(x) * 1e4, x), _ZEROS, _ZEROS + 0.1),
     "gradient of var": (lambda x: _slope(F.var, x), _HALF, [200.0, 0.0, -200.0]),

@@ -36,7 +36,7 @@ def conv2d(
         return out
     matrix, rows = _rows(weight), _rows(out)
     for begin, columns in _im2col(backend, x, window, size):
-        backend.xp.matmul(columns, matrix, out=rows[begin : begin + len(columns)])
+        backend.matmul(columns, matrix, out=rows[begin : begin + len(columns)])
     return out if bias is None else backend.add_bias(out, bias)
 
 
@@ -148,7 +148,7 @@ def _gemm_weight_gradient(backend: CudaDevice, x: Array, grad: Array, window: Wi
     """patches' @ grad, summed over the workspaces."""
     rows, total = _rows(grad), None
     for begin, columns in _im2col(backend, x, window, grad.shape[1:3]):
-        product = backend.xp.matmul(columns.T, rows[begin : begin + len(columns)])
+        product = backend.matmul(columns.T, rows[begin : begin + len(columns)])
         if total is None and len(columns) < len(rows):
             product = product.astype(accumulate(x), copy=False)
         total = product if total is None else backend.xp.add(total, product, total)
@@ -159,13 +159,13 @@ def _col2im(backend: CudaDevice, grad: Array, weight: Array, window: Window, x: 
     """x = col2im(grad @ weight'), a workspace of whole images at a time."""
     matrix = _rows(weight).T
     if _is_pointwise(window) and grad.shape[:3] == x.shape[:3]:
-        backend.xp.matmul(_rows(grad), matrix, out=_rows(x))
+        backend.matmul(_rows(grad), matrix, out=_rows(x))
         return
     area = grad.shape[1] * grad.shape[2]
     each = max(1, tuning.IM2COL_WORKSPACE // (area * matrix.shape[1] * x.dtype.itemsize))
     for begin in range(0, len(x), each):
         part = x[begin : begin + each]
-        columns = backend.xp.matmul(_rows(grad[begin : begin + each]), matrix)
+        columns = backend.matmul(_rows(grad[begin : begin + each]), matrix)
         g = packed(sliding(part.shape, grad.shape[1:3], window))
         _kernels.for_each("col2im", x.dtype, part.size, columns, g, part)
 

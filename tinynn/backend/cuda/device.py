@@ -101,6 +101,18 @@ class CudaDevice(Backend):
         with self.xp.cuda.Device(self.index):
             return self.xp.get_default_memory_pool(), self.xp.get_default_pinned_memory_pool()
 
+    # -- matrix products ----------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """(..., n, k) @ (..., k, m) -> (..., n, m), added in float32 also for float16.
+
+        CuPy multiplies a row by a column without cuBLAS, in the dtype of the result, unless they
+        belong to a batch.
+        """
+        if a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1] == 1 and a.dtype.itemsize == 2:
+            return self.xp.matmul(a[None], b[None], out=None if out is None else out[None])[0]
+        return self.xp.matmul(a, b, out=out)
+
     # -- arguments of kernels -----------------------------------------------------------------
 
     def tickets(self, count: int) -> Array:
