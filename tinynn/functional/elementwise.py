@@ -161,13 +161,38 @@ def elu(x: Operand, alpha: float = 1.0) -> Tensor:
 
 
 def _sigmoid(x: Any) -> Any:
-    small = np.exp(-np.absolute(x))
-    return np.maximum(small, x >= 0) / (1 + small)
+    power = np.exp(np.clip(x, -math.inf, _SURE))  # NumPy's minimum of a number takes longer
+    power /= 1 + power
+    return power
+
+
+_SURE = 60.0  # σ(60) is 1 in float64; exp(60) is finite in float32
 
 
 def sigmoid(x: Operand) -> Tensor:
     """σ(x) = 1 / (1 + exp(-x)), without overflow."""
-    return _with_input("sigmoid", _sigmoid, x, lambda grad, x: grad * _sigmoid_slope(x))
+    x = floating("sigmoid", x)
+    out = x.backend.evaluate(_sigmoid, x.data)
+    return record("sigmoid", out, (x, lambda grad: _sigmoid_gradient(grad, x, out)))
+
+
+def _sigmoid_vjp(grad: Any, x: Any, out: Any) -> Any:
+    with np.errstate(over="ignore"):
+        power = np.exp(x)
+    power += 1
+    return grad * (out / power)
+
+
+def _sigmoid_gradient(grad: Tensor, x: Tensor, out: Array) -> Tensor:
+    """The VJP σ'(x) = σ(x)·σ(-x); from σ(x) alone it would lose all digits for large x."""
+
+    def vjp(upstream: Tensor) -> Tensor:
+        return upstream * grad * (-_sigmoid_slope(x) * tanh(x * 0.5))
+
+    data = x.backend.evaluate(_sigmoid_vjp, grad.data, x.data, out)
+    return record(
+        "sigmoid_gradient", data, (grad, lambda u: _sigmoid_gradient(u, x, out)), (x, vjp)
+    )
 
 
 def _slope(x: Any) -> Any:
@@ -176,7 +201,7 @@ def _slope(x: Any) -> Any:
 
 
 def _sigmoid_slope(x: Tensor) -> Tensor:
-    """σ'(x) = σ(x)·σ(-x); from σ(x) alone it would lose all digits for large x."""
+    """σ'(x)."""
 
     def vjp(grad: Tensor, x: Tensor) -> Tensor:
         return grad * (-_sigmoid_slope(x) * tanh(x * 0.5))
@@ -222,9 +247,8 @@ def _silu(x: Any) -> Any:
 
 
 def _silu_vjp(grad: Any, x: Any) -> Any:
-    small = np.exp(-np.absolute(x))
-    whole = 1 + small
-    return grad * (np.maximum(small, x >= 0) / whole * (1 + x * (np.maximum(small, x < 0) / whole)))
+    s = _sigmoid(x)
+    return grad * (s * (1 + x * (1 - s)))
 
 
 def silu(x: Operand) -> Tensor:
