@@ -22,13 +22,7 @@ from tests.training.scenario import BATCHES, EPOCHS, Trained, data, train
 from tinynn import functional as F
 from tinynn import nn, optim
 from tinynn.data import DataLoader
-from tinynn.errors import (
-    ArgumentError,
-    FileFormatError,
-    Interrupted,
-    NonFiniteError,
-    StorageError,
-)
+from tinynn.errors import ArgumentError, FileFormatError, Interrupted, NonFiniteError, StorageError
 from tinynn.files import Content
 from tinynn.training import Checkpoints, TrainingState, fit
 from tinynn.training.packing import capture

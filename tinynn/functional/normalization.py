@@ -6,12 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tinynn.arguments import flag, integer, number
-from tinynn.autograd import (
-    Tensor,
-    is_grad_enabled,
-    record_jointly,
-    record_with_output,
-)
+from tinynn.autograd import Tensor, is_grad_enabled, record_jointly, record_with_output
 from tinynn.backend import BatchNorm
 from tinynn.changes import note_update
 from tinynn.errors import ShapeError

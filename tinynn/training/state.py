@@ -21,13 +21,7 @@ from tinynn.training.early_stopping import BestEpoch
 from tinynn.training.epoch_metrics import EpochMetrics, History, MetricAccumulator
 from tinynn.training.evaluation import evaluate
 from tinynn.training.micro_batches import accumulate, with_advice
-from tinynn.training.protocols import (
-    Loader,
-    LossFunction,
-    Metric,
-    check_loader,
-    check_run,
-)
+from tinynn.training.protocols import Loader, LossFunction, Metric, check_loader, check_run
 
 __all__ = ["TrainingState"]
 

@@ -82,13 +82,14 @@ def as_photo(photo: NDArray[np.generic]) -> Photo:
             f"a photo must be uint8 with values from 0 to 255, got {photo.dtype}. "
             "Convert values in [0, 1] with (photo * 255).astype(np.uint8)"
         )
-    array = np.asarray(photo)[:, :, np.newaxis] if photo.ndim == 2 else np.asarray(photo)
+    array = np.asarray(photo, np.uint8)
+    array = array[:, :, np.newaxis] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in (1, 3) or 0 in array.shape:
         raise ShapeError(
             "a photo must be (height, width), (height, width, 1) or (height, width, 3), channels "
             f"last, with at least one pixel, got {photo.shape}"
         )
-    return array.astype(np.uint8, copy=False)
+    return array
 
 
 def to_picture(photo: Photo) -> Image:
