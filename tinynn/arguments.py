@@ -17,6 +17,7 @@ import numpy as np
 from tinynn.errors import ArgumentError, DeviceMemoryError, ShapeError
 
 DTYPES = frozenset(map(np.dtype, "?bhilqBHILQefd"))  # of tensors, in the machine's byte order
+_INT = {int}
 _MAX_ELEMENTS = 2**60  # NumPy's limit is 2**63 bytes
 
 
@@ -123,7 +124,11 @@ def sizes(what: str, shape: Any, least: int | None = 0) -> tuple[int, ...]:
             any array.
     """
     try:
-        found = tuple([integer(what, n, least) for n in (shape if is_sequence(shape) else [shape])])
+        if type(shape) is tuple and set(map(type, shape)) == _INT and min(shape) >= (least or 0):
+            found = shape  # the common case, within the library
+        else:
+            parts = shape if is_sequence(shape) else [shape]
+            found = tuple([integer(what, n, least) for n in parts])
     except ArgumentError:
         bound = "" if least is None else f" >= {least}"
         raise ArgumentError(f"{what} must be integers{bound}, got {shape!r:.80}") from None

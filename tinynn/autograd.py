@@ -391,18 +391,17 @@ def record(name: str, data: Array, *inputs: tuple[Any, VJP]) -> Tensor:
         data = np.asarray(data)
         backend = Tensor(data).backend
     result = Tensor.__new__(Tensor)  # without __init__ and its checks: every operation ends here
-    result.data, result.backend, result.grad = data, backend, None
-    result.origin, result.requires_grad, result._node = None, False, None
-    result.is_state, result._changes = False, None
+    result.data, result.backend = data, backend
+    result.grad = result.origin = result._node = result._changes = None
+    result.requires_grad = result.is_state = False
     dtype, base, needed = data.dtype, data.base, []
     for pair in inputs:
         source = pair[0]
         if isinstance(source, Tensor):
-            if source.data.dtype is not dtype:
-                _check_promotion(name, source.dtype, dtype)
-            if data is source.data or (
-                base is not None and (base is source.data or base is source.data.base)
-            ):
+            array = source.data
+            if array.dtype is not dtype:
+                _check_promotion(name, array.dtype, dtype)
+            if data is array or (base is not None and (base is array or base is array.base)):
                 share_changes(result, source)
             if source.requires_grad:
                 needed.append(pair)

@@ -140,7 +140,7 @@ class Module:
     @property
     def is_observed(self) -> bool:
         """Whether the module has a forward hook: then it is not fused with its neighbors."""
-        return bool(self._hooks())
+        return bool(self._forward_hooks) or id(self) in _observers.innermost.get()[0]
 
     def _hooks(self) -> list[ForwardHook]:
         hooks = list(self._forward_hooks.values())
