@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinynn.arguments import as_array
 from tinynn.autograd import Tensor
 from tinynn.backend import Array
 from tinynn.creation import tensor, zeros
@@ -133,12 +134,10 @@ class MetricAccumulator:
         kinds = {"examples": Integral, "batches": Integral, "totals": object}
         require_state("a MetricAccumulator", state, kinds)
         self.examples, self.batches = int(state["examples"]), int(state["batches"])
-        totals = np.zeros(4) if state["totals"] is None else state["totals"]
-        if isinstance(totals, np.ndarray) and totals.shape == (
-            3,
-        ):  # of an earlier version, which counted every example
+        totals = np.zeros(4) if state["totals"] is None else as_array("totals", state["totals"])
+        if totals.shape == (3,):  # of an earlier version, which counted every example
             totals = np.append(totals, self.examples)
-        if not isinstance(totals, np.ndarray) or (totals.shape, totals.dtype) != ((4,), np.float64):
+        if (totals.shape, totals.dtype) != ((4,), np.float64):
             raise FileFormatError(f"a MetricAccumulator has four sums, got {state['totals']!r:.80}")
         self._totals = tensor(totals, device="cpu")
         self.failed = np.asarray(totals[2] < self.batches)

@@ -8,13 +8,20 @@ import numpy.typing as npt
 
 from tinynn import functional as F
 from tinynn.arguments import as_array
-from tinynn.autograd import Tensor, no_grad
+from tinynn.autograd import no_grad
 from tinynn.creation import zeros
 from tinynn.data import ArrayDataset, DataLoader
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.nn import Module, constant_weights
 from tinynn.training.epoch_metrics import EpochMetrics, MetricAccumulator
-from tinynn.training.protocols import Loader, LossFunction, Metric, check_metrics, passes
+from tinynn.training.protocols import (
+    Loader,
+    LossFunction,
+    Metric,
+    check_metrics,
+    check_outputs,
+    passes,
+)
 
 __all__ = ["evaluate", "predict"]
 
@@ -37,17 +44,15 @@ def evaluate(
     Raises:
         NonFiniteError: The loss is infinite or NaN.
     """
-    check_metrics({} if metrics is None else metrics)
+    check_metrics(metrics or {})
     accumulator = MetricAccumulator()
     kept: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
     with model.in_mode(training=False), no_grad(), constant_weights():
         for images, labels in next(passes(loader)):
             outputs = model(images)
             accumulator.add(loss_function(outputs, labels), outputs, labels)
-            if metrics and not isinstance(outputs, Tensor):
-                kind = type(outputs).__name__
-                raise ArgumentError(f"metrics expect a model that returns a tensor, got a {kind}")
             if metrics:
+                check_outputs("evaluate with metrics", outputs)
                 kept.append((outputs.numpy(), labels.numpy()))
     measured = accumulator.compute()
     if not metrics:
@@ -91,7 +96,5 @@ def predict(
         loader = DataLoader(unlabeled, batch_size, device=device)
     with model.in_mode(training=False), no_grad(), constant_weights():
         outputs = [model(batch) for batch, _ in loader]
-        if not isinstance(outputs[0], Tensor):
-            kind = type(outputs[0]).__name__
-            raise ArgumentError(f"predict expects a model that returns a tensor, got a {kind}")
+        check_outputs("predict", outputs[0])
         return F.concat(outputs).numpy()

@@ -84,23 +84,17 @@ def stop_on_spot_notice(
 ) -> Iterator[None]:
     """Poll the instance metadata service every few seconds for AWS's preemption notice.
 
-    The notice comes about two minutes ahead; then ``request`` is called. While no service answers,
-    it is tried again; ``say`` is called once with a message. ``AWS_EC2_METADATA_SERVICE_ENDPOINT``
-    sets another address.
+    The notice comes about two minutes ahead; then ``request`` is called. If no service answers,
+    ``say`` is called once with a message, and it is tried again.
+    ``AWS_EC2_METADATA_SERVICE_ENDPOINT`` sets another address.
     """
     ended = threading.Event()
     service = MetadataService()
 
     def watch() -> None:
-        there = service.answers()
-        if not there:
+        if not service.answers():
             say(f"no instance metadata service at {service.address}: not watching for spot notices")
-        while not ended.wait(every):
-            if not there:
-                there = service.answers()
-                if there:
-                    say(f"{service.address} answers now: watching for spot notices")
-                continue
+        while not ended.wait(every):  # it may come later
             notice = service.spot_notice()
             if notice is not None:
                 request(f"spot notice ({notice})")

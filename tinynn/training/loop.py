@@ -79,7 +79,9 @@ def fit(
         raise ArgumentError(f'checkpoints must be Checkpoints("folder"), got {checkpoints!r:.80}')
     if not (isinstance(callbacks, Iterable) and all(map(callable, callbacks := tuple(callbacks)))):
         raise ArgumentError(f"callbacks must be a sequence of functions, got {callbacks!r:.80}")
-    _check_names(metrics, keep_best)
+    check_metrics(metrics or {})
+    if keep_best is not None:  # after an epoch, accuracy may turn out to have no meaning
+        choice("keep_best", keep_best, "loss", "accuracy", *(metrics or {}))
     best = BestEpoch(keep_best or "loss", patience, keeps_weights=keep_best is not None)
     state = TrainingState(
         model, loader, optimizer, loss_function, epochs, validation, metrics or {}, best
@@ -111,9 +113,3 @@ def fit(
         best.restore(model)
         state.notify("end", callbacks)
     return state.history
-
-
-def _check_names(metrics: Mapping[str, Metric] | None, keep_best: str | None) -> None:
-    check_metrics({} if metrics is None else metrics)
-    if keep_best is not None:  # after an epoch, accuracy may turn out to have no meaning
-        choice("keep_best", keep_best, "loss", "accuracy", *(metrics or {}))

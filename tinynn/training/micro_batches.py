@@ -12,7 +12,7 @@ from tinynn.nn import Module
 from tinynn.nn.summary import summary
 from tinynn.random import default_generator
 from tinynn.training.diagnosis import recompute_batch
-from tinynn.training.protocols import Loader, LossFunction
+from tinynn.training.protocols import Loader, LossFunction, check_outputs
 from tinynn.training.snapshot import remember, restored
 
 __all__ = ["largest_micro_batch"]
@@ -44,28 +44,29 @@ def accumulate(
     Raises:
         ArgumentError: The loss of the first micro-batch is such a mean, but not that of another.
     """
-    if size is None or size >= len(labels):
-        size = max(1, len(labels))
-    undo = remember(model) if size < len(labels) else None
+    size = len(labels) if size is None else size
+    is_split = size < len(labels)
+    undo = remember(model) if is_split else None
     for examples, some_images, some_labels in _split(images, labels, size):
         random = default_generator.state
         outputs = model(some_images)
         loss = loss_function(outputs, some_labels)
-        if size < len(labels) and not is_mean(loss, some_labels):
+        if is_split and not is_mean(loss, some_labels):
             if undo is None:
-                last = examples.start + len(some_labels) - 1
                 raise ArgumentError(
                     "micro_batch expects a loss function that averages over all labels of each "
-                    f"micro-batch or of none, but in examples {examples.start} to {last} of a "
-                    "batch it left out some: give the labels to leave out as ignore_index"
+                    f"micro-batch or of none, but in examples {examples.start} to "
+                    f"{examples.start + len(some_labels) - 1} of a batch it left out some: give "
+                    "the labels to leave out as ignore_index"
                 )
             undo()
             yield from _from_all_outputs(model, loss_function, images, labels, size)
             return
         undo = None
         yield Part(examples, random, loss, outputs, some_labels)
-        share = len(some_labels) / len(labels)
-        (loss if share == 1 else loss * share).backward()
+        if is_split:
+            loss = loss * (len(some_labels) / len(labels))
+        loss.backward()
 
 
 def _from_all_outputs(
@@ -76,11 +77,7 @@ def _from_all_outputs(
     with no_grad():
         parts = [model(some_images) for _, some_images, _ in _split(images, labels, size)]
     undo()
-    if not all(isinstance(part, Tensor) for part in parts):
-        raise ArgumentError(
-            "micro_batch with this loss, which is not a mean over the examples, expects a model "
-            f"that returns a tensor, got a {type(parts[0]).__name__}"
-        )
+    check_outputs("micro_batch with a loss that is not a mean over the examples", parts[0])
     outputs = Tensor(F.concat(parts).data, requires_grad=True)
     del parts
     loss = loss_function(outputs, labels)

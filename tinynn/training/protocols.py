@@ -72,6 +72,13 @@ def check_loss(loss: Any) -> None:
         raise ShapeError(f"expected the loss of the batch, a tensor with one element, got {got}")
 
 
+def check_outputs(what: str, outputs: Any) -> None:
+    """ArgumentError unless a model has returned a tensor."""
+    if not isinstance(outputs, Tensor):
+        kind = type(outputs).__name__
+        raise ArgumentError(f"{what} expects a model that returns a tensor, got a {kind}")
+
+
 def check_metrics(metrics: Any) -> None:
     """ArgumentError unless they are functions by name."""
     named = isinstance(metrics, Mapping) and all(isinstance(name, str) for name in metrics)
