@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 from tinynn import messages
@@ -27,6 +28,7 @@ from tinynn.errors import (
 from tinynn.files import Arrays, FilePath, safetensors_content
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
 from tinynn.training.packing import capture, equal, unpack
+from tinynn.training.protocols import counted_steps
 from tinynn.training.store import Store, open_store
 
 __all__ = ["EXIT_CODE", "Checkpoints"]
@@ -106,15 +108,12 @@ class Checkpoints:
         config: Mapping[str, Any] | None = None,
         watch_spot: bool = False,
     ) -> None:
-        try:
-            self.every = number("every", every, 0, math.inf, "[]")
-            self.keep = integer("keep", keep, 1)
-        except ArgumentError as error:
-            text = "Checkpoints: expected every >= 0 s and keep >= 1"
-            raise ArgumentError(f"{text}: {error}") from None
+        text = "Checkpoints: expected every >= 0 s and keep >= 1"
+        self.every = number(f"{text}: every", every, 0, math.inf, "[]")
+        self.keep = integer(f"{text}: keep", keep, 1)
+        self.watch_spot = watch_spot
         if not isinstance(resume, str) or not resume:
             raise ArgumentError(f'resume must be "auto", "never" or a name, got {resume!r:.80}')
-        self.watch_spot = watch_spot
         if not isinstance(config, Mapping | None):
             raise ArgumentError(f"config must be a dict, got {config!r:.80}")
         self.config = dict(config or {})
@@ -122,19 +121,11 @@ class Checkpoints:
             next(safetensors_content(*capture(self.config)))  # ArgumentError if it cannot be stored
         except RecursionError as error:
             raise ArgumentError("cannot store config: it is nested too deeply") from error
-        self.steps = 0
-        self.resumed_from: str | None = None
         self._store: Store = open_store(place)
-        self._parts: dict[str, Part] = {}
-        self._saved: dict[str, Any] = {}  # states of parts that are not tracked yet
-        self._stop = StopRequest()
         self._writing: Future[None] | None = None
-        self._intact: str | None = None  # the last checkpoint that was read or written
-        self._unsaved = True  # whether there is something to save at the end
         self._depth = 0
-        self._used = False  # whether a ``with`` block or ``fit`` has ended
         self._stack = ExitStack()
-        self._resume(resume)
+        self._begin(resume)
 
     # -- what is saved ------------------------------------------------------------------------
 
@@ -150,8 +141,7 @@ class Checkpoints:
             if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
                 raise ArgumentError(f"cannot track {name}: no state_dict() in {part!r:.60}")
             self._parts[name] = part
-            if isinstance(part, DataLoader):
-                part.steps_are_counted = True
+            self._stack.enter_context(counted_steps(part))
             if name not in self._saved:
                 continue
             try:
@@ -182,11 +172,10 @@ class Checkpoints:
         """Like ``after_step`` without a step: after validation, for example."""
         if self._stop.reason is not None:
             self._save_and_interrupt()
-        if self._writing is not None and self._writing.done():
-            with _reported():
+        with _reported():
+            if self._writing is not None and self._writing.done():
                 self._finish_writing()
-        if self._writing is None and time.monotonic() - self._last >= self.every:
-            with _reported():
+            if self._writing is None and time.monotonic() - self._last >= self.every:
                 self._start_writing()
 
     def save(self) -> None:
@@ -232,12 +221,9 @@ class Checkpoints:
             arrays, metadata = capture({**state, "parts": parts})
         except MemoryError as error:
             raise StorageError(f"no memory for a copy of the state: {error}") from error
-        name = self._name()
-        # without a ``with`` block, which waits for it, Python does so when the program ends
-        is_waited_for = self._depth > 0
-        self._writing = _in_background(
-            lambda: self._write(name, arrays, metadata), daemon=is_waited_for
-        )
+        write = partial(self._write, self._name(), arrays, metadata)
+        # a ``with`` block waits for the thread; without one Python does, when the program ends
+        self._writing = _in_background(write, daemon=self._depth > 0)
 
     def _write(self, name: str, arrays: Arrays, metadata: dict[str, str]) -> None:
         with self._store.locked(patience=1.0):  # another process may look into the folder
@@ -274,34 +260,40 @@ class Checkpoints:
         After a request to stop it waits for a limited time: a server may never answer.
         """
         writing, self._writing = self._writing, None
+        if writing is None:
+            return
         began = time.monotonic()
-        while writing is not None:
-            if wait([writing], timeout=0.5).done:
-                writing.result()
-                return
+        while not wait([writing], timeout=0.5).done:
             last = max(self._stop.since + _WAIT_WHEN_STOPPED, began + _WAIT_AT_LEAST)
             if self._stop.reason is not None and time.monotonic() > last:
                 text = f"no answer in the {_WAIT_WHEN_STOPPED:.0f} s after {self._stop.reason}"
                 raise StorageError(f"cannot write to {self._store.location}: {text}")
+        writing.result()
 
     # -- resuming -----------------------------------------------------------------------------
 
-    def _resume(self, resume: str) -> None:
+    def _begin(self, resume: str) -> None:
         """Read the checkpoint to resume from, if there is one."""
         self._last = time.monotonic()
         self._resumes, self._listed = resume, self._names()
-        names = self._listed
-        if resume == "never" and names:
+        self._parts: dict[str, Part] = {}
+        self._stop = StopRequest()
+        self._unsaved = True  # whether there is something to save at the end
+        self._used = False  # whether a ``with`` block or ``fit`` has ended
+        newest = self._listed[-1] if self._listed else ""
+        if resume == "never" and newest:
             raise ArgumentError(
-                f"{self._store.location} already contains checkpoints, the last is {names[-1]}: "
+                f"{self._store.location} already contains checkpoints, the last is {newest}: "
                 'resume="auto" resumes from it; or use another location'
             )
-        if resume not in ("auto", "never"):
-            names = [resume]
-        self.steps, self._saved, self.resumed_from = 0, {}, None
-        state = self._newest_intact(names)
-        self._intact = self.resumed_from
-        self._branch = self._branch_after(self.resumed_from)
+        is_chosen = resume not in ("auto", "never")
+        state = self._newest_intact([resume] if is_chosen else self._listed)
+        self._intact: str | None = self.resumed_from  # the last checkpoint that was read or written
+        # if later ones exist, a new branch begins: "auto" does not return to them
+        self._branch = _order(newest)[0] if newest else 1
+        self._branch += is_chosen and newest not in ("", resume)
+        self.steps = 0
+        self._saved: dict[str, Any] = {}  # states of parts that are not tracked yet
         if state is None:
             return
         path = self._path(self.resumed_from)
@@ -319,12 +311,11 @@ class Checkpoints:
         if self._used:
             with _reported():
                 self._finish_writing()  # after a second Ctrl-C
-            self._used, self._stop = False, StopRequest()
-            self._parts.clear()
             has_written = self._intact != self.resumed_from
-            self._resume("auto" if has_written else self._resumes)
+            self._begin("auto" if has_written else self._resumes)
 
     def _newest_intact(self, names: list[str]) -> dict[str, Any] | None:
+        self.resumed_from: str | None = None
         for name in reversed(names):
             path = self._path(name)
             try:
@@ -337,16 +328,6 @@ class Checkpoints:
                 self.resumed_from = name
                 return state
         return None
-
-    def _branch_after(self, name: str | None) -> int:
-        """The number of the branch that begins here: a new one if later checkpoints exist.
-
-        So "auto" does not return to checkpoints before which the run was resumed by name.
-        """
-        newest = _order(self._listed[-1])[0] if self._listed else 1
-        if self._resumes in ("auto", "never"):
-            return _order(name)[0] if name else newest
-        return newest + (self._listed != [] and name != self._listed[-1])
 
     def _check_config(self, config: dict[str, Any]) -> None:
         own = self.config
@@ -382,7 +363,7 @@ class Checkpoints:
             with ExitStack() as lock, ExitStack() as signals:
                 lock.enter_context(self._store.locked(_WAIT_FOR_OWNER))
                 if not self._parts and self._names() != self._listed:  # by another process
-                    self._resume(self._resumes)
+                    self._begin(self._resumes)
                 signals.enter_context(stop_on_signals(self._stop))
                 if self.watch_spot:
                     signals.enter_context(stop_on_spot_notice(self._stop, say))
@@ -397,9 +378,6 @@ class Checkpoints:
         if self._depth:
             return
         self._used = True
-        for part in self._parts.values():
-            if isinstance(part, DataLoader):
-                part.steps_are_counted = False
         with self._stack:  # at its end the signal handlers are restored
             if kind is not KeyboardInterrupt:  # a second Ctrl-C: do not wait
                 with _reported():
@@ -436,10 +414,9 @@ def _in_background(work: Callable[[], None], daemon: bool) -> Future[None]:
         try:
             work()
             future.set_result(None)
-        except StorageError as error:
-            future.set_exception(error)
         except BaseException as error:  # CancelledError of asyncio, for example
-            future.set_exception(StorageError(f"cannot save: {type(error).__name__}: {error}"))
+            text = f"cannot save: {type(error).__name__}: {error}"
+            future.set_exception(error if isinstance(error, StorageError) else StorageError(text))
 
     try:
         threading.Thread(target=run, name="tinynn-checkpoint", daemon=daemon).start()
