@@ -58,6 +58,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def reason(error: BaseException) -> str:
+    """What an error says, in one line; without its file, which the message around it names."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
 def warn(text: str, category: type[Warning] = UserWarning, stacklevel: int = 1) -> None:
     """Warn as ``warnings.warn`` does, also while standard error is unusable."""
     with suppress(OSError, ValueError, AttributeError):

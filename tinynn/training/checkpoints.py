@@ -123,6 +123,7 @@ class Checkpoints:
             raise ArgumentError("cannot store config: it is nested too deeply") from error
         self._store: Store = open_store(place)
         self._writing: Future[None] | None = None
+        self._intact: str | None = None  # the last checkpoint that was read or written
         self._depth = 0
         self._stack = ExitStack()
         self._begin(resume)
@@ -288,7 +289,7 @@ class Checkpoints:
             )
         is_chosen = resume not in ("auto", "never")
         state = self._newest_intact([resume] if is_chosen else self._listed)
-        self._intact: str | None = self.resumed_from  # the last checkpoint that was read or written
+        self._intact = self.resumed_from
         # if later ones exist, a new branch begins: "auto" does not return to them
         self._branch = _order(newest)[0] if newest else 1
         self._branch += is_chosen and newest not in ("", resume)

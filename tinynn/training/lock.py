@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from tinynn.errors import StorageError
-from tinynn.messages import printable, say
+from tinynn.messages import say
 
 LOCK_FILE = ".tinynn-lock"
 _PAUSE = 0.1  # seconds between two attempts
@@ -110,10 +110,10 @@ class FolderLock:
             os.write(descriptor, owner.encode())
 
     def _owner(self) -> str:
+        owner = ""
         with suppress(OSError):
             owner = self._path.read_text(encoding="utf-8", errors="replace")[:200]
-            return printable(owner) or "another process"
-        return "another process"
+        return owner or "another process"
 
 
 def lock_of(folder: Path) -> FolderLock:

@@ -23,7 +23,7 @@ from tinynn.files import (
     path_text,
     write_atomically,
 )
-from tinynn.messages import say
+from tinynn.messages import reason, say
 from tinynn.training.state import Callback, TrainingState
 
 __all__ = ["log_csv", "log_json_lines", "log_tensorboard"]
@@ -120,7 +120,7 @@ def _required(path: FilePath) -> Iterator[None]:
     try:
         yield
     except (OSError, ArgumentError) as error:
-        raise StorageError(f"cannot write the log {path}: {_reason(error)}") from error
+        raise StorageError(f"cannot write the log {path}: {reason(error)}") from error
 
 
 @contextmanager
@@ -129,8 +129,4 @@ def _reported(path: FilePath) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        say(f"log {path} NOT WRITTEN, continuing: {_reason(error)}")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+        say(f"log {path} NOT WRITTEN, continuing: {reason(error)}")

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 from urllib.parse import unquote
 
+from tinynn import messages
 from tinynn.backend import get_backend
 from tinynn.errors import FileFormatError, StorageError
 from tinynn.files import (
@@ -106,23 +107,20 @@ class Remote:
         secret = re.search(r"(?<=://)([^/@]*|[^/@:]*:.*)(?=@)|(?<=[?]).*", location)
         self._secret = secret[0] if secret else ""  # a password or token, not for messages
         self.location = _hidden(location.rstrip("/"), self._secret)
-        if not re.match(r"[A-Za-z][\w+.:-]*://", location):
-            raise StorageError(f"{self.location} is not a URL")
-        try:
-            from fsspec.core import url_to_fs
+        with _failing(f"cannot open {self.location}", self._secret):
+            if not re.match(r"[A-Za-z][\w+.:-]*://", location):
+                raise ValueError("it is not a URL")
+            try:
+                from fsspec.core import url_to_fs
 
-            files, root = url_to_fs(location.rstrip("/"))
-        except ImportError as error:
-            raise StorageError(
-                f"{self.location} needs a package that is not installed ({error}): "
-                "pip install -e '.[s3]' installs fsspec and s3fs, other protocols need their own"
-            ) from error
-        except Exception as error:  # of any package, which may connect here already
-            failed = "is not a URL that fsspec supports"
-            if not isinstance(error, ValueError):
-                failed = "cannot be opened"
-            text = f"{location} {failed}: {error}"
-            raise StorageError(_hidden(text, self._secret)) from error
+                files, root = url_to_fs(location.rstrip("/"))  # this may connect already
+            except ImportError as error:
+                raise StorageError(
+                    f"{self.location} needs a package that is not installed ({error}): pip install "
+                    "-e '.[s3]' installs fsspec and s3fs, other protocols need their own"
+                ) from error
+            except ValueError as error:
+                raise ValueError(f"it is not a URL that fsspec supports: {error}") from error
         self._files: Any = files
         self._root = str(root).rstrip("/")
         self._is_object_store = location.partition("://")[0] in _OBJECT_STORES
@@ -186,9 +184,7 @@ def _failing(what: str, secret: str = "") -> Iterator[None]:
     except (StorageError, FileFormatError):
         raise
     except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        text = f"{what}: {' '.join(str(reason).split())}"
-        raise StorageError(_hidden(text, secret)) from error
+        raise StorageError(_hidden(f"{what}: {messages.reason(error)}", secret)) from error
 
 
 def _hidden(text: str, secret: str) -> str:
