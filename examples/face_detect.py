@@ -12,7 +12,7 @@ import time
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -111,21 +111,18 @@ class Experiment:
         yield
         self.report["seconds"][name] = round(time.perf_counter() - start, 2)
 
-    @contextmanager
-    def checkpoints(self, stage: str, **config: Any) -> Iterator[Checkpoints | None]:
+    def checkpoints(self, stage: str, **config: Any) -> Checkpoints | None:
         """Checkpoints of a stage with settings ``config``; None without --checkpoint-dir."""
         options = self.options
         if options.checkpoint_dir is None:
-            yield None
-            return
-        with Checkpoints(
+            return None
+        return Checkpoints(
             f"{options.checkpoint_dir.rstrip('/')}/{stage}",
             every=options.checkpoint_every,
             resume=options.resume,
             config={"seed": options.seed, **config},
             watch_spot=options.watch_spot,
-        ) as checkpoints:
-            yield checkpoints
+        )
 
     def show(self, section: str, name: str, png: bytes, caption: str) -> None:
         """Write a picture to a file and add it to the report."""
@@ -147,10 +144,12 @@ def train_and_test(options: argparse.Namespace) -> int:
     _check_extra()
     portraits = None if options.command == "train" else _portraits(options)
     experiment = Experiment(options)
+    # before the detector is trained: what is wrong with its input is an error at once
+    identify = None if portraits is None else _identification(experiment, portraits)
     if options.command != "identify":
         _detection(experiment)
-    if portraits is not None:
-        _identification(experiment, portraits)
+    if identify is not None:
+        identify()
     experiment.finish()
     return 0
 
@@ -244,7 +243,8 @@ def _detection(experiment: Experiment) -> None:
     options = experiment.options
     with experiment.stage("detect_training", "Detection: training with hard-negative mining"):
         plan = _detection_plan(options)
-        with experiment.checkpoints("detect", **asdict(plan)) as checkpoints:
+        checkpoints = experiment.checkpoints("detect", **asdict(plan))
+        with checkpoints or nullcontext():
             training = detection.train(plan, options.seed, options.device, checkpoints)
         detection.save(training.detector, experiment.out / "detect.safetensors")
     section = experiment.report["detect"] = {
@@ -306,38 +306,48 @@ def _test_montages(experiment: Experiment, detector: Detector) -> dict[str, Any]
     return detection.evaluate(detector, test, LEAST_IOU).summary()
 
 
-def _identification(experiment: Experiment, portraits: identification.Portraits) -> None:
+def _identification(
+    experiment: Experiment, portraits: identification.Portraits
+) -> Callable[[], None]:
+    """Prepare the identification; the result trains and tests it."""
     options = experiment.options
     recipe = identification.RECIPES[options.model]
-    people = len(portraits.people)
-    with experiment.stage("identify", f"Identification: {people} people of {portraits.source}"):
-        settings = {
-            "epochs": options.epochs or (QUICK_EPOCHS if options.quick else recipe.epochs),
-            "batch_size": options.batch_size or recipe.batch_size,
-            "micro_batch": options.micro_batch,
-        }
-        known = {
-            "model": options.model,
-            "people": list(portraits.people),
-            "pictures": crc32(portraits.images),
-        }
-        with experiment.checkpoints("identify", **settings, **known) as checkpoints:
-            outcome = identification.train(
-                portraits,
-                recipe,
-                **settings,
-                seed=options.seed,
-                device=options.device,
-                checkpoints=checkpoints,
-                callbacks=_logs(experiment),
-            )
-        tinynn.save(outcome.model, experiment.out / "identify.safetensors")
-        experiment.report["identify"] = {
-            **identification.summary(outcome, options.model),
-            "curves": report.curve(outcome.history),
-        }
-    show(f"  accuracy {outcome.accuracy:.1%} on {len(outcome.predictions)} test images")
-    _show_identification(experiment, outcome)
+    identification.split(portraits, options.seed)  # an error if it is impossible
+    settings = {
+        "epochs": options.epochs or (QUICK_EPOCHS if options.quick else recipe.epochs),
+        "batch_size": options.batch_size or recipe.batch_size,
+        "micro_batch": options.micro_batch,
+    }
+    known = {
+        "model": options.model,
+        "people": list(portraits.people),
+        "pictures": crc32(portraits.images),
+    }
+    checkpoints = experiment.checkpoints("identify", **settings, **known)
+    logs = _logs(experiment)
+
+    def identify() -> None:
+        title = f"Identification: {len(portraits.people)} people of {portraits.source}"
+        with experiment.stage("identify", title):
+            with checkpoints or nullcontext():
+                outcome = identification.train(
+                    portraits,
+                    recipe,
+                    **settings,
+                    seed=options.seed,
+                    device=options.device,
+                    checkpoints=checkpoints,
+                    callbacks=logs,
+                )
+            tinynn.save(outcome.model, experiment.out / "identify.safetensors")
+            experiment.report["identify"] = {
+                **identification.summary(outcome, options.model),
+                "curves": report.curve(outcome.history),
+            }
+        show(f"  accuracy {outcome.accuracy:.1%} on {len(outcome.predictions)} test images")
+        _show_identification(experiment, outcome)
+
+    return identify
 
 
 def _logs(experiment: Experiment) -> list[Callable[..., None]]:
@@ -345,6 +355,7 @@ def _logs(experiment: Experiment) -> list[Callable[..., None]]:
     logs = [log_csv(experiment.out / "identify_log.csv")]
     if experiment.options.tensorboard is not None:
         logs.append(log_tensorboard(experiment.options.tensorboard))
+        _writable(experiment.options.tensorboard)
     return logs
 
 

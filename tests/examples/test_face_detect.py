@@ -573,6 +573,30 @@ def test_a_result_that_cannot_be_written_is_reported_before_training(
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tensorboard", "/proc/nowhere"], "/proc/nowhere"),
+        (["--checkpoint-dir", "saved"], "saved/identify already contains checkpoints"),
+        (["--checkpoint-dir", "saved", "--resume", "auto"], "belongs to another run"),
+        (["--data", "people"], "'bob' has one image"),
+    ],
+)
+def test_what_identification_refuses_is_reported_before_the_detector_is_trained(
+    program: Program, two_people: list[str], tmp_path: Path, options: list[str], words: str
+) -> None:
+    if "saved" in options:
+        arguments = ["--arrays", *two_people, "--epochs", 1, "--checkpoint-dir", "saved"]
+        assert program("identify", *arguments).returncode == 0
+    for number, name in enumerate(["ann", "ann", "bob"]):
+        (tmp_path / "people" / name).mkdir(parents=True, exist_ok=True)
+        photo = np.full((8, 8, 3), number, np.uint8)
+        Image.fromarray(photo).save(tmp_path / "people" / name / f"{number}.png")
+    result = program("--quick", "--epochs", 1, *options)
+    assert words in refusal(result)
+    assert "Detection" not in result.stdout
+
+
 def test_matplotlib_needs_no_home_and_no_directory_for_temporary_files(
     two_people: list[str], tmp_path: Path
 ) -> None:
