@@ -74,9 +74,10 @@ def exact_number(what: str, value: Any) -> float:
 
 def flag(what: str, value: Any) -> bool:
     """True or False, also as NumPy's bool or as 1 or 0; ArgumentError for anything else."""
-    if not isinstance(value, (bool, np.bool_)):
-        value = integer(f"{what}, if no bool,", value, 0, 1)
-    return bool(value)
+    try:
+        return bool(value if isinstance(value, (bool, np.bool_)) else integer(what, value, 0, 1))
+    except ArgumentError:
+        raise ArgumentError(f"{what} must be True or False, got {value!r:.80}") from None
 
 
 def choice(what: str, value: Any, *options: str) -> str:
@@ -203,9 +204,9 @@ def real_array(what: str, data: Any, dtype: Any) -> Any:
         if dtype is None and given.dtype == np.float64 and not has_dtype:
             dtype = np.float32
         return check_array(native(np.array(data, dtype)))
+    except ArgumentError:
+        raise
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # a tensor of PyTorch
-        if isinstance(error, ArgumentError):
-            raise
         text = f"{what} expects real numbers in a regular shape: {error}: {data!r:.80}"
         raise ArgumentError(text) from error
 

@@ -1,8 +1,8 @@
 """Files: named arrays as safetensors with checksums, nested state as JSON, atomic writes.
 
 Everything that the library writes goes through ``write_atomically`` or a checkpoint store, array
-after array: writing takes no memory besides the arrays themselves. Reading a file
-raises FileFormatError or StorageError, whatever it contains, and takes the memory of its size.
+after array: writing takes no memory besides the arrays themselves. Reading a file raises
+FileFormatError or StorageError, whatever it contains, and takes the memory of its size.
 """
 
 import errno

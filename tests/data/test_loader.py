@@ -254,6 +254,8 @@ class TestThread:
         waits = ending.is_alive()
         go_on.set()
         ending.join()
+        for thread in loader_threads():
+            thread.join()
         assert not waits
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tinynn.arguments import integer
+from tinynn.arguments import sizes
 from tinynn.data.decoding import copy_rgb
 from tinynn.errors import ArgumentError
 from tinynn.vision.boxes import as_boxes, check_scores
@@ -13,7 +13,7 @@ from tinynn.vision.photo import Photo, as_photo, to_picture
 
 __all__ = ["draw_boxes"]
 
-Color = tuple[int, int, int]
+Color = tuple[int, ...]  # red, green, blue
 GREEN: Color = (40, 220, 90)
 MARGIN = 1000  # pixels outside the photo
 
@@ -31,10 +31,9 @@ def draw_boxes(
     from PIL import ImageDraw
 
     array = as_boxes(boxes)
-    if not isinstance(color, tuple) or len(color) != 3:
-        raise ArgumentError(f"color must be a tuple (red, green, blue), got {color!r:.80}")
-    red, green, blue = (integer("red, green or blue of color", value, 0, 255) for value in color)
-    color = red, green, blue
+    color = sizes("color", color)
+    if len(color) != 3 or max(color) > 255:
+        raise ArgumentError(f"color must be (red, green, blue) from 0 to 255, got {color}")
     labels = [""] * len(array)
     if scores is not None:
         labels = [f"{value:.2f}" for value in check_scores(scores, len(array))]
