@@ -44,7 +44,7 @@ def evaluate(
     Raises:
         NonFiniteError: The loss is infinite or NaN.
     """
-    check_metrics(metrics or {})
+    check_metrics({} if metrics is None else metrics)
     accumulator = MetricAccumulator()
     kept: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
     with model.in_mode(training=False), no_grad(), constant_weights():

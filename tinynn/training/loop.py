@@ -79,7 +79,7 @@ def fit(
         raise ArgumentError(f'checkpoints must be Checkpoints("folder"), got {checkpoints!r:.80}')
     if not (isinstance(callbacks, Iterable) and all(map(callable, callbacks := tuple(callbacks)))):
         raise ArgumentError(f"callbacks must be a sequence of functions, got {callbacks!r:.80}")
-    check_metrics(metrics or {})
+    check_metrics({} if metrics is None else metrics)
     if keep_best is not None:  # after an epoch, accuracy may turn out to have no meaning
         choice("keep_best", keep_best, "loss", "accuracy", *(metrics or {}))
     best = BestEpoch(keep_best or "loss", patience, keeps_weights=keep_best is not None)
