@@ -256,6 +256,12 @@ class TestLearningRate:
         optimizer.learning_rate = 0.25
         assert optimizer.learning_rate == 0.25
 
+    def test_a_pause_is_resumed(self) -> None:
+        first, second = (optim.SGD([tinynn.ones(1, requires_grad=True)], 0.5) for _ in range(2))
+        first.learning_rate = 0
+        second.load_state_dict(first.state_dict())
+        assert second.learning_rate == 0
+
 
 class TestStepping:
     def test_zero_grad_clears_gradients(self, device: str) -> None:

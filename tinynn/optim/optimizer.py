@@ -193,7 +193,7 @@ class Optimizer:
         own, updates, rates = type(self).__name__, state["updates"], state.get("rates", [])
         if (kind := state.get("optimizer", own)) != own:
             raise FileFormatError(f"this is an {own}, the state is of {kind}: start a new run")
-        if not all(rate is None or (isinstance(rate, Real) and float(rate) > 0) for rate in rates):
+        if not all(rate is None or (isinstance(rate, Real) and float(rate) >= 0) for rate in rates):
             raise FileFormatError(f"the state of an optimizer is damaged: rates are {rates!r:.80}")
         unknown = sorted(map(str, set(updates) - set(self.parameters)))
         if unknown and (len(unknown) == len(updates) or "optimizer" in state):

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from tinynn.arguments import integer
-from tinynn.errors import ArgumentError
+from tinynn.arguments import choice, integer
 from tinynn.files import require_state
 from tinynn.nn import Module
 from tinynn.training.epoch_metrics import History
@@ -30,19 +29,16 @@ class BestEpoch:
         self.epoch, self.score = 0, math.nan
         self.weights: dict[str, npt.NDArray[Any]] = {}
 
-    def check(self, names: set[str]) -> None:
+    def check(self, *names: str) -> None:
         """ArgumentError unless the metric is one of these."""
-        if self.metric not in names:
-            raise ArgumentError(
-                f"keep_best must be one of {sorted(names)}, got {self.metric!r:.80}"
-            )
+        choice("keep_best", self.metric, *names)
 
     def update(self, model: Module, history: History) -> None:
         """Compare the last epoch with the best one."""
         epoch = len(history.training)
         validated = history.is_validated(epoch)
         measured = (history.validation if validated else history.training)[-1].named()
-        self.check(set(measured))
+        self.check(*measured)
         score = measured[self.metric]
         better = score < self.score if self.metric == "loss" else score > self.score
         # training and validation metrics are not compared: a run may get a validation later

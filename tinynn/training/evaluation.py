@@ -18,8 +18,8 @@ from tinynn.training.protocols import (
     Loader,
     LossFunction,
     Metric,
-    check_metrics,
     check_outputs,
+    checked_metrics,
     passes,
 )
 
@@ -44,7 +44,7 @@ def evaluate(
     Raises:
         NonFiniteError: The loss is infinite or NaN.
     """
-    check_metrics({} if metrics is None else metrics)
+    metrics = checked_metrics(metrics)
     accumulator = MetricAccumulator()
     kept: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
     with model.in_mode(training=False), no_grad(), constant_weights():

@@ -75,11 +75,8 @@ def find_learning_rate(
         >>> result = find_learning_rate(model, loader, optimizer, F.cross_entropy)
         >>> optimizer.learning_rate = result.suggestion
     """
-    low, high, steps = (
-        number("low", low),
-        number("high", high),
-        integer("steps", steps, most=2**31 - 1),
-    )
+    low, high = number("low", low), number("high", high)
+    steps = integer("steps", steps, most=2**31 - 1)
     if not 0 < low < high or steps < 10:
         raise ArgumentError(f"expected 0 < low < high and steps >= 10, got {low}, {high}, {steps}")
     check_run(model, optimizer, loss_function)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from typing import Literal
 
-from tinynn.arguments import choice
 from tinynn.errors import ArgumentError
 from tinynn.nn import Module
 from tinynn.optim import Optimizer
@@ -21,7 +20,7 @@ from tinynn.training.protocols import (
     Loader,
     LossFunction,
     Metric,
-    check_metrics,
+    checked_metrics,
     counted_steps,
     pairs,
     unmoved,
@@ -79,12 +78,12 @@ def fit(
         raise ArgumentError(f'checkpoints must be Checkpoints("folder"), got {checkpoints!r:.80}')
     if not (isinstance(callbacks, Iterable) and all(map(callable, callbacks := tuple(callbacks)))):
         raise ArgumentError(f"callbacks must be a sequence of functions, got {callbacks!r:.80}")
-    check_metrics({} if metrics is None else metrics)
-    if keep_best is not None:  # after an epoch, accuracy may turn out to have no meaning
-        choice("keep_best", keep_best, "loss", "accuracy", *(metrics or {}))
-    best = BestEpoch(keep_best or "loss", patience, keeps_weights=keep_best is not None)
+    metrics = checked_metrics(metrics)
+    metric = "loss" if keep_best is None else keep_best
+    best = BestEpoch(metric, patience, keeps_weights=keep_best is not None)
+    best.check("loss", "accuracy", *metrics)
     state = TrainingState(
-        model, loader, optimizer, loss_function, epochs, validation, metrics or {}, best
+        model, loader, optimizer, loss_function, epochs, validation, metrics, best
     )
     state.micro_batch = choose_micro_batch(micro_batch, model, loader, loss_function)
     with (

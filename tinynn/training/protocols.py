@@ -79,13 +79,15 @@ def check_outputs(what: str, outputs: Any) -> None:
         raise ArgumentError(f"{what} expects a model that returns a tensor, got a {kind}")
 
 
-def check_metrics(metrics: Any) -> None:
-    """ArgumentError unless they are functions by name."""
-    named = isinstance(metrics, Mapping) and all(isinstance(name, str) for name in metrics)
-    if not named or not all(map(callable, metrics.values())):
+def checked_metrics(metrics: Any) -> Mapping[str, Metric]:
+    """The metrics, none for None; ArgumentError unless they are functions by name."""
+    found: Mapping[str, Metric] = {} if metrics is None else metrics
+    named = isinstance(found, Mapping) and all(isinstance(name, str) for name in found)
+    if not named or not all(map(callable, found.values())):
         raise ArgumentError(f"metrics must be functions by name, a dict, got {metrics!r:.80}")
-    if "loss" in metrics:
+    if "loss" in found:
         raise ArgumentError("a metric cannot be named 'loss', which is the loss function's")
+    return found
 
 
 def passes(loader: Any) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:

@@ -85,7 +85,7 @@ class TrainingState:
             error.__traceback__ = None  # its frames keep the memory of this step alive
             raise with_advice(error, self.model, self.loss_function, images, labels) from error
         if not self.meter.has_accuracy and "accuracy" not in self.metrics:
-            self.best.check({"loss", *self.metrics})
+            self.best.check("loss", *self.metrics)
         self.rate = float(self.optimizer.learning_rate)
         self.optimizer.step(skip=self.meter.failed)
         self.position += 1
