@@ -39,7 +39,7 @@ MONTAGES_SHOWN, MISTAKES_SHOWN = 3, 24
 WHITE = (255, 255, 255)
 LONGEST_NAME = 255  # bytes
 SUFFIXES = (".safetensors", ".json", ".html", ".png", ".csv")  # of results
-RESULTS = 8 << 20  # bytes of all results, but for the weights of a large network
+RESULTS = {"small": 8 << 20, "original": 144 << 20}  # bytes of all results, by network
 EXAMPLES_CAPTION = "Two examples per row, each with test image, HiResCAM and occlusion map."
 
 
@@ -86,8 +86,7 @@ class Experiment:
     def __init__(self, options: argparse.Namespace) -> None:
         tinynn.zeros(1, device=options.device)  # fails first if there is no such device
         self.options = options
-        space = RESULTS + 4 * identification.RECIPES[options.model].parameters
-        self.out = _writable(options.out, space)
+        self.out = _writable(options.out, RESULTS[options.model])
         for path in self.out.iterdir():
             if path.suffix in SUFFIXES and path.exists() and not path.is_file():
                 raise DataError(f"{path} is not a regular file: it has the name of a result")

@@ -291,13 +291,9 @@ class Standardise(Standardize):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network, its approximate size, and its training.
-
-    ``height`` and ``width`` are those of its input in pixels.
-    """
+    """A network and its training: input size in pixels, hyperparameters, augmentation."""
 
     network: Callable[[int, Images], nn.Module]
-    parameters: int
     height: int
     width: int
     epochs: int
@@ -318,7 +314,6 @@ def _plain_sgd(model: nn.Module, steps: int) -> optim.SGD:
 RECIPES = {
     "small": Recipe(
         network=small,
-        parameters=251_000,
         height=48,
         width=40,
         epochs=50,
@@ -335,7 +330,6 @@ RECIPES = {
     ),
     "original": Recipe(
         network=original,
-        parameters=34_900_000,
         height=91,
         width=91,
         epochs=10,

@@ -28,18 +28,11 @@ __all__ += ["huber_loss", "l1_loss", "mse_loss"]
 Target = Tensor | np.ndarray[Any, Any]
 
 
-class _LastMean(threading.local):
-    """The last result that is a mean of losses, and their number."""
-
-    result: weakref.ref[Tensor] | None = None
-    count = 0
-
-
-_last_mean = _LastMean()
+_last = threading.local()  # ``mean``: the last mean of losses on this thread, and their number
 
 
 def _note_mean(result: Tensor, count: int) -> Tensor:
-    _last_mean.result, _last_mean.count = weakref.ref(result), count
+    _last.mean = weakref.ref(result), count
     return result
 
 
@@ -49,8 +42,8 @@ def is_mean(loss: Tensor, labels: Tensor) -> bool:
     Only such losses of parts of a batch add up to the loss of the batch. A weighted mean does not,
     nor does a function of a mean or a mean over a selection of the labels.
     """
-    last = _last_mean.result
-    return last is not None and last() is loss and _last_mean.count == labels.size
+    result, count = getattr(_last, "mean", (lambda: None, 0))
+    return result() is loss and bool(count == labels.size)
 
 
 @in_float32
