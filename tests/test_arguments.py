@@ -355,7 +355,11 @@ def test_an_unknown_metric_is_refused_before_the_first_step() -> None:
         (lambda: nn.BatchNorm2d(2, momentum=None), r"momentum must be a number in \[0, 1\]"),
         (lambda: optim.SGD([tinynn.ones(2)], -0.1), r"learning rate must .* \(0, inf\), got -0.1"),
         (lambda: optim.SGD([tinynn.ones(2)], math.inf), r"learning rate .* got inf"),
-        (lambda: optim.SGD(tinynn.ones(2), 0.1), "expects a model with parameters or tensors"),
+        (lambda: nn.Linear(2, 3, bias="no"), "Linear: bias must be True or False, got 'no'"),
+        (
+            lambda: optim.SGD(tinynn.ones(2), 0.1),
+            r"a model with parameters or tensors, got Tensor\(",
+        ),
         (lambda: optim.Adam([tinynn.ones(2)], betas=0.9), "expects two betas, got 0.9"),
         (
             lambda: F.conv2d(tinynn.ones((1, 4, 4, 1)), tinynn.ones((3, 3, 1, 1)), padding=2**30),

@@ -46,7 +46,9 @@ class Optimizer:
         elif isinstance(parameters, Iterable) and not isinstance(parameters, (Mapping, Tensor)):
             parameters = {str(i): parameter for i, parameter in enumerate(parameters)}
         if not isinstance(parameters, Mapping) or not parameters:
-            raise ArgumentError("an optimizer expects a model with parameters or tensors, got none")
+            got = "none" if isinstance(parameters, Mapping) else f"{parameters!r:.80}"
+            text = f"an optimizer expects a model with parameters or tensors, got {got}"
+            raise ArgumentError(text)
         for path, parameter in parameters.items():
             if not isinstance(parameter, Tensor) or not parameter.is_leaf:
                 raise ArgumentError(f"parameter {path!r} is not a leaf tensor: {parameter!r:.80}")
