@@ -6,6 +6,7 @@ Python floats become float32, Python integers int64; NumPy arrays keep their dty
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -153,13 +154,14 @@ def arange(
     """start, start + step, ... up to but not including stop; int64 for integers, else float32."""
     if stop is None:
         start, stop = 0, start
-    values = [arguments.exact_number("arange", value) for value in (start, stop, step)]
-    if not values[2] or not abs((values[1] - values[0]) / values[2]) < 2**60:
-        raise ArgumentError(f"arange cannot step from {start!r} to {stop!r} by {step!r}")
-    take_from_allowance((max(0, int((values[1] - values[0]) / values[2])),))
+    start, stop, step = (arguments.exact_number("arange", value) for value in (start, stop, step))
+    count = (stop - start) / step if step else math.inf
+    if not abs(count) < 2**60:
+        raise ArgumentError(f"arange cannot step from {start} to {stop} by {step}")
+    take_from_allowance((max(0, int(count)),))
     if dtype is None:
-        dtype = "int64" if all(isinstance(value, int) for value in values) else "float32"
-    return _filled("arange", tuple(values), dtype, device, False)
+        dtype = "int64" if all(isinstance(part, int) for part in (start, stop, step)) else "float32"
+    return _filled("arange", (start, stop, step), dtype, device, False)
 
 
 @np.errstate(under="ignore")

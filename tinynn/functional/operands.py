@@ -177,7 +177,7 @@ def normal_axis(name: str, axis: int, ndim: int) -> int:
     """A non-negative axis number; ShapeError if there is no such axis."""
     try:
         return integer("axis", axis, -ndim, ndim - 1) % ndim
-    except (ArgumentError, ZeroDivisionError):
+    except ArgumentError:
         raise ShapeError(f"{name}: axis {axis!r:.80} of a tensor with {ndim} axes") from None
 
 

@@ -154,9 +154,8 @@ def softmax(x: Operand, axis: int = -1) -> Tensor:
     def vjp(grad: Tensor, out: Tensor) -> Tensor:
         return out * (grad - sum(grad * out, axis, keepdims=True))
 
-    return record_with_output(
-        "softmax", x.backend.softmax(x.data, axis) if x.size else x.data, (x, vjp)
-    )
+    out = x.backend.softmax(x.data, axis) if x.size else x.data
+    return record_with_output("softmax", out, (x, vjp))
 
 
 @in_float32
@@ -168,9 +167,8 @@ def log_softmax(x: Operand, axis: int = -1) -> Tensor:
     def vjp(grad: Tensor, out: Tensor) -> Tensor:
         return grad - exp(out) * sum(grad, axis, keepdims=True)
 
-    return record_with_output(
-        "log_softmax", x.backend.log_softmax(x.data, axis) if x.size else x.data, (x, vjp)
-    )
+    out = x.backend.log_softmax(x.data, axis) if x.size else x.data
+    return record_with_output("log_softmax", out, (x, vjp))
 
 
 def argmax(x: Operand, axis: int | None = None) -> Tensor:

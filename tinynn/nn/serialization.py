@@ -125,9 +125,9 @@ def _json_text(what: str, value: Any) -> str:
 def _encode(value: Any, path: str) -> Any:
     """A constructor argument as JSON; tuples, dicts, arrays and modules are tagged."""
     if isinstance(value, (np.generic, np.ndarray)) and value.dtype.newbyteorder("=") in DTYPES:
-        name, shape = value.dtype.name, list(value.shape)
-        array = {"array": value.tolist(), "dtype": name, "shape": shape}
-        return array if shape else value.item()
+        if not value.ndim:
+            return value.item()
+        return {"array": value.tolist(), "dtype": value.dtype.name, "shape": list(value.shape)}
     if isinstance(value, tuple):
         return {"tuple": files.to_json(list(value), _encode, path)}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
