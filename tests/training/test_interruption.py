@@ -16,7 +16,7 @@ import pytest
 
 from tests.training.scenario import train
 from tinynn.errors import Interrupted
-from tinynn.training import EXIT_CODE, Checkpoints, StopRequest, stop_on_signals
+from tinynn.training import EXIT_CODE, Checkpoints, StopRequest, interruption, stop_on_signals
 from tinynn.training.interruption import MetadataService, stop_on_spot_notice
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,40 @@ class TestSignals:
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
         assert request.reason == "SIGINT"
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a signal of POSIX")
+    @pytest.mark.parametrize("together", [0.0, 60.0])
+    @pytest.mark.parametrize(
+        ("names", "has_effect_later"),
+        [
+            (["SIGHUP", "SIGHUP", "SIGHUP"], False),  # the terminal is closed
+            (["SIGTERM", "SIGHUP"], False),  # systemd ends a session
+            (["SIGINT", "SIGTERM"], True),  # a launcher that Ctrl-C reaches, too
+            (["SIGTERM", "SIGTERM"], True),
+        ],
+    )
+    def test_several_together_are_one_request(
+        self, names: list[str], has_effect_later: bool, together: float,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(interruption, "_TOGETHER", together)
+        effects: list[str] = []
+
+        def effect(number: int, frame: object) -> None:
+            effects.append(signal.Signals(number).name)
+
+        before = {number: signal.signal(number, effect) for number in SIGNALS}
+        request = StopRequest()
+        try:
+            with stop_on_signals(request):
+                for name in names:
+                    time.sleep(1e-6)
+                    signal.raise_signal(signal.Signals[name])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        assert request.reason == names[0]
+        assert effects == (names[1:] if has_effect_later and not together else [])
 
     def test_the_handlers_are_restored(self) -> None:
         before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)

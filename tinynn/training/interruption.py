@@ -18,6 +18,7 @@ __all__ = ["StopRequest", "stop_on_signals", "stop_on_spot_notice"]
 
 METADATA_SERVICE = "http://169.254.169.254"
 _TOKEN_SECONDS = 21600  # the longest lifetime that IMDSv2 allows
+_TOGETHER = 1.0  # seconds in which several signals are one request
 _TIMEOUT = 2.0  # seconds per request; the service is on the same host
 
 
@@ -42,23 +43,30 @@ class StopRequest:
 def stop_on_signals(request: StopRequest) -> Iterator[None]:
     """Install signal handlers: the first SIGINT (Ctrl-C), SIGTERM or SIGHUP calls ``request``.
 
-    A second signal has its usual effect, at once. A signal that is ignored (``nohup``) stays
-    ignored. Python delivers signals to the main thread only: in another thread nothing is
-    installed.
+    A second SIGINT has its usual effect, at once, and so has a SIGTERM more than a second later.
+    One that comes together with the first is no second request, and neither is a SIGHUP: a terminal
+    that is closed sends two, systemd sends one after SIGTERM, and launchers pass on what the whole
+    process group gets. A signal that is ignored (``nohup``) stays ignored. Python delivers signals
+    to the main thread only: in another thread nothing is installed.
     """
     before: dict[signal.Signals, Any] = {}
+    first: float | None = None
 
     def restore() -> None:
         for number, handler in reversed(before.items()):  # SIGINT last: it may raise
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def handle(number: int, frame: Any) -> None:
-        restore()
+        nonlocal first
         name = signal.Signals(number).name
-        request(name)
-        write_unbuffered(
-            f"\n{name}: stopping after this step, with a checkpoint; send it again to stop now\n"
-        )
+        if first is None:
+            first = time.monotonic()
+            request(name)
+            text = "stopping after this step, with a checkpoint; send it again to stop now"
+            write_unbuffered(f"\n{name}: {text}\n")
+        elif name == "SIGINT" or (name == "SIGTERM" and time.monotonic() - first > _TOGETHER):
+            restore()
+            signal.raise_signal(number)
 
     try:
         for number in _stopping_signals():
