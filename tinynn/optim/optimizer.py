@@ -96,10 +96,11 @@ class Optimizer:
         groups: dict[tuple[Backend, np.dtype[Any], int], list[str]] = {}  # one kernel call each
         due = {p: x for p, x in self.parameters.items() if x.grad is not None and x.requires_grad}
         for path, parameter in due.items():
-            expected, got = _kind(parameter), _kind(parameter.grad)
-            if got != expected:  # it was assigned, and would be broadcast or cast
-                text = "the gradient of parameter {!r} must be a tensor {} {} on {}, got {}"
-                raise GradientError(text.format(path, *expected, got))
+            grad: Any = parameter.grad
+            data = parameter.data
+            fits = isinstance(grad, Tensor) and grad.backend is parameter.backend
+            if not fits or (grad.data.shape, grad.data.dtype) != (data.shape, data.dtype):
+                raise _misfit(path, parameter, grad)
         for path, parameter in due.items():
             if path not in self._settled or self._settled[path] is not parameter.data:
                 self._settle(path, parameter)
@@ -238,7 +239,10 @@ def _checked(rate: LearningRate, ends: str) -> LearningRate:
     return rate if callable(rate) else number("the learning rate", rate, 0, ends=ends)
 
 
-def _kind(tensor: Any) -> tuple[Any, ...]:
-    if not isinstance(tensor, Tensor):
-        return (type(tensor),)
-    return tensor.dtype, tensor.shape, tensor.device
+def _misfit(path: str, parameter: Tensor, grad: Any) -> GradientError:
+    """The error for a ``grad`` that was assigned and would be broadcast or cast."""
+    got = f"{grad.dtype} {grad.shape} on {grad.device}" if isinstance(grad, Tensor) else type(grad)
+    return GradientError(
+        f"the gradient of parameter {path!r} must be a tensor {parameter.dtype} {parameter.shape} "
+        f"on {parameter.device}, got {got}"
+    )

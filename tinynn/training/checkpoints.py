@@ -331,16 +331,13 @@ class Checkpoints:
         return None
 
     def _check_config(self, config: dict[str, Any]) -> None:
-        own = self.config
-        keys = sorted({*config, *own})
-        differing = [key for key in keys if not equal(config.get(key), own.get(key))]
+        pairs = {key: (config.get(key), self.config.get(key)) for key in {*config, *self.config}}
+        differing = sorted(key for key, pair in pairs.items() if not equal(*pair))
         if differing:
-            changes = "; ".join(
-                f"{k} was {config.get(k)!r:.200}, is {own.get(k)!r:.200}" for k in differing
-            )
+            changes = [f"{k} was {pairs[k][0]!r:.200}, is {pairs[k][1]!r:.200}" for k in differing]
             raise FileFormatError(
-                f"{self._path(self.resumed_from)} belongs to another run: {changes}. Use the "
-                "options of that run, or another location"
+                f"{self._path(self.resumed_from)} belongs to another run: {'; '.join(changes)}. "
+                "Use the options of that run, or another location"
             )
 
     # -- names of files -----------------------------------------------------------------------

@@ -91,10 +91,9 @@ def predict(
     device = next((weights.device for weights in model.parameters()), "cpu")
     images = as_array("images", images)
     unlabeled = ArrayDataset(images, np.zeros(images.shape[:1], dtype=np.int64))
-    loader: Any = [(zeros(unlabeled.images.shape, device=device), None)]  # for no images
-    if len(unlabeled):
-        loader = DataLoader(unlabeled, batch_size, device=device)
+    none = [(zeros(unlabeled.images.shape, device=device), None)]
+    batches = DataLoader(unlabeled, batch_size, device=device) if len(unlabeled) else none
     with model.in_mode(training=False), no_grad(), constant_weights():
-        outputs = [model(batch) for batch, _ in loader]
+        outputs = [model(batch) for batch, _ in batches]
         check_outputs("predict", outputs[0])
         return F.concat(outputs).numpy()
