@@ -156,7 +156,7 @@ def _opened(path: FilePath, limit: float = math.inf) -> Iterator[tuple[io.Buffer
     named = local_path(path)
     if not stat.S_ISREG(named.stat().st_mode):  # reading a pipe might never end
         kind = "a directory" if named.is_dir() else "a pipe or a device"
-        raise FileFormatError(f"{path} is {kind}, not a safetensors file")
+        raise FileFormatError(f"{path} is {kind}, not a file")
     with named.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:

@@ -5,6 +5,7 @@ There are two networks: ``small``, and ``original``, a CNN of 2017 with 34.9 mil
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +30,8 @@ from tinynn.data import (
     RandomNoise,
     split_stratified,
 )
-from tinynn.errors import DataError
+from tinynn.errors import DataError, TinynnError
+from tinynn.files import read_bytes
 from tinynn.random import numpy_generator
 from tinynn.training import (
     Checkpoints,
@@ -141,11 +143,11 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _portrait_array(path: Path) -> Images:
-    if path.exists() and not path.is_file():  # a pipe may never end
-        raise DataError(f"{path} is not a regular file, expected a NumPy array file (.npy)")
-    try:  # memory-mapped, because a damaged header may claim any size
-        array = np.lib.format.open_memmap(path, mode="r")
-    except OSError:
+    limit = tinynn.backend.get_backend("cpu").available_memory() // 2
+    try:
+        content = io.BytesIO(read_bytes(path, limit))
+        array = np.lib.format.read_array(content, allow_pickle=False)
+    except (OSError, TinynnError):
         raise
     except Exception as error:  # ValueError, EOFError, SyntaxError, RecursionError, ...
         raise DataError(f"{path} is not a NumPy array file (.npy), or it is damaged") from error
@@ -156,9 +158,7 @@ def _portrait_array(path: Path) -> Images:
         )
     if 0 in array.shape:
         raise DataError(f"{path} contains no image: its shape is {array.shape}")
-    if array.nbytes > tinynn.backend.get_backend("cpu").available_memory() // 2:
-        raise DataError(f"{path} has {array.nbytes:,} bytes, which do not fit in memory")
-    return np.array(array)
+    return array
 
 
 def _size(array: Images) -> str:
