@@ -335,6 +335,16 @@ def test_products_of_millions_of_terms() -> None:
         np.testing.assert_allclose(got.numpy(), terms * value**2, rtol=512 * np.finfo("f").eps)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_weight_gradient_of_many_pixels(groups: int, device: str) -> None:
+    """A block of a GPU adds no more than some thousand pixels."""
+    pixels = tinynn.full((1, 1001, 500, 2), 0.1, device=device)
+    weight = tinynn.zeros((2, 1, 2 // groups, 2), device=device, requires_grad=True)
+    slope = tinynn.grad(F.conv2d(pixels, weight, groups=groups).sum(), weight)
+    expected = 500_000 * float(np.float32(0.1))
+    np.testing.assert_allclose(slope.numpy(), expected, rtol=512 * np.finfo("f").eps)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("margin", [0.0, 5.0, 25.0, 60.0])
 def test_cross_entropy_of_a_sure_prediction(margin: float, dtype: str, device: str) -> None:

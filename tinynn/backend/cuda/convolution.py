@@ -90,11 +90,14 @@ def conv2d_weight_gradient(backend: CudaDevice, x: Array, grad: Array, window: W
         down, across = (-(-n // tuning.GRADIENT_TILE) for n in (g.terms, g.group_outputs))
         name, tiles = "weight_gradient", (down * across, g.groups)
     count = tiles[0] * tiles[1]
-    split = backend.split(grad.size // g.outputs, 1, count, tuning.MIN_PIXELS_PER_BLOCK)
+    pixels = grad.size // g.outputs
+    split = backend.split(pixels, 1, count, tuning.MIN_PIXELS_PER_BLOCK)
+    each = min(split.each, tuning.MAX_PIXELS_PER_BLOCK)
+    parts = -(-pixels // each)
     out = backend.xp.empty(shape, x.dtype)
-    partial = backend.xp.empty((split.parts, *shape), accumulate(x))
-    arguments = (x, grad, packed(g), split.each, partial, backend.tickets(count), out)
-    _kernels.launch(name, x.dtype, (split.parts, *tiles), *arguments)
+    partial = backend.xp.empty((parts, *shape), accumulate(x))
+    arguments = (x, grad, packed(g), each, partial, backend.tickets(count), out)
+    _kernels.launch(name, x.dtype, (parts, *tiles), *arguments)
     return out
 
 

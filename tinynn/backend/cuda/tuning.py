@@ -18,6 +18,9 @@ MIN_ELEMENTS_PER_BLOCK = 1024
 # a tile.
 MIN_PIXELS_PER_BLOCK = 256
 
+# Its maximum: a thread adds the pixels one by one, and longer sums in float32 lose more digits.
+MAX_PIXELS_PER_BLOCK = 4096
+
 # Terms that a thread adds in the precision of the data before it continues in double precision, in
 # which many GPUs do 32 or 64 times fewer operations a second: with this value that does not count.
 SUM_BLOCK = 64
