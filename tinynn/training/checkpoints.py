@@ -264,7 +264,7 @@ class Checkpoints:
         if writing is None:
             return
         began = time.monotonic()
-        while not wait([writing], timeout=0.5).done:
+        while not wait([writing], timeout=0.1).done:
             last = max(self._stop.since + _WAIT_WHEN_STOPPED, began + _WAIT_AT_LEAST)
             if self._stop.reason is not None and time.monotonic() > last:
                 text = f"no answer in the {_WAIT_WHEN_STOPPED:.0f} s after {self._stop.reason}"
@@ -395,12 +395,10 @@ def _order(name: str) -> tuple[int, int]:
 
 def _checked(state: dict[str, Any], path: str) -> dict[str, Any]:
     """The state in a checkpoint; FileFormatError if its entries are damaged."""
-    steps = state.get("steps")
-    if type(steps) is not int or not 0 <= steps < _MOST_STEPS:
-        raise FileFormatError(f"{path} has a damaged header: steps is {steps!r:.40}")
-    for key in ("parts", "config", "versions"):
-        if not isinstance(state.get(key), dict):
-            raise FileFormatError(f"{path} has a damaged header: {key} is no object")
+    steps, others = state.get("steps"), ("parts", "config", "versions")
+    is_count = type(steps) is int and 0 <= steps < _MOST_STEPS
+    if not is_count or not all(isinstance(state.get(key), dict) for key in others):
+        raise FileFormatError(f"{path} has a damaged header: {state!r:.80}")
     return state
 
 

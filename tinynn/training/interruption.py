@@ -149,8 +149,8 @@ class MetadataService:
         try:
             text = self._request("/latest/meta-data/spot/instance-action", token, "GET")
         except (OSError, ValueError, HTTPException) as error:
-            if isinstance(error, HTTPError) and error.code == 401:  # the token has expired
-                self.answers()
+            if not self._token or (isinstance(error, HTTPError) and error.code == 401):
+                self.answers()  # there was no service before, or the token has expired
             return None
         try:
             notice = json.loads(text)
