@@ -237,7 +237,7 @@ def test_noise_has_at_most_max_sigma_and_differs_from_value_to_value() -> None:
         ),
         (
             lambda: augment.RandomAffine(size=(3, 2.5)),  # type: ignore[arg-type]
-            "width must be an integer >= 1, got 2.5",
+            "RandomAffine expects size as 1 or 2 integers >= 1 and < 2**31, got (3, 2.5)",
         ),
         (
             lambda: augment.RandomGamma(1, float("inf")),

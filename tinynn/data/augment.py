@@ -8,13 +8,13 @@ sampled independently for each image and shared by the channels of that image.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinynn.arguments import integer, is_sequence, number
 from tinynn.errors import ArgumentError, DtypeError, ShapeError
+from tinynn.functional.geometry import pair
 
 __all__ = [
     *("Compose", "RandomAffine", "RandomBlur", "RandomBrightness", "RandomContrast", "RandomCrop"),
@@ -108,7 +108,7 @@ class RandomAffine(_Transform):
         self.shift = number("shift", shift, 0, 1, "[]")
         self.scale = _positive_range("scale", scale)
         self.rotation = number("rotation", rotation, 0, 180, "[]")
-        self.size = None if size is None else _pixels(*_two("size", "(height, width)", size))
+        self.size = None if size is None else pair("RandomAffine", "size", size, 1)
 
     def apply(self, images: Images, rng: np.random.Generator) -> Images:
         n, height, width, _ = images.shape
@@ -133,7 +133,7 @@ class RandomCrop(_Transform):
     """
 
     def __init__(self, height: int, width: int) -> None:
-        self.height, self.width = _pixels(height, width)
+        self.height, self.width = integer("height", height, 1), integer("width", width, 1)
 
     def apply(self, images: Images, rng: np.random.Generator) -> Images:
         n, height, width, _ = images.shape
@@ -261,19 +261,10 @@ def _smooth(images: Images, weight: Images, axis: int) -> Images:
 
 
 def _positive_range(name: str, bounds: Range) -> Range:
-    least, most = _two(name, "a range (low, high)", bounds)
-    low = number(f"{name}: low", least, 0)
-    return low, number(f"{name}: high", most, low, _MOST, "[]")
-
-
-def _two(name: str, what: str, values: Any) -> Any:
-    if not is_sequence(values) or len(values) != 2:
-        raise ArgumentError(f"{name} must be {what}, got {values!r:.80}")
-    return values
-
-
-def _pixels(height: int, width: int) -> tuple[int, int]:
-    return integer("height", height, 1), integer("width", width, 1)
+    if not is_sequence(bounds) or len(bounds) != 2:
+        raise ArgumentError(f"{name} must be a range (low, high), got {bounds!r:.80}")
+    low = number(f"{name}: low", bounds[0], 0)
+    return low, number(f"{name}: high", bounds[1], low, _MOST, "[]")
 
 
 def _log_uniform(rng: np.random.Generator, bounds: Range, count: int) -> NDArray[np.float64]:
