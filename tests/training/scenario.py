@@ -73,7 +73,13 @@ def train(
     optimizer = optim.AdamW(model, optim.one_cycle(0.02, epochs * BATCHES), weight_decay=0.01)
     changed = augment.Compose(augment.RandomFlip(), augment.RandomNoise(0.05))
     loader = DataLoader(data(0), BATCH, shuffle=True, seed=4, augment=changed, device=device)
-    options = {"micro_batch": 2, "keep_best": "accuracy", "description": None, **options}
+    options = {
+        "micro_batch": 2,
+        "keep_best": "accuracy",
+        "description": None,
+        "metrics": {"correct": lambda scores, truth: accuracy(predicted_classes(scores), truth)},
+        **options,
+    }
     history = fit(
         model,
         loader,
@@ -81,7 +87,6 @@ def train(
         F.cross_entropy,
         epochs=epochs,
         validation=DataLoader(data(1), 8, device=device),
-        metrics={"correct": lambda scores, truth: accuracy(predicted_classes(scores), truth)},
         checkpoints=checkpoints,
         callbacks=callbacks,
         **options,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import signal
 import sys
 from pathlib import Path
@@ -122,6 +123,16 @@ class TestEarlyStopping:
         history, kept, weights = self.run([3.0, 1.0, 2.0, 4.0, 0.5], keep_best="loss", patience=2)
         assert len(history.validation) == 4
         np.testing.assert_array_equal(kept, weights[1])
+
+    def test_a_metric_without_a_value_does_not_improve(self) -> None:
+        values = iter([math.nan, 1.0, math.nan, math.nan, 2.0])
+        history = train(
+            epochs=5, metrics={"auc": lambda *_: next(values)}, keep_best="auc", patience=2
+        ).history
+        assert len(history.validation) == 4
+        never = {"auc": lambda *_: math.nan}
+        history = train(epochs=5, metrics=never, keep_best="auc", patience=2).history
+        assert len(history.validation) == 3
 
     def test_a_run_stopped_early_stays_stopped(self, tmp_path: Path) -> None:
         steps: list[str] = []

@@ -44,7 +44,9 @@ class BestEpoch:
         # training and validation metrics are not compared: a run may get a validation later
         comparable = validated == history.is_validated(self.epoch)
         if better or math.isnan(self.score) or not comparable:
-            self.epoch, self.score = epoch, score
+            if not (self.epoch and math.isnan(score)):  # for the patience, NaN is no improvement
+                self.epoch = epoch
+            self.score = score
             if self.keeps_weights:
                 self.weights = copy_weights(model)
 
