@@ -219,6 +219,13 @@ class TestLogs:
             train(log(tmp_path / "file" / "log"))
         assert error.value.steps == 0
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX")
+    def test_a_pipe_whose_reader_could_stop_the_training(self, log, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "log")
+        with pytest.raises(StorageError, match=r"cannot write the log .*log: ") as error:
+            train(log(tmp_path / "log"))
+        assert error.value.steps == 0
+
     def test_one_that_fails_later_is_reported(
         self, log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],

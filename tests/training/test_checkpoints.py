@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -405,6 +406,16 @@ class TestStorageFailures:
                     time.sleep(0.001)
         assert "NOT SAVED, continuing: the network is gone" in capsys.readouterr().err
         assert Checkpoints(tmp_path).steps == 3
+
+    def test_a_folder_that_was_deleted_is_made_again(self, tmp_path: Path) -> None:
+        checkpoints = Checkpoints(tmp_path / "run")
+        checkpoints.track(model=nn.Linear(2, 2))
+        with checkpoints:
+            checkpoints.after_step()
+            checkpoints.save()
+            shutil.rmtree(tmp_path / "run")
+            checkpoints.after_step()
+        assert Checkpoints(tmp_path / "run").steps == 2
 
     def test_a_failure_at_the_end_keeps_the_result(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -74,8 +74,8 @@ class Checkpoints:
         keep: How many checkpoints are kept.
         resume: "auto" resumes from the newest intact checkpoint and starts from scratch if there is
             none; a damaged one is reported and the previous one is used. "never" raises an error if
-            there is a checkpoint. Otherwise the name of the checkpoint; later ones are left alone,
-            and "auto" then continues from here.
+            there is a checkpoint. Otherwise the name of the checkpoint; later ones then count as
+            older, and "auto" continues from here.
         config: JSON data and arrays of your own that must be equal on resume; the error names the
             differences.
         watch_spot: Treat the two-minute preemption notice of an AWS spot instance like SIGTERM.

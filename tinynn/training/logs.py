@@ -59,6 +59,8 @@ def _rewrite(path: FilePath, text: Callable[[Rows], str]) -> Callback:
             with _required(target):
                 make_folder(target.parent)
                 check_writable(target)
+                if target.is_fifo():
+                    raise ArgumentError("it is a pipe, whose reader could stop the training")
         elif event == "epoch":
             with _reported(target):
                 make_folder(target.parent)

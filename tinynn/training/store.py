@@ -70,6 +70,7 @@ class Folder:
         """Keep other processes from writing; StorageError if one still does after ``patience``."""
         with ExitStack() as stack:
             with _failing(f"cannot lock {self.location}"):
+                make_folder(self._path)  # it may have been deleted during the training
                 stack.enter_context(self._lock.held(self._remove_unfinished, patience))
             yield
 
