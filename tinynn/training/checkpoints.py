@@ -17,14 +17,7 @@ from typing import Any, Protocol
 from tinynn import messages
 from tinynn.arguments import integer, number
 from tinynn.data import DataLoader
-from tinynn.errors import (
-    ArgumentError,
-    FileFormatError,
-    Interrupted,
-    NotSavedError,
-    StorageError,
-    TinynnError,
-)
+from tinynn.errors import ArgumentError, FileFormatError, Interrupted, NotSavedError, StorageError
 from tinynn.files import Arrays, FilePath, safetensors_content
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
 from tinynn.training.packing import capture, equal, unpack
@@ -38,7 +31,6 @@ EXIT_CODE = 75
 
 _NAME = re.compile(r"step-(\d{12})(?:\.branch-(\d{1,9}))?\.safetensors")
 _MOST_STEPS = 10**12  # as many digits as a name has
-_MISFIT = (TinynnError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _WAIT_FOR_OWNER = 30.0  # seconds for another process to write its last checkpoint
 _WAIT_WHEN_STOPPED = 75.0  # seconds after a signal; a spot instance is reclaimed after 120
@@ -147,7 +139,7 @@ class Checkpoints:
                 continue
             try:
                 part.load_state_dict(self._saved[name])
-            except _MISFIT as error:
+            except Exception as error:
                 raise FileFormatError(
                     f"cannot resume from {self._path(self.resumed_from)}: {name} does not fit "
                     f"({type(error).__name__}: {error})"

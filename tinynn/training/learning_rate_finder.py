@@ -12,14 +12,7 @@ from tinynn.errors import ArgumentError
 from tinynn.nn import Module
 from tinynn.optim import Optimizer
 from tinynn.training.curves import BLUE, ORANGE, new_figure
-from tinynn.training.protocols import (
-    Loader,
-    LossFunction,
-    check_loader,
-    check_loss,
-    check_run,
-    passes,
-)
+from tinynn.training.protocols import Loader, LossFunction, check_loss, check_run, passes
 from tinynn.training.snapshot import restored
 
 __all__ = ["RateTest", "find_learning_rate"]
@@ -79,8 +72,7 @@ def find_learning_rate(
     steps = integer("steps", steps, most=2**31 - 1)
     if not 0 < low < high or steps < 10:
         raise ArgumentError(f"expected 0 < low < high and steps >= 10, got {low}, {high}, {steps}")
-    check_run(model, optimizer, loss_function)
-    check_loader("loader", loader)
+    check_run(model, loader, optimizer, loss_function)
     rates: list[float] = []
     losses: list[float] = []
     schedule = optimizer.schedule

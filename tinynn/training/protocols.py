@@ -31,8 +31,8 @@ class Loader(Protocol):
         """Each batch as (images, labels)."""
 
 
-def check_run(model: Any, optimizer: Any, loss_function: Any) -> None:
-    """ArgumentError unless the optimizer trains the model, and the loss function is a function."""
+def check_run(model: Any, loader: Any, optimizer: Any, loss_function: Any) -> None:
+    """ArgumentError unless the optimizer trains the model, with batches and a loss function."""
     if not isinstance(model, Module) or not isinstance(optimizer, Optimizer):
         kinds = f"{type(model).__name__} and {type(optimizer).__name__}"
         raise ArgumentError(f"expected a module and an optimizer, got {kinds}")
@@ -42,6 +42,7 @@ def check_run(model: Any, optimizer: Any, loss_function: Any) -> None:
         )
     if not callable(loss_function):
         raise ArgumentError(f"the loss function must be a function, got {loss_function!r:.80}")
+    check_loader("loader", loader)
 
 
 def check_loader(name: str, loader: Any) -> None:

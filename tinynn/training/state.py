@@ -59,8 +59,7 @@ class TrainingState:
 
     def __post_init__(self) -> None:
         self.epochs = integer("epochs", self.epochs, least=0)
-        check_run(self.model, self.optimizer, self.loss_function)
-        check_loader("loader", self.loader)
+        check_run(self.model, self.loader, self.optimizer, self.loss_function)
         if self.validation is not None:
             check_loader("validation loader", self.validation)
         if self.metrics and self.validation is None:

@@ -13,20 +13,9 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 from urllib.parse import unquote
 
-from tinynn import messages
+from tinynn import files, messages
 from tinynn.backend import get_backend
 from tinynn.errors import FileFormatError, StorageError
-from tinynn.files import (
-    Content,
-    FilePath,
-    check_writable,
-    local_path,
-    make_folder,
-    path_text,
-    read_bytes,
-    write_atomically,
-    write_into,
-)
 from tinynn.training.lock import lock_of
 
 _PROBE = ".tinynn-can-write-here"
@@ -34,10 +23,10 @@ _PART_BYTES = 5 << 20  # of a multipart upload: the least that S3 allows, as it 
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "memory"}  # whose uploads fsspec can discard
 
 
-def open_store(location: FilePath) -> Folder | Remote:
+def open_store(location: files.FilePath) -> Folder | Remote:
     """The store at a path or a URL; StorageError if it is not writable."""
     with _failing(f"cannot open {location!r:.80}"):
-        text = path_text(location)
+        text = files.path_text(location)
     if re.match(r"[a-z][a-z0-9+]+:/[^/]", text):
         raise StorageError(f"{text} is a URL that has become a path: pass it as a string")
     store = Remote(text) if "://" in text else Folder(text)
@@ -53,8 +42,8 @@ class Folder:
 
     def __init__(self, location: str) -> None:
         with _failing(f"cannot make the folder {location}"):
-            self._path = local_path(location).absolute()
-            make_folder(self._path)
+            self._path = files.local_path(location).absolute()
+            files.make_folder(self._path)
         self.location = location.rstrip("/") or "/"  # for messages
         self._lock = lock_of(self._path)
         with suppress(StorageError), self.locked():
@@ -63,14 +52,14 @@ class Folder:
     def check(self) -> None:
         """StorageError if nothing can be written."""
         with _failing(f"cannot write {self.location}"):
-            check_writable(self._path / _PROBE)
+            files.check_writable(self._path / _PROBE)
 
     @contextmanager
     def locked(self, patience: float = 0.0) -> Iterator[None]:
         """Keep other processes from writing; StorageError if one still does after ``patience``."""
         with ExitStack() as stack:
             with _failing(f"cannot lock {self.location}"):
-                make_folder(self._path)  # it may have been deleted during the training
+                files.make_folder(self._path)  # it may have been deleted during the training
                 stack.enter_context(self._lock.held(self._remove_unfinished, patience))
             yield
 
@@ -88,12 +77,12 @@ class Folder:
     def read(self, name: str) -> bytes:
         """The content of a file."""
         with _failing(f"cannot read {self.location}/{name}"):
-            return read_bytes(self._path / name, get_backend("cpu").available_memory())
+            return files.read_bytes(self._path / name, get_backend("cpu").available_memory())
 
-    def write(self, name: str, content: Content) -> None:
+    def write(self, name: str, content: files.Content) -> None:
         """Create or replace a file, atomically."""
         with self.locked(), _failing(f"cannot write {self.location}/{name}"):
-            write_atomically(self._path / name, content)
+            files.write_atomically(self._path / name, content)
 
     def delete(self, name: str) -> None:
         """Remove a file."""
@@ -114,7 +103,7 @@ class Remote:
             try:
                 from fsspec.core import url_to_fs
 
-                files, root = url_to_fs(location.rstrip("/"))  # this may connect already
+                system, root = url_to_fs(location.rstrip("/"))  # this may connect already
             except ImportError as error:
                 raise StorageError(
                     f"{self.location} needs a package that is not installed ({error}): pip install "
@@ -122,7 +111,7 @@ class Remote:
                 ) from error
             except ValueError as error:
                 raise ValueError(f"it is not a URL that fsspec supports: {error}") from error
-        self._files: Any = files
+        self._files: Any = system
         self._root = str(root).rstrip("/")
         self._is_object_store = location.partition("://")[0] in _OBJECT_STORES
 
@@ -150,7 +139,7 @@ class Remote:
         with _failing(f"cannot read {self.location}/{name}", self._secret):
             return bytes(self._files.cat_file(f"{self._root}/{name}"))
 
-    def write(self, name: str, content: Content) -> None:
+    def write(self, name: str, content: files.Content) -> None:
         """Create or replace a file, atomically."""
         target, temporary = f"{self._root}/{name}", f"{self._root}/.{name}"
         with _failing(f"cannot write {self.location}/{name}", self._secret):
@@ -162,9 +151,9 @@ class Remote:
             self._stream(temporary, content)
             self._files.mv(temporary, target)
 
-    def _stream(self, path: str, content: Content) -> None:
+    def _stream(self, path: str, content: files.Content) -> None:
         with self._files.open(path, "wb", block_size=_PART_BYTES) as file:
-            write_into(file, content)
+            files.write_into(file, content)
 
     def delete(self, name: str) -> None:
         """Remove a file."""
