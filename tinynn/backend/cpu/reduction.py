@@ -10,6 +10,7 @@ once. The sums of the runs are added up in float64, in the same way.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -58,18 +59,25 @@ def sums(x: Array, axes: tuple[int, ...]) -> Array:
         x = x.astype(np.float32)
     if _is_short(x, axes):
         return np.add.reduce(x, axes, keepdims=True).astype(np.float64) * times
+    first, behind = min(axes), max(axes) + 1
+    if behind - first == len(axes) and x.flags.c_contiguous:
+        return _run_sums(x, first, behind) * times
     # with the axes in their order in memory, reduce neighboring ones together, the last ones first
     order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
     x = x.transpose(order)
     grouped = groupby(range(x.ndim), lambda i: order[i] in axes)
     runs = [tuple(run) for is_reduced, run in grouped if is_reduced]
-    with single_threaded_blas():
-        for run in reversed(runs):
-            first, last = run[0], run[-1]
-            before, own, behind = x.shape[:first], x.shape[first : last + 1], x.shape[last + 1 :]
-            rows = x.reshape(math.prod(before), math.prod(own), math.prod(behind))
-            x = _middle_sums(rows).reshape(*before, *(1 for _ in own), *behind)
+    for run in reversed(runs):
+        x = _run_sums(x, run[0], run[-1] + 1)
     return x.transpose(np.argsort(order)) * times
+
+
+def _run_sums(x: Array, first: int, behind: int) -> Array:
+    """The sum over the neighboring axes from ``first`` to ``behind``, which keep length 1."""
+    outer, own, inner = x.shape[:first], x.shape[first:behind], x.shape[behind:]
+    rows = x.reshape(math.prod(outer), math.prod(own), math.prod(inner))
+    with nullcontext() if rows.shape[2] == 1 else single_threaded_blas():
+        return _middle_sums(rows).reshape(*outer, *(1 for _ in own), *inner)
 
 
 def column_sums(rows: Array) -> Array:
