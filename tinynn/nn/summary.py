@@ -2,9 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from tinynn.arguments import explained_memory, sizes
+from tinynn.arguments import sizes
 from tinynn.autograd import Tensor, no_grad
-from tinynn.backend import get_backend
+from tinynn.creation import zeros
 from tinynn.errors import TinynnError
 from tinynn.nn.module import ForwardHook, Module, observe
 from tinynn.profiler import format_table
@@ -102,9 +102,8 @@ def summary(model: Module, input_shape: tuple[int, ...], batch_size: int = 1) ->
 def _zeros(model: Module, shape: tuple[int, ...]) -> Tensor:
     """An input with the model's dtype, on its device."""
     first = next(model.parameters(), None)
-    backend = get_backend("cpu") if first is None else first.backend
-    with explained_memory():
-        return Tensor(backend.xp.zeros(shape, dtype="float32" if first is None else first.dtype))
+    dtype, device = ("float32", "cpu") if first is None else (first.dtype, first.device)
+    return zeros(shape, dtype, device)
 
 
 def _recorder(path: str, layers: list[LayerSummary]) -> ForwardHook:
