@@ -344,8 +344,8 @@ def test_an_unknown_metric_is_refused_before_the_first_step() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: nn.Linear(2.0, 3), "Linear: a size must be an integer >= 1, got 2.0"),
-        (lambda: nn.Linear(2, True), "Linear: a size must be an integer >= 1, got True"),
+        (lambda: nn.Linear(2.0, 3), r"Linear: the sizes must be integers >= 1, got \(2.0, 3\)"),
+        (lambda: nn.Linear(2, True), r"Linear: the sizes must be integers >= 1, got \(2, True\)"),
         (lambda: nn.Conv2d(2, 3, 3, stride=0), r"Conv2d expects stride .* integers >= 1 .* got 0"),
         (lambda: nn.Conv2d(2, 3, 3, padding=(1, 2, 3)), r"Conv2d expects padding .*\(1, 2, 3\)"),
         (lambda: nn.Conv2d(2, 3, 3, dilation=2**31), r">= 1 and < 2\*\*31, got 2147483648"),

@@ -134,7 +134,7 @@ def sizes(what: str, shape: Any, least: int | None = 0) -> tuple[int, ...]:
         bound = "" if least is None else f" >= {least}"
         raise ArgumentError(f"{what} must be integers{bound}, got {shape!r:.80}") from None
     if math.prod(found) > _MAX_ELEMENTS or max(found, default=0) > _MAX_ELEMENTS:
-        raise ArgumentError(f"{what} {found} is larger than any array can be")
+        raise ArgumentError(f"{what}: {found} is larger than any array can be")
     return found
 
 

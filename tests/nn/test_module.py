@@ -384,7 +384,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("sizes", [(0, 2), (2, -1), (2.0, 2), (True, 2)])
     def test_sizes_are_integers(self, sizes: tuple[Any, Any]) -> None:
-        with pytest.raises(ArgumentError, match="Linear: a size must be an integer >= 1"):
+        with pytest.raises(ArgumentError, match="Linear: the sizes must be integers >= 1"):
             nn.Linear(*sizes)
 
 

@@ -260,7 +260,8 @@ class TestDamage:
     def test_a_header_cannot_ask_for_more_than_the_file_holds(
         self, model: object, tmp_path: Path
     ) -> None:
-        with pytest.raises(FileFormatError, match=r"model: .*is larger than the file"):
+        too_large = r"model: .*is larger than (the file|any array can be)"
+        with pytest.raises(FileFormatError, match=too_large):
             tinynn.load(write(tmp_path / "model", model))
 
     @pytest.mark.parametrize(

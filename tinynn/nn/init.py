@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from tinynn.arguments import explained_memory, flag, integer, number, sizes
+from tinynn.arguments import flag, number, sizes
 from tinynn.autograd import Tensor
-from tinynn.backend import Array, default_backend
 from tinynn.changes import note_change
+from tinynn.creation import full
 from tinynn.errors import ArgumentError, ShapeError
-from tinynn.memory import allowance, take_from_allowance
+from tinynn.memory import allowance
 from tinynn.nn.module import Parameter
 from tinynn.random import default_generator
 
@@ -40,8 +40,7 @@ def new_parameter(layer: str, *shape: int, value: float = 0.0) -> Parameter:
     Raises:
         ArgumentError: A size is not an integer >= 1.
     """
-    shape = tuple([integer(f"{layer}: a size", n, 1) for n in shape])
-    return Parameter(_allocate(shape, value))
+    return Parameter(full(sizes(f"{layer}: the sizes", shape, 1), value).data)
 
 
 def new_bias(layer: str, size: int, wanted: bool | None) -> Parameter | None:
@@ -53,14 +52,7 @@ def new_bias(layer: str, size: int, wanted: bool | None) -> Parameter | None:
 
 def new_buffer(*shape: int, value: float = 0.0) -> Tensor:
     """A float32 tensor on the default device, filled with ``value``."""
-    return Tensor(_allocate(shape, value))
-
-
-def _allocate(shape: tuple[int, ...], value: float) -> Array:
-    take_from_allowance(shape)
-    with explained_memory():
-        array = np.full(sizes("the shape of a parameter", shape, 1), value, dtype=np.float32)
-    return default_backend().from_host(array)
+    return full(shape, value)
 
 
 def zeros_(tensor: Tensor) -> None:
