@@ -209,22 +209,21 @@ class Optimizer:
 
     def _restored(self, arrays: Mapping[str, Any], updates: Mapping[str, Any]) -> dict[str, State]:
         """The state arrays by path and name; FileFormatError if they do not fit."""
+        require_state("an optimizer", updates, dict.fromkeys(updates, Integral))
         restored: dict[str, State] = {path: {} for path in updates if path in self.parameters}
         for key, array in arrays.items():
             path, _, name = str(key).rpartition(".")
-            parameter = self.parameters.get(path)
-            fits = isinstance(array, np.ndarray) and array.dtype.kind == "f"
-            if parameter is None or not fits or array.shape != parameter.shape:
+            fits = path in restored and isinstance(array, np.ndarray) and array.dtype.kind == "f"
+            if not fits or array.shape != self.parameters[path].shape:
                 raise FileFormatError(f"optimizer state {key!r} fits no parameter of this model")
-            own = np.array(array, dtype=parameter.dtype)
-            restored.setdefault(path, {})[name] = parameter.backend.from_host(own)
+            own = np.array(array, dtype=self.parameters[path].dtype)
+            restored[path][name] = self.parameters[path].backend.from_host(own)
         for path, entry in restored.items():
             expected = self.init_single(self.parameters[path]).keys()
-            count = updates.get(path)
-            if entry.keys() != expected or not isinstance(count, Integral) or int(count) < 1:
+            if entry.keys() != expected:
                 raise FileFormatError(
                     f"optimizer state of {path!r} holds {sorted(entry)}, {type(self).__name__} "
-                    f"expects {sorted(expected)} and a number of updates, got {count!r:.80}"
+                    f"expects {sorted(expected)}"
                 )
         return restored
 
