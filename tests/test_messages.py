@@ -235,7 +235,7 @@ class TestLogs:
 
         def fill_the_disk(event: str, state: TrainingState) -> None:
             if event == "epoch" and len(state.history.training) == 1:
-                monkeypatch.setattr("tinynn.training.logs.write_atomically", disk_full)
+                monkeypatch.setattr("tinynn.files.write_atomically", disk_full)
                 events = pytest.importorskip("tensorboardX.event_file_writer").EventsWriter
                 monkeypatch.setattr(events, "write_event", disk_full)
 

@@ -20,8 +20,8 @@ from tinynn.data import DataLoader
 from tinynn.errors import ArgumentError, FileFormatError, Interrupted, NotSavedError, StorageError
 from tinynn.files import Arrays, FilePath, safetensors_content
 from tinynn.training.interruption import StopRequest, stop_on_signals, stop_on_spot_notice
+from tinynn.training.iteration import counted_steps
 from tinynn.training.packing import capture, equal, unpack
-from tinynn.training.protocols import counted_steps
 from tinynn.training.store import Store, open_store
 
 __all__ = ["EXIT_CODE", "Checkpoints"]

@@ -14,14 +14,8 @@ from tinynn.data import ArrayDataset, DataLoader
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.nn import Module, constant_weights
 from tinynn.training.epoch_metrics import EpochMetrics, MetricAccumulator
-from tinynn.training.protocols import (
-    Loader,
-    LossFunction,
-    Metric,
-    check_outputs,
-    checked_metrics,
-    passes,
-)
+from tinynn.training.iteration import passes
+from tinynn.training.protocols import Loader, LossFunction, Metric, check_outputs, checked_metrics
 
 __all__ = ["evaluate", "predict"]
 

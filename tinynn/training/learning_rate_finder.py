@@ -12,7 +12,8 @@ from tinynn.errors import ArgumentError
 from tinynn.nn import Module
 from tinynn.optim import Optimizer
 from tinynn.training.curves import BLUE, ORANGE, new_figure
-from tinynn.training.protocols import Loader, LossFunction, check_loss, check_run, passes
+from tinynn.training.iteration import passes
+from tinynn.training.protocols import Loader, LossFunction, check_loss, check_run
 from tinynn.training.snapshot import restored
 
 __all__ = ["RateTest", "find_learning_rate"]

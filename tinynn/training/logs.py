@@ -14,15 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tinynn import files
 from tinynn.errors import ArgumentError, StorageError
-from tinynn.files import (
-    FilePath,
-    check_writable,
-    local_path,
-    make_folder,
-    path_text,
-    write_atomically,
-)
+from tinynn.files import FilePath
 from tinynn.messages import reason, say
 from tinynn.training.state import Callback, TrainingState
 
@@ -57,14 +51,14 @@ def _rewrite(path: FilePath, text: Callable[[Rows], str]) -> Callback:
     def write(event: str, state: TrainingState) -> None:
         if event == "start":
             with _required(target):
-                make_folder(target.parent)
-                check_writable(target)
+                files.make_folder(target.parent)
+                files.check_writable(target)
                 if target.is_fifo():
                     raise ArgumentError("it is a pipe, whose reader could stop the training")
         elif event == "epoch":
             with _reported(target):
-                make_folder(target.parent)
-                write_atomically(target, text(state.history.rows()).encode())
+                files.make_folder(target.parent)
+                files.write_atomically(target, text(state.history.rows()).encode())
 
     return write
 
@@ -91,7 +85,7 @@ def log_tensorboard(folder: FilePath) -> Callback:
         if event == "start":
             with _required(target):
                 if not target.startswith(_REMOTE):
-                    make_folder(Path(target))
+                    files.make_folder(Path(target))
                 # a SummaryWriter has a thread that hangs when the disk is full
                 writer = event_file_writer.EventsWriter(f"{target}/events")
                 if done:  # 1 is START
@@ -112,8 +106,8 @@ def log_tensorboard(folder: FilePath) -> Callback:
 def _absolute(path: FilePath, remote: tuple[str, ...] = ()) -> str:
     """The same file after the program has changed its working directory; ~ is home."""
     with _required(path):
-        text = path_text(path)
-        return text if text.startswith(remote) else str(local_path(text).absolute())
+        text = files.path_text(path)
+        return text if text.startswith(remote) else str(files.local_path(text).absolute())
 
 
 @contextmanager

@@ -14,17 +14,10 @@ from tinynn.optim import Optimizer
 from tinynn.training.checkpoints import Checkpoints
 from tinynn.training.early_stopping import BestEpoch
 from tinynn.training.epoch_metrics import History
+from tinynn.training.iteration import counted_steps, pairs, unmoved
 from tinynn.training.micro_batches import choose_micro_batch
 from tinynn.training.progress import Progress
-from tinynn.training.protocols import (
-    Loader,
-    LossFunction,
-    Metric,
-    checked_metrics,
-    counted_steps,
-    pairs,
-    unmoved,
-)
+from tinynn.training.protocols import Loader, LossFunction, Metric, checked_metrics
 from tinynn.training.state import Callback, TrainingState
 
 __all__ = ["fit"]

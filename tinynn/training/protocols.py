@@ -1,15 +1,12 @@
-"""Interfaces of data loaders, loss functions and metrics."""
+"""Interfaces of data loaders, loss functions and metrics, and their checks."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from itertools import count, repeat
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tinynn.autograd import Tensor
-from tinynn.data import DataLoader
 from tinynn.errors import ArgumentError, ShapeError
 from tinynn.nn import Module
 from tinynn.optim import Optimizer
@@ -55,17 +52,6 @@ def check_loader(name: str, loader: Any) -> None:
         raise ArgumentError(f"the {name} is empty: there must be at least one batch")
 
 
-def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Tensor]]:
-    """The batches; ArgumentError for one that is not (images, labels)."""
-    for batch in batches:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ArgumentError(f"expected batches (images, labels), got {batch!r:.80}")
-        if not isinstance(batch[1], Tensor):
-            kind = type(batch[1]).__name__
-            raise ArgumentError(f"the labels of a batch must be a tensor, got a {kind}")
-        yield batch[0], batch[1]
-
-
 def check_loss(loss: Any) -> None:
     """ShapeError unless the loss is a tensor with one element."""
     if not isinstance(loss, Tensor) or loss.size != 1:
@@ -89,35 +75,3 @@ def checked_metrics(metrics: Any) -> Mapping[str, Metric]:
     if "loss" in found:
         raise ArgumentError("a metric cannot be named 'loss', which is the loss function's")
     return found
-
-
-def passes(loader: Any) -> Iterator[Iterable[tuple[Tensor, Tensor]]]:
-    """Passes over the data without end. The position of a ``DataLoader`` stays as it is."""
-    # a subclass or a wrapper may change the batches in its own __iter__
-    if isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__:
-        return (pairs(loader.batches(epoch)) for epoch in count(loader.epoch))
-    return (pairs(batches) for batches in repeat(loader))
-
-
-@contextmanager
-def counted_steps(loader: Any) -> Iterator[None]:
-    """A block in which only the training loop moves the position of a ``DataLoader``."""
-    before = getattr(loader, "steps_are_counted", None)
-    if before is not None:
-        loader.steps_are_counted = True
-    try:
-        yield
-    finally:
-        if before is not None:
-            loader.steps_are_counted = before
-
-
-@contextmanager
-def unmoved(loader: Any) -> Iterator[None]:
-    """Restore the position of a ``DataLoader`` at the end; loops in the block are whole epochs."""
-    before = loader.state_dict() if isinstance(loader, DataLoader) else None
-    if before is not None:
-        loader.epoch = loader.epoch
-    yield
-    if before is not None:
-        loader.load_state_dict(before)
