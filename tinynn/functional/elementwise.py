@@ -215,8 +215,10 @@ def tanh(x: Operand) -> Tensor:
 
 
 def _squared_sech(x: Any) -> Any:
-    small = np.square(np.exp(-np.absolute(x)))
-    return 4 * small / np.square(1 + small)
+    with np.errstate(over="ignore", divide="ignore"):
+        power = np.exp(x)
+        power += 1 / power
+    return np.square(2 / power)
 
 
 def _tanh_slope(x: Tensor) -> Tensor:
