@@ -127,14 +127,13 @@ def conv_transpose2d(
     x, weight, bias = narrow(x, weight, bias)
     check_same(name, x, weight, bias, required=2)
     check_image(name, x.shape)
-    if weight.ndim != 4 or x.shape[3] != weight.shape[3] or 0 in weight.shape[:2]:
+    if weight.ndim != 4 or x.shape[3] != weight.shape[3] or 0 in weight.shape[:3]:
         raise ShapeError(
             f"{name} expects a weight (kh, kw, O / groups, {x.shape[3]}) for images of shape "
             f"{x.shape}, got {weight.shape}"
         )
     groups = check_groups(name, x.shape[3], x.shape[3], groups)[2]
     outputs = weight.shape[2] * groups
-    check_groups(name, x.shape[3], outputs, groups)
     window, size = conv_transpose2d_window(
         name, x.shape, weight.shape[:2], groups, stride, padding, output_padding, dilation
     )

@@ -93,7 +93,6 @@ class Detector:
         self.min_size = number("min_size", self.min_size, 0)
         self.min_share = number("min_share", self.min_share, 0, 1, "[]")
 
-    @np.errstate(under="ignore")
     def detect(self, photo: NDArray[np.uint8]) -> Detections:
         """The objects in ``photo``, uint8 (H, W), (H, W, 1) or (H, W, 3), highest score first."""
         height, width = as_photo(photo).shape[:2]
