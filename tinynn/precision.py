@@ -83,6 +83,9 @@ def in_float32(function: F) -> F:
 
     @wraps(function)
     def wrapper(*operands: Any, **options: Any) -> Tensor:
+        first = operands[0] if operands else None
+        if isinstance(first, Tensor) and first.data.dtype != np.float16:  # the common case
+            return function(*operands, **options)
         floats = filter(_is_floating, (*operands, *options.values()))
         if {operand.dtype for operand in floats} != {np.dtype(np.float16)}:
             return function(*operands, **options)

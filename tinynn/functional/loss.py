@@ -145,7 +145,7 @@ def _flat_labels(
         )
     if target.dtype.kind not in "iu":
         raise DtypeError(f"{name} expects integer labels, got {target.dtype}")
-    flat = logits.reshape(-1, logits.shape[-1])
+    flat = logits if logits.ndim == 2 else logits.reshape(-1, logits.shape[-1])
     labels = target.data.reshape(-1).astype("int64", copy=False)
     counted = None
     if ignore_index is not None:
