@@ -7,14 +7,13 @@ do not widen the dtype of an array that they are combined with, and can be store
 
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, TypeGuard
 
 import numpy as np
 
-from tinynn.errors import ArgumentError, DeviceMemoryError, ShapeError
+from tinynn.errors import ArgumentError, ShapeError
 
 DTYPES = frozenset(map(np.dtype, "?bhilqBHILQefd"))  # of tensors, in the machine's byte order
 _INT = {int}
@@ -86,24 +85,6 @@ def choice(what: str, value: Any, *options: str) -> str:
         expected = " or ".join(f'"{option}"' for option in options)
         raise ArgumentError(f"{what} must be {expected}, got {value!r:.80}")
     return value
-
-
-@contextmanager
-def explained_memory() -> Iterator[None]:
-    """A context in which NumPy's MemoryError becomes one of the library."""
-    try:
-        yield
-    except DeviceMemoryError:
-        raise
-    except MemoryError as error:
-        raise explained(error) from error
-
-
-def explained(error: MemoryError) -> DeviceMemoryError:
-    """The error of the library for one of NumPy."""
-    explanation = DeviceMemoryError(str(error))
-    vars(explanation).update(vars(error))  # the module that failed, if it is known already
-    return explanation
 
 
 def _real(value: Any) -> float | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinynn import arguments
-from tinynn.arguments import explained_memory, real_dtype
+from tinynn.arguments import real_dtype
 from tinynn.autograd import Tensor, is_grad_enabled
 from tinynn.backend import Backend, default_backend, get_backend
 from tinynn.errors import ArgumentError, GradientError
@@ -123,7 +123,7 @@ def _filled(
     except (ValueError, TypeError, OverflowError) as error:
         raise ArgumentError(f"{name}{arguments} as {dtype}: {error}") from error
     except Exception:
-        with explained_memory(), backend.session():  # explains a GPU's errors
+        with backend.session():  # explains that memory is short
             raise
     return Tensor(array, requires_grad)
 
@@ -197,7 +197,7 @@ def _drawn(name: str, draw: Callable[[Any], Any], shape: Shape, dtype: DType) ->
     lengths, dtype = _sizes(name, shape), _numeric(name, dtype)
     if dtype.kind != "f":
         raise ArgumentError(f"{name} expects a floating-point dtype, got {dtype}")
-    with explained_memory():
+    with get_backend("cpu").session():  # explains that memory is short
         return np.asarray(draw(lengths), dtype)
 
 

@@ -34,7 +34,7 @@ from weakref import ref
 
 import numpy as np
 
-from tinynn.arguments import explained, integer
+from tinynn.arguments import integer
 from tinynn.backend.cpu import tuning
 from tinynn.backend.cpu.system import usable_cores
 from tinynn.errors import DeviceMemoryError
@@ -138,7 +138,9 @@ class _BlasLimit:
             self.holders.discard(holder)
         error = exception[1] if exception else None
         if isinstance(error, MemoryError) and not isinstance(error, DeviceMemoryError):
-            raise explained(error) from error
+            explanation = DeviceMemoryError(str(error))
+            vars(explanation).update(vars(error))  # the module that failed, if it is known already
+            raise explanation from error
 
     def restore(self) -> None:
         """Give the libraries their usual threads."""
