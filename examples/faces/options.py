@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import tinynn
 from tinynn.errors import ArgumentError
+from tinynn.files import local_path
 from tinynn.messages import say
 
 from . import detection, identification
@@ -143,11 +144,25 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _path(text: str) -> Path:
+    """A file or directory; ~ is home, also in ``--out=~/results``, which shells do not expand."""
+    try:
+        return local_path(text)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _location(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("must be a directory or a URL, got ''")
+    return text
+
+
 def _named_file(text: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"must be NAME=FILE.npy, got {text!r}")
-    return name, Path(path)
+    return name, _path(path)
 
 
 SHARED = ("--out", "--device")
@@ -170,14 +185,14 @@ IDENTIFY_EPOCHS = "identification: epochs (default: " + ", ".join(
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--out": {
-        "metavar": "DIR", "type": Path, "help": "output directory (default: face_detect_out)",
+        "metavar": "DIR", "type": _path, "help": "output directory (default: face_detect_out)",
     },
     "--device": {
         "metavar": "NAME",
         "help": "cpu, cuda or cuda:N (default: the environment variable TINYNN_DEVICE, else cpu)",
     },
     "--data": {
-        "metavar": "DIR", "type": Path,
+        "metavar": "DIR", "type": _path,
         "help": "directory with one subdirectory of photos per person, instead of ORL",
     },
     "--skip-bad": {
@@ -197,7 +212,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "little training, under 60 s in total: a smoke test, not a result",
     },
     "--weights": {
-        "metavar": "FILE", "type": Path, "default": None,
+        "metavar": "FILE", "type": _path, "default": None,
         "help": "weights of the detector (default: detect.safetensors in the directory --out)",
     },
     "--model": {
@@ -214,11 +229,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "memory; auto: as many as fit",
     },
     "--tensorboard": {
-        "metavar": "DIR", "type": Path,
+        "metavar": "DIR", "type": _path,
         "help": "identification: log metrics for TensorBoard (with '.[tensorboard]' installed)",
     },
     "--checkpoint-dir": {
-        "metavar": "DIR",
+        "metavar": "DIR", "type": _location,
         "help": "save checkpoints in this directory or URL (s3://bucket/run, with '.[s3]' "
         "installed)",
     },

@@ -278,6 +278,9 @@ def refusal(result: Result) -> str:
         (["identify", "--skip-bad"], "--skip-bad needs --data"),
         (["identify", "--device", "tpu"], "tpu"),
         (["train", "--data", "nowhere"], "--data"),
+        (["identify", "--out", ""], "--out: expected the path of a file, got ''"),
+        (["identify", "--tensorboard", "s3://bucket/run"], "--tensorboard: expected the path"),
+        (["identify", "--checkpoint-dir", ""], "--checkpoint-dir: must be a directory or a URL"),
         (["dance"], "dance"),
         (["--color"], "--color"),
     ],
@@ -595,6 +598,24 @@ def test_what_identification_refuses_is_reported_before_the_detector_is_trained(
     result = program("--quick", "--epochs", 1, *options)
     assert words in refusal(result)
     assert "Detection" not in result.stdout
+
+
+def test_a_tilde_is_home_in_every_option(
+    program: Program, two_people: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shells do not expand it in --out=~/results."""
+    (tmp_path / "home").mkdir()
+    for name in ("ann.npy", "bob.npy"):
+        (tmp_path / name).rename(tmp_path / "home" / name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    result = program(
+        "identify", "--epochs", 1, "--arrays", "ann=~/ann.npy", "bob=~/bob.npy", "--out=~/results",
+        "--tensorboard=~/board", "--checkpoint-dir=~/saved",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert {"results", "board", "saved"} <= {path.name for path in (tmp_path / "home").iterdir()}
 
 
 def test_matplotlib_needs_no_home_and_no_directory_for_temporary_files(
