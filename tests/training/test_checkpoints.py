@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 import weakref
@@ -26,6 +27,7 @@ from tinynn.data import DataLoader
 from tinynn.errors import ArgumentError, FileFormatError, Interrupted, NonFiniteError, StorageError
 from tinynn.files import Content
 from tinynn.training import Checkpoints, TrainingState, fit
+from tinynn.training import checkpoints as module
 from tinynn.training.packing import capture
 from tinynn.training.store import Folder
 
@@ -406,6 +408,36 @@ class TestStorageFailures:
                     time.sleep(0.001)
         assert "NOT SAVED, continuing: the network is gone" in capsys.readouterr().err
         assert Checkpoints(tmp_path).steps == 3
+
+    @pytest.mark.parametrize("method", ["delete", "names"])
+    @pytest.mark.parametrize("hangs", [False, True])
+    def test_one_that_is_written_is_saved_whatever_becomes_of_older_ones(
+        self, method: str, hangs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(module, "_WAIT_WHEN_STOPPED", 0.1)
+        monkeypatch.setattr(module, "_WAIT_AT_LEAST", 0.1)
+        interrupt(tmp_path, 2)
+        checkpoints = Checkpoints(tmp_path, keep=1)
+        answer = threading.Event()
+
+        def fail(*_: object) -> None:
+            if hangs:
+                answer.wait()
+            raise StorageError("access denied")
+
+        def break_it(*_: object) -> None:
+            patch.setattr(checkpoints._store, method, fail)
+
+        with pytest.MonkeyPatch.context() as patch:
+            with pytest.raises(Interrupted, match=r"step-000000000004.safetensors is written"):
+                train(checkpoints, callbacks=[break_it, ends_after(4)])
+            answer.set()
+        said = capsys.readouterr().err
+        assert "NOT SAVED" not in said
+        if not hangs:
+            assert "4.safetensors is saved, but older ones are not deleted: access denied" in said
+        assert Checkpoints(tmp_path).steps == 4
 
     def test_a_folder_that_was_deleted_is_made_again(self, tmp_path: Path) -> None:
         checkpoints = Checkpoints(tmp_path / "run")

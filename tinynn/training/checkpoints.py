@@ -193,10 +193,12 @@ class Checkpoints:
             if self._unsaved:
                 self.save()
         except StorageError as error:
-            then = "there is no checkpoint, resume starts from scratch"
-            if self._intact is not None:
-                then = f"resume continues from {self._path(self._intact)}"
-            raise NotSavedError(f"{ended}; its checkpoint is NOT SAVED: {error}; {then}") from error
+            if self._intact != self._name():  # else it is written, but older ones are not deleted
+                then = "there is no checkpoint, resume starts from scratch"
+                if self._intact is not None:
+                    then = f"resume continues from {self._path(self._intact)}"
+                text = f"{ended}; its checkpoint is NOT SAVED: {error}; {then}"
+                raise NotSavedError(text) from error
         path = self._path(self._name())
         raise Interrupted(f"{ended}; {path} is written, resume continues from there")
 
@@ -229,8 +231,11 @@ class Checkpoints:
                         raise
             self._intact = name
             # later checkpoints are damaged, or the run was resumed before them: they do not count
-            for old in self._until(name)[: -self.keep]:
-                self._store.delete(old)
+            try:
+                for old in self._until(name)[: -self.keep]:
+                    self._store.delete(old)
+            except StorageError as error:
+                say(f"{name} is saved, but older ones are not deleted: {error}")
 
     def _give_up_oldest(self, name: str, error: StorageError) -> bool:
         """If there is no space left, delete a checkpoint, but not the last intact one."""
