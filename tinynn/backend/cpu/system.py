@@ -74,10 +74,10 @@ def _with_ancestors(root: Path, controller: str, groups: Sequence[str]) -> list[
     return found
 
 
-def _numbers(*files: Path) -> list[int]:
-    """The whole numbers in these files; none if one contains "max"."""
+def _numbers(file: Path) -> list[int]:
+    """The whole numbers in a file; none if it contains "max"."""
     try:
-        return [int(word) for file in files for line in _lines(file) for word in line.split()]
+        return [int(word) for line in _lines(file) for word in line.split()]
     except ValueError:
         return []
 
