@@ -8,7 +8,7 @@ import pytest
 import tinynn
 from tinynn import functional as F
 from tinynn.data import ArrayDataset, DataLoader
-from tinynn.errors import LabelError
+from tinynn.errors import InvalidIndexError, LabelError
 
 Loss = Callable[[tinynn.Tensor, tinynn.Tensor], tinynn.Tensor]
 LOSSES: dict[str, Loss] = {
@@ -87,3 +87,28 @@ def test_the_gradient_of_a_wrong_label_reads_nothing_outside(device: str) -> Non
         loss.item()
     assert logits.grad is not None
     assert np.isfinite(logits.grad.numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (([0, 3],), "index 3 .* 3"),
+        (([-4],), "index -4 .* 3"),
+        ((Ellipsis, [4]), "index 4 .* 4"),
+        ((None, slice(None), np.array([[0], [9]], np.uint8)), "index 9 .* 4"),
+        (([True, False, True], [0, 7]), "index 7 .* 4"),
+    ],
+)
+def test_index_out_of_range(key: tuple[object, ...], text: str, device: str) -> None:
+    x = tinynn.zeros((3, 4), device=device)
+    with pytest.raises(InvalidIndexError, match=text):
+        x[key].numpy()
+
+    def assign() -> None:
+        x[key] = 1
+        x.numpy()
+
+    with pytest.raises(InvalidIndexError, match=text):
+        assign()
+    x[[-3, 2], [-4, 3]] = 1
+    assert x[[0, 2], [0, -1]].tolist() == [1, 1]

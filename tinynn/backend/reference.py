@@ -258,6 +258,12 @@ class Backend:
         """x[index]."""
         return x[index]
 
+    def check_index(self, x: Array, index: Any) -> None:
+        """Raise an error if an array in ``index`` is out of range for x, which NumPy does itself.
+
+        A GPU may raise it later, when a value is read from it.
+        """
+
     def scatter_add(self, shape: tuple[int, ...], index: Any, values: Array) -> Array:
         """Zeros of ``shape`` with ``values`` added at ``index``; repeated indices accumulate."""
         wide = "float64" if values.dtype.kind == "f" else values.dtype

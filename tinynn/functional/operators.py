@@ -84,7 +84,9 @@ def _assign(x: Tensor, key: Any, value: Any) -> None:
         raise recorded_change(x)
     check_same("an assignment to elements", x, part if part.ndim else None, floating=False)
     try:
-        x.data[shape.array_key(x, key)] = part.data if part.ndim else part.item()
+        key = shape.array_key(x, key)
+        x.data[key] = part.data if part.ndim else part.item()
+        x.backend.check_index(x.data, key)
     except (IndexError, TypeError, ValueError) as error:
         text = f"assignment to elements of a tensor of shape {x.shape}: {error}"
         raise InvalidIndexError(text) from None

@@ -167,6 +167,7 @@ def index(x: Operand, key: Any) -> Tensor:
     try:
         key = array_key(x, key)
         out = x.backend.gather(x.data, key)
+        x.backend.check_index(x.data, key)
     except (IndexError, TypeError, ValueError, OverflowError) as error:
         raise InvalidIndexError(f"index of a tensor of shape {shape}: {error}") from None
     return record("index", out, (x, lambda grad: _scatter_add(grad, shape, key)))

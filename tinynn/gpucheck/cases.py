@@ -317,6 +317,7 @@ KERNELS = [
     *cases("cross_entropy", [(5, 3), _CLASSES]),
     *cases("cross_entropy_gradient", [(), (5, 3), _CLASSES]),
     *cases("check_labels", [_CLASSES, 3, None]),
+    *cases("check_index", [(4, 5), _PICKS]),
     *cases("gather", [(4, 5), _PICKS]),
     *cases("scatter_add", [[4, 5], _PICKS, (3,)]),
     *(row for axes, shape in (((1, 2), (6, 1, 1)), ((0, 2), (1, 30, 1))) for row in (

@@ -102,7 +102,16 @@ _IN_PLACE = {"batch_norm", "accumulate_metrics", "update", "unscale"}
 _EXACT = {  # kernels without rounding to 0, or that allow for it themselves
     *("session", "meter", "peek", "uploads", "synchronize", "from_host", "to_host"),
     *("held_memory", "free_memory", "available_memory", "elementwise", "evaluate", "add_bias"),
-    *("gather", "scatter_add", "pad_image", "max_pool2d", "relu", "relu_gradient", "random_bits"),
+    *(
+        "check_index",
+        "gather",
+        "scatter_add",
+        "pad_image",
+        "max_pool2d",
+        "relu",
+        "relu_gradient",
+        "random_bits",
+    ),
     *("max_pool2d_scatter", "max_pool2d_gather", "relu_max_pool2d_gradient", "check_labels"),
 }
 

@@ -44,6 +44,7 @@ class CupyBackend(CudaDevice):
     cross_entropy = softmax.cross_entropy
     cross_entropy_gradient = softmax.cross_entropy_gradient
     check_labels = softmax.check_labels
+    check_index = softmax.check_index
     accumulate_metrics = metrics.accumulate_metrics
 
     evaluate = elementwise.evaluate

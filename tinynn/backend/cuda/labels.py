@@ -1,12 +1,12 @@
 """Labels that are checked on the GPU without synchronizing."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tinynn.backend.cuda.tuning import MAX_PENDING_LABEL_CHECKS
-from tinynn.backend.reference import label_error
 
 _VALID = 2**64 - 1  # the word of a check that found no label out of range
 
@@ -21,22 +21,22 @@ class LabelChecks:
 
     def __init__(self) -> None:
         self._words: Any = None
-        self._pending: list[tuple[int, str | None]] = []  # (classes, origin) of each word in use
+        self._pending: list[Callable[[int, int], Exception]] = []  # the error of each word in use
         self._lock = threading.Lock()
 
-    def new_word(self, xp: Any, classes: int, origin: str | None) -> int:
-        """The device address of the word of a new check."""
+    def new_word(self, xp: Any, error: Callable[[int, int], Exception]) -> int:
+        """The device address of the word of a new check, whose error is error(label, row)."""
         while True:
             with self._lock:
                 if self._words is None:
                     self._words = xp.full(MAX_PENDING_LABEL_CHECKS, _VALID, xp.uint64)
                 if len(self._pending) < MAX_PENDING_LABEL_CHECKS:
-                    self._pending.append((classes, origin))
+                    self._pending.append(error)
                     return int(self._words.data.ptr) + 8 * (len(self._pending) - 1)
             self.raise_errors()
 
     def raise_errors(self) -> None:
-        """LabelError for the first batch since the last call with a label out of range."""
+        """The error of the first check since the last call that found a label out of range."""
         with self._lock:
             pending, self._pending = self._pending, []
             if not pending:
@@ -46,6 +46,6 @@ class LabelChecks:
             if found.size:
                 self._words.fill(_VALID)
         if found.size:
-            word, (classes, origin) = int(words[found[0]]), pending[found[0]]
+            word = int(words[found[0]])
             label = int(np.int64(word & 0xFFFFFFFF).astype(np.uint32).view(np.int32))
-            raise label_error(classes, label, word >> 32, origin)
+            raise pending[found[0]](label, word >> 32)

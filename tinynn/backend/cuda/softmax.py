@@ -7,7 +7,8 @@ import numpy as np
 from tinynn.backend.cuda.device import CudaDevice
 from tinynn.backend.cuda.launch import KernelFile, accumulate, lanes_for
 from tinynn.backend.cuda.tuning import BLOCKS_PER_MULTIPROCESSOR, THREADS
-from tinynn.backend.reference import Array
+from tinynn.backend.reference import Array, label_error
+from tinynn.errors import InvalidIndexError
 
 _kernels = KernelFile("softmax")
 
@@ -24,7 +25,7 @@ def cross_entropy(
     kept = backend.xp.empty((rows, 2), accumulate(logits))
     partial = backend.xp.empty(blocks, np.float64)
     loss = backend.xp.empty((), logits.dtype)
-    fault = backend.label_checks.new_word(backend.xp, classes, origin)
+    fault = _new_word(backend, classes, origin)
     sizes = (rows, np.int32(classes), np.int32(lanes))
     arguments = (logits, labels, *sizes, kept, partial, backend.tickets(1), fault, loss)
     _kernels.launch("cross_entropy", logits.dtype, (blocks,), *arguments)
@@ -46,7 +47,46 @@ def cross_entropy_gradient(
 def check_labels(backend: CudaDevice, labels: Array, classes: int, origin: str | None) -> None:
     """Check labels without synchronizing; the next ``to_host`` raises the error."""
     if labels.size:
-        labels = backend.contiguous(backend.xp.asarray(labels, dtype=backend.xp.int64))
-        fault = backend.label_checks.new_word(backend.xp, classes, origin)
-        arguments = (labels, labels.size, np.int32(classes), fault)
-        _kernels.for_each("check_labels", "float32", labels.size, *arguments)
+        _check(backend, labels, classes, _new_word(backend, classes, origin))
+
+
+def check_index(backend: CudaDevice, x: Array, index: Any) -> None:
+    """Check indices as labels are checked; CuPy takes them modulo the length of their axis."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(part, backend.xp.ndarray) for part in parts):
+        return
+    counts = [_axes_of(part) for part in parts]
+    axis = 0
+    for part, count in zip(parts, counts, strict=True):
+        if getattr(part, "size", 0) and part.dtype.kind in "iu" and x.shape[axis] < 1 << 30:
+            _check_axis(backend, part, x.shape[axis])
+        axis += x.ndim - sum(counts) if part is Ellipsis else count
+
+
+def _axes_of(part: Any) -> int:
+    """The number of axes that a part of an index takes; 0 for an ellipsis, which takes the rest."""
+    if part is None or part is Ellipsis or isinstance(part, bool):
+        return 0
+    return int(part.ndim) if getattr(part, "dtype", None) == np.bool_ else 1
+
+
+def _check_axis(backend: CudaDevice, index: Array, length: int) -> None:
+    def error(label: int, row: int) -> InvalidIndexError:
+        return InvalidIndexError(
+            f"index {label - length} is out of range for an axis of length {length}"
+        )
+
+    shifted = backend.xp.add(index, length, dtype=np.int64)  # valid from -length to length - 1
+    _check(backend, shifted, 2 * length, backend.label_checks.new_word(backend.xp, error))
+
+
+def _new_word(backend: CudaDevice, classes: int, origin: str | None) -> int:
+    return backend.label_checks.new_word(
+        backend.xp, lambda label, row: label_error(classes, label, row, origin)
+    )
+
+
+def _check(backend: CudaDevice, labels: Array, count: int, fault: int) -> None:
+    labels = backend.contiguous(backend.xp.asarray(labels, dtype=np.int64))
+    arguments = (labels, labels.size, np.int32(count), fault)
+    _kernels.for_each("check_labels", "float32", labels.size, *arguments)
