@@ -64,11 +64,10 @@ def test_index(key: Any, device: str) -> None:
 
 @pytest.mark.parametrize("key", [2, (0, 3), [5], 1.0, "a", np.array([0.5]), [[1, 2], [3]], {}])
 def test_a_wrong_index_is_named(key: Any, device: str) -> None:
-    if device != "cpu" and key == [5]:
-        pytest.skip("CuPy does not check the elements of arrays, which would synchronize")
     x = tinynn.zeros((2, 3), device=device)
-    with pytest.raises(InvalidIndexError, match=r"index of a tensor of shape \(2, 3\)"):
-        x[key]
+    late = device != "cpu" and key == [5]  # a GPU reads the elements of an array later
+    with pytest.raises(InvalidIndexError, match="index 5" if late else r"tensor of shape \(2, 3\)"):
+        x[key].numpy()
 
 
 BASES, EXPONENTS = (-2.0, -0.0, 0.0, 0.5, 1.0, 3.0), (-1.0, 0.0, 0.5, 1.0, 2.0, 3.0)
