@@ -5,7 +5,7 @@ import csv
 import math
 import pickle
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -400,7 +400,17 @@ def test_learning_rates(rate: Any) -> None:
         fit(model, loader, optim.SGD(model, lambda step: rate), loss, epochs=1, description=None)
 
 
-@pytest.mark.parametrize("loader", [iter([]), [], map(str, []), 3, None])
+class Stream:
+    """As PyTorch's loader of an iterable dataset: it has the method, but no length."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from ()
+
+    def __len__(self) -> int:
+        raise TypeError("no length")
+
+
+@pytest.mark.parametrize("loader", [iter([]), [], map(str, []), 3, None, Stream()])
 def test_a_loader_can_be_repeated(loader: Any) -> None:
     model, good, loss = start("classes")
     optimizer = optim.SGD(model, 0.1)
@@ -482,7 +492,7 @@ VALID = {"validation": [BATCH]}
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "three in a batch": (lambda: run_with(loader=[(*BATCH, 1)]), r"batches \(images, labels\)"),
     "only images": (lambda: run_with(loader=[BATCH[0]]), r"batches \(images, labels\)"),
-    "labels no tensor": (lambda: run_with(loader=[(BATCH[0], CLASSES)]), "got a ndarray"),
+    "labels no tensor": (lambda: run_with(loader=[(BATCH[0], CLASSES)]), "got a numpy.ndarray"),
     "lengths": (
         lambda: run_with(loader=[(BATCH[0], BATCH[1][:5])], micro_batch=2),
         "12 images but 5 labels",

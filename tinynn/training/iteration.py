@@ -16,8 +16,8 @@ def pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Tensor]]:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise ArgumentError(f"expected batches (images, labels), got {batch!r:.80}")
         if not isinstance(batch[1], Tensor):
-            kind = type(batch[1]).__name__
-            raise ArgumentError(f"the labels of a batch must be a tensor, got a {kind}")
+            kind = f"{type(batch[1]).__module__}.{type(batch[1]).__name__}"
+            raise ArgumentError(f"the labels of a batch must be a tinynn.Tensor, got a {kind}")
         yield batch[0], batch[1]
 
 

@@ -44,11 +44,16 @@ def check_run(model: Any, loader: Any, optimizer: Any, loss_function: Any) -> No
 
 def check_loader(name: str, loader: Any) -> None:
     """ArgumentError unless the loader has batches, and can be iterated over again and again."""
-    if not hasattr(loader, "__len__") or not hasattr(loader, "__iter__"):
+    try:
+        count = len(loader) if hasattr(loader, "__iter__") else -1
+    except TypeError:
+        count = -1
+    if count < 0:
+        kind = type(loader).__name__
         raise ArgumentError(
-            f"the {name} must be a DataLoader or a list of batches, got a {type(loader).__name__}"
+            f"the {name} must be a DataLoader or a list of batches, with a length, got a {kind}"
         )
-    if len(loader) == 0:
+    if count == 0:
         raise ArgumentError(f"the {name} is empty: there must be at least one batch")
 
 
