@@ -292,6 +292,31 @@ def fitted(
     return [epoch.loss for epoch in history.training + history.validation], model.weight.tolist()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "epochs", "steps"),
+    [("epoch", 5, [5, 6], 12), ("batch_size", 4, [0, 1], 6)],
+)
+def test_a_callback_may_set_up_the_loader(
+    name: str, value: int, epochs: list[int], steps: int
+) -> None:
+    loader, model = make(), nn.Linear(1, COUNT)
+    seen: list[int] = []
+
+    def callback(event: str, state: TrainingState) -> None:
+        if event == "start":
+            run_through(loader)
+            setattr(loader, name, value)
+        elif event == "step":
+            seen.append(state.epoch)
+
+    optimizer = optim.SGD(model, 0.01)
+    fit(
+        model, loader, optimizer, F.cross_entropy, epochs=2, callbacks=[callback],
+        description=None,
+    )  # fmt: skip
+    assert seen == sorted(epochs * (steps // 2))
+
+
 @pytest.mark.parametrize("at", ["start", "step", "epoch"])
 @every_disturbance
 def test_fit_resumes_exactly(disturb: Any, at: str, tmp_path: Path) -> None:

@@ -44,11 +44,16 @@ def counted_steps(loader: Any) -> Iterator[None]:
 
 @contextmanager
 def unmoved(loader: Any) -> Iterator[None]:
-    """Restore the position of a ``DataLoader`` at the end; loops in the block are whole epochs."""
+    """Restore the position of a ``DataLoader`` at the end; loops in the block are whole epochs.
+
+    A position that is set in the block stays.
+    """
     if not isinstance(loader, DataLoader):
         yield
         return
-    before = loader.state_dict()
+    epoch, position = loader.epoch, loader.position
     loader.position = 0
+    loops = loader._running  # another list once a position is set
     yield
-    loader.load_state_dict(before)
+    if loader._running is loops:
+        loader.epoch, loader.position = epoch, position
