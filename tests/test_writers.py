@@ -19,7 +19,7 @@ import tinynn
 from examples.faces import report
 from tinynn import nn
 from tinynn.errors import ArgumentError
-from tinynn.files import write_atomically
+from tinynn.files import check_writable, write_atomically
 from tinynn.gpucheck import __main__ as gpucheck
 from tinynn.training import Checkpoints, log_csv, log_json_lines
 from tinynn.vision import write_photo
@@ -264,3 +264,14 @@ class TestPlaces:
 def test_a_report_is_complete_json(tmp_path: Path) -> None:
     trace().save_chrome(tmp_path / "trace.json")
     assert "traceEvents" in json.loads((tmp_path / "trace.json").read_bytes())
+
+
+@pytest.mark.parametrize("write", [write_atomically, check_writable])
+def test_a_name_with_a_slash_at_its_end_is_a_directory(
+    write: Callable[..., object], tmp_path: Path
+) -> None:
+    """A file of that name would be in the way of the directory that was meant."""
+    content = (b"content",) if write is write_atomically else ()
+    with pytest.raises(IsADirectoryError):
+        write(f"{tmp_path}/new/", *content)
+    assert not list(tmp_path.iterdir())

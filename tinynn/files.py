@@ -352,7 +352,7 @@ def write_atomically(path: FilePath, content: Content) -> None:
         OSError: The file cannot be written; ``filename`` is ``path``.
         ArgumentError: ``path`` is not the path of a file.
     """
-    named = local_path(path)
+    named = _file_path(path)
     _occupy_standard_descriptors()
     with _naming(named):
         old, target = _status(named), Path(os.path.realpath(named))
@@ -363,9 +363,16 @@ def write_atomically(path: FilePath, content: Content) -> None:
                 write_into(file, content)
 
 
+def _file_path(path: FilePath) -> Path:
+    """The path of a file to write; one that ends with a slash is that of a directory."""
+    if path_text(path).endswith(os.sep):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    return local_path(path)
+
+
 def check_writable(path: FilePath) -> None:
     """Raise the error that ``write_atomically`` would raise now, without changing the file."""
-    named = local_path(path)
+    named = _file_path(path)
     with _naming(named):
         old, target = _status(named), Path(os.path.realpath(named))
         if old is None or _can_be_replaced(old, target):
