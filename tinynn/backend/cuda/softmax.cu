@@ -29,9 +29,12 @@ __device__ inline bool is_label(long long label, long long row, int classes,
     return false;
 }
 
-extern "C" __global__ void check_labels(const long long* labels, long long rows, int classes,
-                                        unsigned long long* fault) {
-    for (long long row = FIRST; row < rows; row += ALL) is_label(labels[row], row, classes, fault);
+// Checks labels + offset.
+extern "C" __global__ void check_labels(const long long* labels, long long rows, long long offset,
+                                        int classes, unsigned long long* fault) {
+    for (long long row = FIRST; row < rows; row += ALL) {
+        is_label(labels[row] + offset, row, classes, fault);
+    }
 }
 
 // The mean of -log softmax(logits[row])[label] = highest + log(sum(exp(logits[row] - highest))) -

@@ -47,7 +47,7 @@ def cross_entropy_gradient(
 def check_labels(backend: CudaDevice, labels: Array, classes: int, origin: str | None) -> None:
     """Check labels without synchronizing; the next ``to_host`` raises the error."""
     if labels.size:
-        _check(backend, labels, classes, _new_word(backend, classes, origin))
+        _check(backend, labels, 0, classes, _new_word(backend, classes, origin))
 
 
 def check_index(backend: CudaDevice, x: Array, index: Any) -> None:
@@ -76,8 +76,8 @@ def _check_axis(backend: CudaDevice, index: Array, length: int) -> None:
             f"index {label - length} is out of range for an axis of length {length}"
         )
 
-    shifted = backend.xp.add(index, length, dtype=np.int64)  # valid from -length to length - 1
-    _check(backend, shifted, 2 * length, backend.label_checks.new_word(backend.xp, error))
+    fault = backend.label_checks.new_word(backend.xp, error)
+    _check(backend, index, length, 2 * length, fault)  # valid from -length to length - 1
 
 
 def _new_word(backend: CudaDevice, classes: int, origin: str | None) -> int:
@@ -86,7 +86,8 @@ def _new_word(backend: CudaDevice, classes: int, origin: str | None) -> int:
     )
 
 
-def _check(backend: CudaDevice, labels: Array, count: int, fault: int) -> None:
+def _check(backend: CudaDevice, labels: Array, offset: int, count: int, fault: int) -> None:
+    """Check that labels + offset are in [0, count)."""
     labels = backend.contiguous(backend.xp.asarray(labels, dtype=np.int64))
-    arguments = (labels, labels.size, np.int32(count), fault)
+    arguments = (labels, labels.size, offset, np.int32(count), fault)
     _kernels.for_each("check_labels", "float32", labels.size, *arguments)
