@@ -81,9 +81,10 @@ def test_a_history_comes_back() -> None:
 
 
 def test_curves() -> None:
-    figure = plot_history(train().history, "Title", validation="test")
+    figure = plot_history(train().history, "Title of $a^$", training="$b_$", validation="test")
+    figure.canvas.draw()  # a $ is no formula
     left, right = figure.axes
-    assert [line.get_label() for line in left.lines] == ["training", "test"]
+    assert [line.get_label() for line in left.lines] == ["$b_$", "test"]
     assert len(right.lines[1].get_ydata()) == EPOCHS
 
 

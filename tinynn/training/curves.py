@@ -28,7 +28,7 @@ def plot_history(
     accuracies = any("accuracy" in epoch.named() for epochs, *_ in both for epoch in epochs)
     names = ["loss", "accuracy"] if accuracies else ["loss"]
     figure, panels = new_figure(columns=len(names), width=4.5 * len(names), height=3.4)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)  # a title may contain $
     for axes, name in zip(panels, names, strict=True):
         for epochs, color, label in both:
             values = [epoch.named().get(name, math.nan) for epoch in epochs]
@@ -36,7 +36,8 @@ def plot_history(
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        for text in axes.legend(frameon=False).get_texts():
+            text.set_parse_math(False)
     if panels[0].dataLim.ymin >= 0:
         panels[0].set_ylim(bottom=0)
     if accuracies:
