@@ -499,3 +499,10 @@ def test_a_read_only_array_is_copied_for_a_parameter_and_refused_as_a_tensor_to_
     tensor = Tensor(array, requires_grad=True)
     with pytest.raises(ArgumentError, match="'0' holds a read-only array"):
         optim.SGD([tensor], 0.1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", np.float32, "f", np.dtype(">f4"), ">f4"])
+def test_dtypes_are_the_objects_of_numpy(dtype: Any) -> None:
+    """So that comparing them is comparing pointers."""
+    for made in (tinynn.ones(2, dtype=dtype), tinynn.tensor(np.ones(2, dtype), dtype=dtype)):
+        assert made.numpy().dtype is np.dtype(np.float32)

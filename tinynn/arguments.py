@@ -135,7 +135,8 @@ def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
 def real_dtype(what: str, dtype: Any) -> np.dtype[Any]:
     """A dtype of tensors, in the machine's byte order; ArgumentError for any other."""
     try:
-        found: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
+        # by its type: NumPy's own object, which comparisons recognize at once
+        found: np.dtype[Any] = np.dtype(np.dtype(dtype).type)
     except (TypeError, ValueError):
         found = np.dtype(object)
     if found not in DTYPES:
@@ -148,7 +149,7 @@ def native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The array in the machine's byte order: a copy if it is in the other one."""
     if array.dtype.kind not in "iuf" or array.dtype.isnative:
         return array
-    return array.astype(array.dtype.newbyteorder("="))
+    return array.astype(array.dtype.type)
 
 
 def check_array(data: Any) -> Any:
