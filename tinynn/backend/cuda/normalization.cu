@@ -158,9 +158,10 @@ normalize_rows(const SCALAR* x, long long rows, long long length, ACCUMULATE eps
             include(own, widen(values[i]) - pivot);
         }
         const Sums all = reduce_block(value_of(own), 1);
+        // first: in the other order ptxas of CUDA 11 spills registers
+        const ACCUMULATE spread = squares_of(all, length) / length, scale = 1 / sqrt(spread + eps);
         const double mean = mean_of(all, pivot, length);
         const ACCUMULATE rounded = mean, rest = mean - rounded;
-        const ACCUMULATE spread = squares_of(all, length) / length, scale = 1 / sqrt(spread + eps);
         for (long long i = threadIdx.x; i < length; i += blockDim.x) {
             store(out + row * length + i, (widen(values[i]) - rounded - rest) * scale);
         }

@@ -17,6 +17,7 @@ sum_parts(const SCALAR* x, long long reduced, long long inner, int lanes, int pa
     Sum sum = {0, 0, 0};
     if (i < inner) {
         const SCALAR* column = x + outer * reduced * inner + i;
+        #pragma unroll 2  // more would spill registers
         for (long long r = begin + threadIdx.x / lanes; r < end; r += blockDim.x / lanes) {
             include(sum, widen(column[r * inner]));
         }

@@ -45,7 +45,7 @@ cross_entropy(const SCALAR* logits, const long long* labels, long long rows, int
               ACCUMULATE* kept, double* partial, unsigned int* ticket,
               unsigned long long* fault, SCALAR* loss) {
     const int lane = threadIdx.x % lanes, block_rows = THREADS / lanes;
-    Sum sum = {0, 0, 0};
+    double total = 0;
     // The bound is on the first row of the block, so that all threads iterate equally often: a shuffle
     // needs its whole warp.
     for (long long first = static_cast<long long>(blockIdx.x) * block_rows; first < rows;
@@ -78,11 +78,10 @@ cross_entropy(const SCALAR* logits, const long long* labels, long long rows, int
             kept[2 * row] = highest;
             kept[2 * row + 1] = logarithm;
             if (is_label(label, row, classes, fault)) {
-                include(sum, highest - widen(own[label]) + logarithm);
+                total += highest - widen(own[label]) + logarithm;
             }
         }
     }
-    double total = value_of(sum);
     if (reduce_blocks(total, 1, true, blockIdx.x, gridDim.x, partial, 1, ticket)) {
         store(loss, total / rows);
     }
