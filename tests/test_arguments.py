@@ -47,6 +47,21 @@ def converted(value: Any, kind: str) -> Any:
     return np.bool_(value) if type(value) is bool else value
 
 
+def check_numbers_of_numpy(call: Callable[..., Any], arguments: Any, kind: str) -> None:
+    tinynn.manual_seed(0)
+    expected = call(*arguments)
+    tinynn.manual_seed(0)
+    assert call(*converted(arguments, kind)) == expected
+
+
+def check_refusals(call: Callable[..., Any], arguments: Any) -> None:
+    """No value in the place of an argument may cause an error that is not the library's."""
+    for position in range(len(arguments)):
+        for wrong in WRONG:
+            with suppress(TinynnError):
+                call(*arguments[:position], wrong, *arguments[position + 1 :])
+
+
 # -- functions -------------------------------------------------------------------------------------
 
 
@@ -235,22 +250,14 @@ def settings() -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CALLS)
 def test_constructors_take_the_numbers_of_numpy(name: str, kind: str) -> None:
-    call, arguments = CALLS[name]
-    tinynn.manual_seed(0)
-    expected = call(*arguments)
-    tinynn.manual_seed(0)
-    assert call(*converted(arguments, kind)) == expected
+    check_numbers_of_numpy(*CALLS[name], kind)
 
 
 @pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_constructors_refuse_by_name(name: str) -> None:
-    call, arguments = CALLS[name]
-    for position in range(len(arguments)):
-        for wrong in WRONG:
-            with suppress(TinynnError):
-                call(*arguments[:position], wrong, *arguments[position + 1 :])
+    check_refusals(*CALLS[name])
 
 
 # -- training --------------------------------------------------------------------------------------
@@ -314,21 +321,13 @@ TRAINING: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["fit", "find_learning_rate", "predict", "batches"])
 def test_training_takes_the_numbers_of_numpy(name: str, kind: str) -> None:
-    call, arguments = TRAINING[name]
-    tinynn.manual_seed(0)
-    expected = call(*arguments)
-    tinynn.manual_seed(0)
-    assert call(*converted(arguments, kind)) == expected
+    check_numbers_of_numpy(*TRAINING[name], kind)
 
 
 @pytest.mark.parametrize("name", TRAINING)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_training_refuses_by_name(name: str) -> None:
-    call, arguments = TRAINING[name]
-    for position in range(len(arguments)):
-        for wrong in WRONG:
-            with suppress(TinynnError):
-                call(*arguments[:position], wrong, *arguments[position + 1 :])
+    check_refusals(*TRAINING[name])
 
 
 def test_an_unknown_metric_is_refused_before_the_first_step() -> None:

@@ -23,7 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from tinynn.errors import ArgumentError, FileFormatError, StorageError
-from tinynn.messages import say
+from tinynn.messages import reason, say
 
 FilePath = str | os.PathLike[str]
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -166,7 +166,7 @@ def _opened(path: FilePath, limit: float = math.inf) -> Iterator[tuple[io.Buffer
         try:
             yield file, size
         except OSError as error:
-            raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+            raise StorageError(f"cannot read {path}: {reason(error)}") from error
 
 
 def _read(file: io.BufferedIOBase, size: int, name: str) -> tuple[dict[str, str], Arrays]:
@@ -400,8 +400,7 @@ def output_file(text: str) -> Path:
     except (OSError, ArgumentError) as error:
         from argparse import ArgumentTypeError
 
-        reason = getattr(error, "strerror", None) or error
-        raise ArgumentTypeError(f"cannot write {text!r}: {reason}") from error
+        raise ArgumentTypeError(f"cannot write {text!r}: {reason(error)}") from error
     return local_path(text)
 
 

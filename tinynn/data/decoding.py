@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinynn.errors import DataError
-from tinynn.messages import warn
+from tinynn.messages import reason, warn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -112,7 +112,7 @@ def _content(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(status.st_size)
     except OSError as error:
-        raise DataError(f"{path} is not a readable image ({error.strerror or error})") from error
+        raise DataError(f"{path} is not a readable image ({reason(error)})") from error
 
 
 def _attempts(content: bytes) -> Iterator[bytes]:
@@ -196,7 +196,7 @@ def _reason(error: Exception, content: bytes) -> str:
     from PIL import UnidentifiedImageError
 
     if not isinstance(error, UnidentifiedImageError):
-        return str(error) or type(error).__name__
+        return reason(error)
     if content[4:8] == b"ftyp" and "HEIF" not in _formats():
         return "HEIC needs pillow-heif, pip install -e '.[heic]'"
     return f"not an intact file of the formats {', '.join(FORMATS)}"
